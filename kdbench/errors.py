@@ -1,0 +1,29 @@
+"""The errors a user can mend: each is one sentence that names the culprit and the fix."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class KDBenchError(Exception):
+    """Bad input. The command line prints the sentence and exits with status 2."""
+
+
+class NotApplicable(KDBenchError):  # noqa: N818  (a verdict on a cell, not a fault)
+    """A method cannot run on this pair; the cell is recorded as `not applicable` with this reason."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str], where: str = "") -> KDBenchError:
+    """Make the error for a name that does not exist, with the nearest name that does.
+
+    Args:
+        kind: what the name should have been, e.g. `"method"`.
+        name: what was given.
+        known: the names that exist.
+        where: how to see them all, e.g. "`kdbench list` shows them".
+    """
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    guess = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known[:12])}{' ...' * (len(known) > 12)}"
+    return KDBenchError(f"unknown {kind} {name!r}: {guess}{f' ({where})' if where else ''}")

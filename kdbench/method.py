@@ -1,0 +1,313 @@
+"""What the author of a method sees: `Batch`, `Output`, `Network`, and the base classes of methods.
+
+A method is an `nn.Module` that turns one batch's outputs into named, weighted loss terms. Everything else (devices,
+autocast, optimizers, schedules, evaluation, checkpoints, files) belongs to the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from kdbench.errors import NotApplicable
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch of training data, on the device.
+
+    Attributes:
+        inputs: what a network takes, `[B, ...]`; images are `[B, C, H, W]`, normalised.
+        targets: class indices, `[B]`, int64 (noisy ones under a label-noise protocol).
+        indices: position of each sample in the training set, `[B]`, int64, stable over epochs.
+        strong: a second, strongly augmented view of the same samples, where a method asks for one
+            (`needs` contains `"strong_view"`), else None.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    indices: Tensor
+    strong: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a network says about a batch.
+
+    Attributes:
+        logits: `[B, K]`, float32 or wider.
+        embedding: the classifier's input, `[B, D]`, float32 or wider: `logits == classifier(embedding)`.
+        features: stage outputs, shallow to deep, `[B, C, *space]` (images: `[B, C, H, W]`), without the stem.
+        preactivations: the same maps before their last ReLU, where the network has them, else empty.
+        stem: what enters the first stage, or None where the network has no separate stem.
+        strong: the output for the batch's second view, where the method asks for one.
+    """
+
+    logits: Tensor
+    embedding: Tensor
+    features: tuple[Tensor, ...] = ()
+    preactivations: tuple[Tensor, ...] = ()
+    stem: Tensor | None = None
+    strong: Output | None = None
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """The shapes of an `Output` without the batch dimension.
+
+    Attributes:
+        num_classes: K.
+        embedding: D.
+        features, preactivations: one `(C, *space)` a stage; `preactivations` is empty where there are none.
+        stem: `(C, *space)` or None.
+    """
+
+    num_classes: int
+    embedding: int
+    features: tuple[tuple[int, ...], ...] = ()
+    preactivations: tuple[tuple[int, ...], ...] = ()
+    stem: tuple[int, ...] | None = None
+
+
+class Network(nn.Module):
+    """A teacher or a student as a method sees it; each task supplies its own subclass.
+
+    Attributes:
+        name: the network's name, for messages.
+        shapes: the shapes of what `forward` returns.
+    """
+
+    name: str
+    shapes: Shapes
+
+    def forward(self, inputs: Tensor) -> Output:
+        """Run the network and give every tap it has."""
+        raise NotImplementedError
+
+    @property
+    def classifier(self) -> nn.Module:
+        """The last layer: `classifier(embedding) == logits`."""
+        raise NotImplementedError
+
+    def stage_parameters(self) -> list[frozenset[str]]:
+        """Names of the parameters of stage 1 (with the stem), stage 2, ..., and last of the head."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stage of a staged method. The optimizer and the learning-rate schedule start anew with each phase.
+
+    Attributes:
+        name: the method reads it as `self.phase`.
+        share: this phase's part of the recipe's epochs; the shares of all phases sum to 1.
+        student: names of the student's parameters that train (None: all). The rest is frozen, its norms in eval mode.
+        modules: prefixes of the method's own parameter names that train (None: all).
+        milestones: where the learning rate drops tenfold, as shares of this phase (None: the recipe's schedule,
+            stretched to the phase).
+    """
+
+    name: str = "all"
+    share: float = 1.0
+    student: Collection[str] | None = None
+    modules: Collection[str] | None = None
+    milestones: tuple[float, ...] | None = None
+
+
+class Dataset(Protocol):
+    """What `prepare` sees of the training set."""
+
+    num_classes: int
+    targets: Tensor  # [N], int64, on the device
+
+    def __len__(self) -> int: ...
+
+    def batches(self) -> Iterator[Batch]:
+        """All samples in index order, without augmentation."""
+        ...
+
+
+class Step(Protocol):
+    """One update as `Method.step` sees it."""
+
+    batch: Batch
+    students: Sequence[Network]
+    teachers: Sequence[Network]
+    teacher_outputs: Sequence[Output]
+    optimizer: torch.optim.Optimizer
+
+    def forward(self, student: int = 0) -> Output:
+        """Run one student on the batch (both views where the method asks for a strong one)."""
+        ...
+
+    def update(self, terms: Mapping[str, Tensor]) -> None:
+        """Sum the terms, go backward, clip where the recipe says so, and take one optimizer step."""
+        ...
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Where a method comes from."""
+
+    title: str
+    authors: str
+    year: int
+    venue: str = ""
+    arxiv: str = ""
+    code: str = ""
+
+
+@dataclass(frozen=True)
+class Info:
+    """A method's entry in the registry.
+
+    Attributes:
+        fidelity: what the implementation was held against: the authors' `"official-code"`, the equations of the
+            `"paper"`, or `"reconstructed"` where the text leaves gaps (the docstring says which).
+    """
+
+    name: str
+    family: str
+    paper: Paper | None = None
+    fidelity: str = "paper"
+    aliases: tuple[str, ...] = field(default=())
+
+
+class Method(nn.Module):
+    """One distillation method with one student and one teacher.
+
+    Subclasses take hyperparameters as keyword arguments, create extra modules in `build`, and return named terms from
+    `loss`. All other hooks have defaults.
+
+    Attributes:
+        needs: taps the method uses beside logits and embedding, out of `"features"`, `"maps"` (features with two
+            spatial axes), `"preactivations"` and `"strong_view"`. A pair that lacks one is `not applicable`.
+        uses_teacher: False for methods that train without one.
+        epoch: the current epoch, counted from 1. Set by the engine, like the next two.
+        epochs: all epochs of this training.
+        phase: the current phase's name.
+    """
+
+    info: ClassVar[Info]
+    needs: ClassVar[frozenset[str]] = frozenset()
+    uses_teacher: ClassVar[bool] = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.epoch = 1
+        self.epochs = 1
+        self.phase = "all"
+
+    def build(self, student: Network, teacher: Any) -> None:
+        """Create the extra modules that the method trains, from both sides' `shapes`.
+
+        Teacher layers that the method reuses are deep-copied and frozen here, never registered as they are.
+
+        Raises:
+            NotApplicable: with the reason, if the method cannot work on this pair.
+        """
+
+    def prepare(self, data: Dataset, teachers: Sequence[Network]) -> None:
+        """Once before training: memory banks, attribution maps, statistics of the teacher. State goes into buffers."""
+
+    def phases(self) -> Sequence[Phase]:
+        """The stages of training; most methods have one."""
+        return (Phase(),)
+
+    def loss(self, batch: Batch, student: Any, teacher: Any) -> dict[str, Tensor]:
+        """Named terms, already weighted; their sum is minimised. `teacher` carries no gradient."""
+        raise NotImplementedError
+
+    def step(self, step: Step) -> Mapping[str, Tensor]:
+        """One update. Only methods that need several forwards or the optimizer itself override it."""
+        students = [step.forward(i) for i in range(len(step.students))]
+        terms = self.compute(step.batch, students, step.teacher_outputs)
+        step.update(terms)
+        return terms
+
+    def deploy(self, student: Any) -> nn.Module:
+        """The module that is evaluated and counted: inputs -> logits or `Output`. Shares the student's weights."""
+        return student
+
+    def warmup(self, share: float) -> float:
+        """Linear ramp from near 0 to 1 over the first `share` of the training's epochs, counted from epoch 1."""
+        return min(self.epoch / max(share * self.epochs, 1.0), 1.0)
+
+    # How the engine calls the hooks; base classes of other shapes override these, methods do not.
+
+    def members(self) -> tuple[str, ...]:
+        """Which networks train together: `"student"` or `"teacher"` (that architecture from scratch), first is ranked."""
+        return ("student",)
+
+    def bind(self, students: Sequence[Network], teachers: Sequence[Network]) -> None:
+        """Check what the pair offers against `needs`, then `build`."""
+        self.check_taps([*students, *(teachers if self.uses_teacher else ())])
+        self.build(students[0], teachers[0] if self.uses_teacher else None)
+
+    def compute(self, batch: Batch, students: Sequence[Output], teachers: Sequence[Output]) -> dict[str, Tensor]:
+        return self.loss(batch, students[0], teachers[0] if self.uses_teacher else None)
+
+    def deployed(self, students: Sequence[Network]) -> nn.Module:
+        return self.deploy(students[0])
+
+    def check_taps(self, networks: Sequence[Network]) -> None:
+        name = type(self).info.name
+        for network in networks:
+            features = network.shapes.features
+            if self.needs & {"features", "maps"} and not features:
+                raise NotApplicable(f"{name} needs stage features, but network {network.name!r} offers none")
+            if "maps" in self.needs and any(len(shape) != 3 for shape in features):
+                raise NotApplicable(f"{name} needs feature maps [C, H, W], but network {network.name!r} has none")
+            if "preactivations" in self.needs and not network.shapes.preactivations:
+                raise NotApplicable(f"{name} needs pre-activation maps, but network {network.name!r} offers none")
+
+
+class MutualMethod(Method):
+    """Several networks that train together; `build`, `loss` and `deploy` see the whole list of students.
+
+    The first student starts from the same weights as every other method's student and is the one that is ranked.
+    `teacher` is None unless `uses_teacher`.
+    """
+
+    uses_teacher: ClassVar[bool] = False
+
+    def members(self) -> tuple[str, ...]:
+        return ("student", "student")
+
+    def bind(self, students: Sequence[Network], teachers: Sequence[Network]) -> None:
+        self.check_taps([*students, *(teachers if self.uses_teacher else ())])
+        self.build(students, teachers[0] if self.uses_teacher else None)  # type: ignore[arg-type]
+
+    def compute(self, batch: Batch, students: Sequence[Output], teachers: Sequence[Output]) -> dict[str, Tensor]:
+        return self.loss(batch, students, teachers[0] if self.uses_teacher else None)
+
+    def deploy(self, student: Any) -> nn.Module:
+        return student[0]
+
+    def deployed(self, students: Sequence[Network]) -> nn.Module:
+        return self.deploy(students)
+
+
+class MultiTeacherMethod(Method):
+    """One student and a pool of teachers; `build` and `loss` see the whole list of teachers."""
+
+    min_teachers: ClassVar[int] = 2
+
+    def bind(self, students: Sequence[Network], teachers: Sequence[Network]) -> None:
+        if len(teachers) < self.min_teachers:
+            raise NotApplicable(
+                f"{type(self).info.name} needs at least {self.min_teachers} teachers, but this pair's pool has "
+                f"{len(teachers)}: name more in the pair's `pool`"
+            )
+        self.check_taps([*students, *teachers])
+        self.build(students[0], teachers)
+
+    def compute(self, batch: Batch, students: Sequence[Output], teachers: Sequence[Output]) -> dict[str, Tensor]:
+        return self.loss(batch, students[0], teachers)
