@@ -1,7 +1,7 @@
 """Distances that several methods use. Logits are `[B, K]`; every function returns a scalar unless it says otherwise.
 
-One convention for the whole benchmark: a Kullback-Leibler divergence is summed over classes, averaged over the batch and
-multiplied by the squared temperature, as Hinton et al. (2015) do, so that a weight means the same in every method.
+One convention for the whole benchmark: a Kullback-Leibler divergence is summed over classes, averaged over the batch
+and multiplied by the squared temperature, as Hinton et al. (2015) do, so that a weight means the same in every method.
 """
 
 from __future__ import annotations

@@ -243,7 +243,10 @@ class Method(nn.Module):
     # How the engine calls the hooks; base classes of other shapes override these, methods do not.
 
     def members(self) -> tuple[str, ...]:
-        """Which networks train together: `"student"` or `"teacher"` (that architecture from scratch), first is ranked."""
+        """Which networks train together: `"student"` or `"teacher"` (that architecture, from scratch).
+
+        The first is ranked.
+        """
         return ("student",)
 
     def bind(self, students: Sequence[Network], teachers: Sequence[Network]) -> None:

@@ -80,7 +80,8 @@ def load_file(path: str | Path) -> list[str]:
             del _METHODS[name]
     before = set(_METHODS)
     spec = importlib.util.spec_from_file_location(f"kdbench_user_{path.stem}", path)
-    assert spec and spec.loader
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     try:

@@ -1,0 +1,60 @@
+"""Which records belong in a table: those of the grid at hand, and of its methods as they are now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kdbench import registry
+from kdbench.errors import KDBenchError
+from kdbench.records import Record
+from kdbench.source import source_digest
+from kdbench.suite import Cell, digest
+
+
+def current(records: Sequence[Record], cells: Sequence[Cell]) -> list[Record]:
+    """The records of `cells`, and of other methods that ran at the same points of the grid under the same recipe.
+
+    A method that is registered counts with its present source only; one that is not at hand (it came from a file that
+    was not named this time) with its latest. Whatever else is in the folder (older sources, other recipes) is left out.
+    """
+    planned = {cell.id for cell in cells}
+    points = {_point(cell.config) for cell in cells}
+    chosen: dict[tuple[str, str], Record] = {}
+    for record in sorted(records, key=lambda r: (r["id"] in planned, r["provenance"]["finished_at"], r["id"])):
+        method = record["cell"]["method"]
+        point = _point(record["cell"])
+        if record["id"] in planned or (point in points and _is_current(method["name"], method["source"])):
+            chosen[point, method["label"]] = record
+    return list(chosen.values())
+
+
+def expected(cells: Sequence[Cell]) -> list[dict[str, object]]:
+    """The grid as the tables want it."""
+    return [
+        {
+            "suite": cell.suite,
+            "dataset": cell.dataset.name,
+            "protocol": cell.config["protocol"],
+            "pair": str(cell.pair),
+            "student": cell.pair.student,
+            "label": cell.method.label,
+            "name": cell.method.name,
+            "family": cell.config["method"]["family"],
+            "seed": cell.seed,
+        }
+        for cell in cells
+    ]
+
+
+def _point(config: dict[str, object]) -> str:
+    """A cell's place in the grid without its method; a pool counts by its first teacher, which every method shares."""
+    keys = ("role", "dataset", "task", "protocol", "pair", "student", "seed", "recipe")
+    first = [config["teachers"][:1], config["teacher_recipes"][:1]]  # type: ignore[index]
+    return digest([[config[key] for key in keys], first])
+
+
+def _is_current(name: str, source: str) -> bool:
+    try:
+        return source_digest(registry.get(name)) == source
+    except KDBenchError:
+        return True

@@ -1,0 +1,222 @@
+"""The training loop.
+
+A cohort is the cells that share data, teachers and seed. They train side by side: each batch is made once, every
+teacher runs on it once, then each learner takes its own step. Four properties hold; tests/test_cohort.py tests each:
+
+1. a cell's result does not depend on who trains beside it, to the bit: a learner shares nothing but the batch and the
+   frozen teachers' outputs, and every step starts its random stream from (seed, epoch, step) alone;
+2. for one seed, all methods see the same initial student, batches and augmentations;
+3. a learner fails alone: its record says why, the others go on;
+4. the process may be killed at any instruction: the same command goes on from each learner's last epoch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from kdbench import records
+from kdbench.device import Clock, Numerics
+from kdbench.errors import KDBenchError, NotApplicable
+from kdbench.learner import Learner, NonFinite
+from kdbench.method import Batch, Network, Output
+from kdbench.provenance import provenance
+from kdbench.seeding import derive_seed
+from kdbench.suite import Cell, TeacherSpec
+from kdbench.tasks import Task, TrainingSet
+from kdbench.teachers import Teachers
+
+
+class Listener(Protocol):
+    """Who is told how far a cohort is; the terminal's progress display is one."""
+
+    def cohort_started(self, cells: Sequence[Cell]) -> None: ...
+
+    def step_done(self, epoch: int, epochs: int, step: int, steps: int) -> None: ...
+
+    def epoch_done(self, cell: Cell, epoch: int, scores: dict[str, Any]) -> None: ...
+
+    def cell_ended(self, cell: Cell, status: str, reason: str, scores: dict[str, Any]) -> None: ...
+
+
+@dataclass
+class Teacher:
+    """One frozen teacher of a cohort: its network, how it is called, what records say, its test-set logits."""
+
+    network: Network
+    call: Callable[[Tensor], Output]
+    about: dict[str, Any]
+    logits: Tensor
+
+    @torch.no_grad()  # not inference mode: its tensors could not be saved for a student's backward pass
+    def __call__(self, batch: Batch) -> Output:
+        output = self.call(batch.inputs)
+        return output if batch.strong is None else dataclasses.replace(output, strong=self.call(batch.strong))
+
+
+@dataclass
+class Cohort:
+    """Train the cells of one cohort and leave a record of each.
+
+    Attributes:
+        cells: cells with the same `Cell.cohort`, none of them done.
+        store: where checkpoints and records go.
+        keep: called with a finished learner's cell and first student before the record is written.
+    """
+
+    cells: Sequence[Cell]
+    task: Task
+    teachers: Teachers
+    store: records.Store
+    numerics: Numerics
+    listener: Listener
+    keep: Callable[[Cell, nn.Module], None] | None = None
+    loaded: dict[TeacherSpec, Teacher] = field(default_factory=dict)
+    strong_data: TrainingSet | None = None
+
+    def run(self) -> None:
+        """Train all cells to their end, from wherever an earlier run left them."""
+        self.listener.cohort_started(self.cells)
+        self.data = self._training_set()
+        for cell in self.cells:
+            if cell.role == "student":
+                for spec in cell.teachers:
+                    self._load_teacher(cell, spec)
+        learners: list[Learner] = []
+        for cell in self.cells:
+            self._guard(cell, lambda cell=cell: learners.append(self._learner(cell)))
+        while learners := [learner for learner in learners if not self.store.has(learner.cell.id)]:
+            epoch = min(learner.epoch for learner in learners)
+            present = [
+                learner for learner in learners if learner.epoch == epoch
+            ]  # a kill may leave some an epoch ahead
+            self._train_epoch(epoch, present)
+
+    # ------------------------------------------------------------------------------------------ one epoch
+
+    def _train_epoch(self, epoch: int, learners: list[Learner]) -> None:
+        active = [learner for learner in learners if self._guard(learner.cell, learner.begin_epoch)]
+        batch_clock, teacher_clocks = (
+            Clock(self.numerics.device),
+            {spec: Clock(self.numerics.device) for spec in self.loaded},
+        )
+        strong = any(learner.wants_strong_view for learner in active)
+        for number, batch in enumerate(_timed(self._batches(epoch, strong), batch_clock)):
+            outputs = self._run_teachers(batch, active, teacher_clocks)
+            for learner in list(active):
+                mine = [outputs[spec] for spec in self._teachers_of(learner)]
+                if not self._guard(learner.cell, partial(self._step, learner, number, batch, mine)):
+                    active.remove(learner)
+            if not active:
+                return
+            self.listener.step_done(epoch, self.cells[0].recipe.epochs, number + 1, self.data.steps_per_epoch)
+        batches, teaching = batch_clock.read(), {spec: clock.read() for spec, clock in teacher_clocks.items()}
+        for learner in active:
+            shared = batches + sum(teaching[spec] for spec in self._teachers_of(learner))
+            self._guard(learner.cell, partial(self._end_epoch, learner, shared))
+
+    def _batches(self, epoch: int, strong: bool) -> Iterator[Batch]:
+        if strong and self.strong_data is None:
+            self.strong_data = self._training_set(strong=True)
+        data = self.strong_data if strong and self.strong_data is not None else self.data
+        return data.epoch(epoch)
+
+    @staticmethod
+    def _step(learner: Learner, number: int, batch: Batch, outputs: Sequence[Output]) -> None:
+        with learner.clock.running():
+            learner.train_step(number, batch, outputs)
+
+    def _run_teachers(
+        self, batch: Batch, active: Sequence[Learner], clocks: dict[TeacherSpec, Clock]
+    ) -> dict[TeacherSpec, Output]:
+        """Every teacher that somebody still uses, once."""
+        wanted = dict.fromkeys(spec for learner in active for spec in self._teachers_of(learner))
+        outputs = {}
+        for spec in wanted:
+            with clocks[spec].running(), self.numerics.autocast():
+                outputs[spec] = self.loaded[spec](batch)
+        return outputs
+
+    def _end_epoch(self, learner: Learner, shared_seconds: float) -> None:
+        first = self.loaded.get(learner.cell.pair.teacher)
+        learner.end_epoch(first.logits if first else None, shared_seconds)
+        self.listener.epoch_done(learner.cell, learner.epoch, learner.curve[-1])
+        self.store.save_checkpoint(learner.cell.id, learner.state_dict())
+        if learner.finished:
+            self._finish(learner)
+
+    # ------------------------------------------------------------------------------------------ beginning and end
+
+    def _training_set(self, strong: bool = False) -> TrainingSet:
+        cell = self.cells[0]
+        return self.task.training_set(derive_seed(cell.role, cell.seed, "data"), strong)
+
+    def _load_teacher(self, cell: Cell, spec: TeacherSpec) -> None:
+        if spec not in self.loaded:
+            network = self.teachers.load(cell, spec, self.task)
+            logits = self.task.logits(network)
+            about = {**self.teachers.describe(cell, spec), "top1": self.task.metrics(logits, None)["top1"]}
+            self.loaded[spec] = Teacher(network, self.numerics.compiled(network), about, logits)
+
+    def _learner(self, cell: Cell) -> Learner:
+        """Build a learner and put it where an earlier run left it."""
+        teachers = [self.loaded[spec].network for spec in cell.teachers] if cell.role == "student" else []
+        learner = Learner(cell, self.task, self.data, self.numerics, teachers)
+        state = self.store.load_checkpoint(cell.id, self.numerics.device)
+        if state is not None:
+            learner.load_state_dict(state)
+            if learner.finished:  # killed between the last checkpoint and the record
+                self._finish(learner)
+        return learner
+
+    @staticmethod
+    def _teachers_of(learner: Learner) -> tuple[TeacherSpec, ...]:
+        return learner.cell.teachers if learner.method.uses_teacher else ()
+
+    def _finish(self, learner: Learner) -> None:
+        if self.keep is not None:
+            self.keep(learner.cell, learner.students[0])
+        about = [self.loaded[spec].about for spec in learner.cell.teachers if spec in self.loaded]
+        outcome = {"result": learner.result(), "cost": learner.cost(), "curve": learner.curve, "teachers": about}
+        self._write(learner.cell, "done", **outcome)
+
+    # ------------------------------------------------------------------------------------------ records and failures
+
+    def _guard(self, cell: Cell, work: Callable[[], object]) -> bool:
+        """Do one learner's work; what goes wrong in it ends that learner only, with a record that says why."""
+        try:
+            work()
+        except NotApplicable as error:
+            self._write(cell, "not_applicable", reason=str(error))
+        except KDBenchError:
+            raise  # bad input or a full disk concerns the whole run
+        except NonFinite as error:
+            self._write(cell, "failed", reason=str(error))
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            self._write(cell, "failed", reason=reason, traceback=traceback.format_exc())
+        else:
+            return True
+        return False
+
+    def _write(self, cell: Cell, status: str, reason: str = "", **parts: Any) -> None:
+        identity = {"schema": records.SCHEMA, "id": cell.id, "suite": cell.suite, "status": status, "reason": reason}
+        self.store.write({**identity, "cell": cell.config, **parts, "provenance": provenance(self.numerics)})
+        self.listener.cell_ended(cell, status, reason, parts.get("result", {}))
+
+
+def _timed(batches: Iterator[Batch], clock: Clock) -> Iterator[Batch]:
+    """The same batches, with the time it takes to make them on the clock."""
+    while True:
+        with clock.running():
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch

@@ -1,0 +1,198 @@
+"""Augmentation of whole batches on the device, each image with its own random numbers.
+
+All random numbers come from a CPU generator that is passed in, so a batch is augmented alike on every device. Images
+are uint8 `[B, C, H, W]` throughout; normalisation comes after the last step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.transforms.v2 import functional as ops
+
+from kdbench.errors import KDBenchError, unknown
+
+MAGNITUDE_BINS = 31  # RandAugment's magnitudes run from 0 to 30, as in torchvision
+STRONG = "rand_augment:2:10"
+Fill = Sequence[float]
+
+
+def pad_crop(images: Tensor, draws: torch.Generator, fill: Fill, padding: int = 4) -> Tensor:
+    """Pad with black by `padding` px on each side and cut a random window of the old size."""
+    batch, _, height, width = images.shape
+    top, left = torch.randint(0, 2 * padding + 1, (2, batch), generator=draws).to(images.device)
+    rows = top[:, None] + torch.arange(height, device=images.device)  # [B, H]
+    columns = left[:, None] + torch.arange(width, device=images.device)  # [B, W]
+    padded = F.pad(images, (padding,) * 4).permute(0, 2, 3, 1)  # [B, H + 2p, W + 2p, C]
+    samples = torch.arange(batch, device=images.device)[:, None, None]
+    return padded[samples, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def flip(images: Tensor, draws: torch.Generator, fill: Fill, probability: float = 0.5) -> Tensor:
+    """Mirror left to right with the given probability."""
+    chosen = (torch.rand(len(images), generator=draws) < probability).to(images.device)
+    return torch.where(chosen[:, None, None, None], images.flip(-1), images)
+
+
+def cutout(images: Tensor, draws: torch.Generator, fill: Fill, size: int = 8) -> Tensor:
+    """Paint a `size` x `size` square in the mean colour; its centre is any pixel, so the rim may cut it off."""
+    batch, _, height, width = images.shape
+    centre_y = torch.randint(0, height, (batch, 1, 1), generator=draws).to(images.device)
+    centre_x = torch.randint(0, width, (batch, 1, 1), generator=draws).to(images.device)
+    y = torch.arange(height, device=images.device)[None, :, None] - centre_y + size // 2
+    x = torch.arange(width, device=images.device)[None, None, :] - centre_x + size // 2
+    inside = (y >= 0) & (y < size) & (x >= 0) & (x < size)  # [B, H, W]
+    colour = torch.tensor(fill, device=images.device).round().to(images.dtype)
+    return torch.where(inside[:, None], colour[None, :, None, None], images)
+
+
+def resized_crop(images: Tensor, draws: torch.Generator, fill: Fill, min_area: float = 0.08) -> Tensor:
+    """Cut a box of `min_area` to 1 of the area and 3:4 to 4:3 in shape, and stretch it over the image.
+
+    A box that would stick out is cut to the image's side, where torchvision draws again.
+    """
+    area, shape, top, left = torch.rand(4, len(images), generator=draws).to(images.device)
+    area = min_area + (1 - min_area) * area
+    ratio = torch.exp(math.log(3 / 4) + (math.log(4 / 3) - math.log(3 / 4)) * shape)
+    width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
+    transform = torch.zeros(len(images), 2, 3, device=images.device)  # output -> input, both in [-1, 1]
+    transform[:, 0, 0], transform[:, 1, 1] = width, height
+    transform[:, 0, 2], transform[:, 1, 2] = (1 - width) * (2 * left - 1), (1 - height) * (2 * top - 1)
+    grid = F.affine_grid(transform, list(images.shape), align_corners=False)
+    crops = F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return crops.round().to(images.dtype)
+
+
+def rand_augment(images: Tensor, draws: torch.Generator, fill: Fill, num_ops: int = 2, magnitude: int = 10) -> Tensor:
+    """RandAugment (Cubuk et al., 2020) with torchvision's 14 operations, `num_ops` random ones for each image.
+
+    Images with the same operation and direction are treated together. Uncovered pixels take the mean colour.
+    """
+    names = tuple(RAND_AUGMENT)
+    for _ in range(num_ops):
+        kinds = torch.randint(0, len(names), (len(images),), generator=draws)
+        signs = torch.randint(0, 2, (len(images),), generator=draws) * 2 - 1
+        signs[torch.tensor([names[kind] in UNSIGNED for kind in kinds], dtype=torch.bool)] = 1  # one group, not two
+        result = images.clone()
+        for kind, sign in torch.stack([kinds, signs], dim=1).unique(dim=0).tolist():
+            group = ((kinds == kind) & (signs == sign)).nonzero().flatten().to(images.device)
+            strength = sign * magnitude / (MAGNITUDE_BINS - 1)  # in [-1, 1]
+            result[group] = RAND_AUGMENT[names[kind]](images[group], strength, list(fill))
+        images = result
+    return images
+
+
+def _affine(
+    images: Tensor, fill: list[float], angle: float = 0.0, move: tuple[int, int] = (0, 0), shear: tuple = (0.0, 0.0)
+) -> Tensor:
+    centre = [0.0, 0.0] if any(shear) else None  # RandAugment shears about the top left corner
+    return ops.affine(
+        images, angle, list(move), 1.0, list(shear), ops.InterpolationMode.BILINEAR, fill=fill, center=centre
+    )
+
+
+def _shear(strength: float) -> float:
+    return math.degrees(math.atan(0.3 * strength))
+
+
+def _move(strength: float, side: int) -> int:
+    return int(150 / 331 * side * strength)
+
+
+# Name -> operation on (images, strength in [-1, 1], fill), with the magnitudes of torchvision's RandAugment.
+RAND_AUGMENT: dict[str, Callable[[Tensor, float, list[float]], Tensor]] = {
+    "identity": lambda x, s, fill: x,
+    "shear_x": lambda x, s, fill: _affine(x, fill, shear=(_shear(s), 0.0)),
+    "shear_y": lambda x, s, fill: _affine(x, fill, shear=(0.0, _shear(s))),
+    "translate_x": lambda x, s, fill: _affine(x, fill, move=(_move(s, x.shape[-1]), 0)),
+    "translate_y": lambda x, s, fill: _affine(x, fill, move=(0, _move(s, x.shape[-2]))),
+    "rotate": lambda x, s, fill: _affine(x, fill, angle=-30.0 * s),
+    "brightness": lambda x, s, fill: ops.adjust_brightness(x, 1 + 0.9 * s),
+    "colour": lambda x, s, fill: ops.adjust_saturation(x, 1 + 0.9 * s),
+    "contrast": lambda x, s, fill: ops.adjust_contrast(x, 1 + 0.9 * s),
+    "sharpness": lambda x, s, fill: ops.adjust_sharpness(x, 1 + 0.9 * s),
+    "posterize": lambda x, s, fill: ops.posterize(x, 8 - round(4 * s)),
+    "solarize": lambda x, s, fill: ops.solarize(x, 255 * (1 - s)),
+    "autocontrast": lambda x, s, fill: ops.autocontrast(x),
+    "equalize": lambda x, s, fill: ops.equalize(x),
+}
+UNSIGNED = ("identity", "posterize", "solarize", "autocontrast", "equalize")
+
+# Name -> (function, (meaning, type, smallest, largest) of each optional argument).
+AUGMENTATIONS: dict[str, tuple[Callable[..., Tensor], tuple[tuple[str, type, float, float], ...]]] = {
+    "pad_crop": (pad_crop, (("padding in px", int, 0, 1024),)),
+    "flip": (flip, (("probability", float, 0, 1),)),
+    "cutout": (cutout, (("size in px", int, 0, 1024),)),
+    "resized_crop": (resized_crop, (("smallest area", float, 0.001, 1),)),
+    "rand_augment": (
+        rand_augment,
+        (("number of operations", int, 0, 14), ("magnitude", int, 0, MAGNITUDE_BINS - 1)),
+    ),
+}
+
+
+class Augment:
+    """A chain of augmentations, e.g. `Augment(["pad_crop:4", "flip", "cutout:8"])`."""
+
+    def __init__(self, spec: Sequence[str] = (), mean: Sequence[float] = (0.0,)):
+        """Parse the chain.
+
+        Args:
+            spec: names of `AUGMENTATIONS` with optional arguments after colons.
+            mean: of each channel in units of [0, 1]; what cutout and RandAugment fill with.
+
+        Raises:
+            KDBenchError: for an unknown name, too many arguments, or an argument out of range.
+        """
+        self.spec = tuple(spec)
+        self.fill = [255 * value for value in mean]
+        self.steps = [partial(AUGMENTATIONS[name][0], **arguments) for name, arguments in map(parse, spec)]
+
+    def __call__(self, images: Tensor, draws: torch.Generator) -> Tensor:
+        """Augment uint8 `[B, C, H, W]`; the same generator state gives the same images."""
+        for step in self.steps:
+            images = step(images, draws, self.fill)
+        return images
+
+
+def parse(text: str) -> tuple[str, dict[str, float]]:
+    """`"pad_crop:4"` -> `("pad_crop", {"padding": 4})`.
+
+    Raises:
+        KDBenchError: as `Augment`.
+    """
+    name, *values = str(text).split(":")
+    if name not in AUGMENTATIONS:
+        raise unknown("augmentation", name, AUGMENTATIONS)
+    function, limits = AUGMENTATIONS[name]
+    if len(values) > len(limits):
+        raise KDBenchError(f"augmentation {text!r} has {len(values)} arguments, but {name} takes at most {len(limits)}")
+    arguments = function.__code__.co_varnames[3 : 3 + len(limits)]
+    return name, {
+        argument: _number(text, value, *limit)
+        for argument, value, limit in zip(arguments, values, limits, strict=False)
+    }
+
+
+def strong_spec(spec: Sequence[str]) -> tuple[str, ...]:
+    """The chain of the strong view: RandAugment after the others, but before any cutout."""
+    cutouts = tuple(step for step in spec if step.partition(":")[0] == "cutout")
+    return (*(step for step in spec if step not in cutouts), STRONG, *cutouts)
+
+
+def _number(text: str, value: str, meaning: str, kind: type, smallest: float, largest: float) -> float:
+    try:
+        number = kind(value)
+        if smallest <= number <= largest:
+            return number
+    except ValueError:
+        pass
+    whole = "a whole number" if kind is int else "a number"
+    raise KDBenchError(
+        f"augmentation {text!r}: its {meaning} is {value!r}, but must be {whole} from {smallest} to {largest}"
+    )

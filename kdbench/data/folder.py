@@ -1,0 +1,75 @@
+"""Image folders: `train/` and `val/` (or `test/`) with one folder a class; ImageNet is one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_dataset
+
+from kdbench.data.absent import absent
+from kdbench.data.sets import StreamedData
+from kdbench.errors import KDBenchError
+
+TRAIN_FOLDERS = ("train", "training")
+TEST_FOLDERS = ("val", "validation", "valid", "test")
+IMAGE_SIZE = 224  # px, where the user names none
+
+
+class ImageFiles:
+    """The RGB images of a list of files."""
+
+    def __init__(self, paths: Sequence[Path | str]):
+        self.paths = [str(path) for path in paths]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Image.Image:
+        try:
+            with Image.open(self.paths[index]) as image:
+                return image.convert("RGB")
+        except (OSError, ValueError, SyntaxError) as error:  # what PIL raises on a damaged file
+            raise KDBenchError(f"image {self.paths[index]!r} cannot be read ({error}): replace or remove it") from error
+
+
+def load(name: str, folder: Path, image_size: int | None = None) -> StreamedData:
+    """An image folder; classes are the folder names in timm's order (numbers inside names count as numbers).
+
+    Raises:
+        KDBenchError: if a part is absent, or a test class has no training images.
+    """
+    train, train_classes = _scan(name, folder, TRAIN_FOLDERS)
+    test, test_classes = _scan(name, folder, TEST_FOLDERS)
+    if strangers := sorted(set(test_classes) - set(train_classes)):
+        raise KDBenchError(
+            f"dataset {name!r} has test images of class {strangers[0]!r} but no training images: add some"
+        )
+    to_train = {index: train_classes[c] for c, index in test_classes.items()}
+    return StreamedData(
+        name=name,
+        train=ImageFiles([path for path, _ in train]),
+        train_targets=torch.tensor([target for _, target in train]),
+        test=ImageFiles([path for path, _ in test]),
+        test_targets=torch.tensor([to_train[target] for _, target in test]),
+        num_classes=len(train_classes),
+        classes=tuple(train_classes),
+        mean=IMAGENET_DEFAULT_MEAN,
+        std=IMAGENET_DEFAULT_STD,
+        image_size=image_size or IMAGE_SIZE,
+    )
+
+
+def _scan(name: str, folder: Path, splits: Sequence[str]) -> tuple[list[tuple[str, int]], dict[str, int]]:
+    """The files of the first split that exists, as (path, target), and the class indices."""
+    split = next((split for split in splits if (folder / split).is_dir()), None)
+    if split is None:
+        what = "a folder train and a folder val (or test), each with one folder of images a class, into it"
+        raise absent(name, folder, what)
+    try:
+        reader = create_dataset("", root=str(folder / split), search_split=False).reader
+    except RuntimeError as error:
+        raise KDBenchError(f"folder {str(folder / split)!r} has no images in class folders: put some there") from error
+    return reader.samples, reader.class_to_idx

@@ -1,0 +1,160 @@
+"""Batches of a set in memory: uint8 images on the device, shuffled and augmented there."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdbench.data.augment import Augment, strong_spec
+from kdbench.data.sets import Data, ImageData
+from kdbench.errors import KDBenchError
+from kdbench.method import Batch
+from kdbench.seeding import generator
+
+SMALLEST_TEST_BATCH = 512
+
+
+class Loader(ABC):
+    """What loaders have in common; it is the `Dataset` of `kdbench.method`.
+
+    An epoch is decided by (seed, epoch) alone: there is no state, epochs can be run in any order, and the global random
+    numbers are neither used nor disturbed. The strong view has its own random numbers, so that asking for it leaves the
+    first view and the order as they are.
+
+    Attributes:
+        targets: training labels, `[N]`, int64, on the device; noisy under label noise.
+        clean_targets: the same without noise.
+        num_classes: K.
+        input_shape: (C, H, W) of a network's input.
+        steps_per_epoch: batches in an epoch.
+    """
+
+    def __init__(
+        self,
+        data: Data,
+        batch_size: int,
+        *,
+        device: torch.device | str = "cpu",
+        augment: Sequence[str] = (),
+        seed: int = 0,
+        drop_last: bool = False,
+        strong: bool = False,
+        channels_last: bool = False,
+        dtype: torch.dtype = torch.float32,
+        test_batch_size: int | None = None,
+    ):
+        """Make a loader.
+
+        Args:
+            augment: names of `kdbench.data.augment`, e.g. `("pad_crop:4", "flip")`.
+            drop_last: drop a last batch that is not full. Otherwise only a last batch of a single sample is dropped,
+                because BatchNorm cannot train on it.
+            strong: give each batch a second view with RandAugment.
+            dtype: of the images that are given.
+
+        Raises:
+            KDBenchError: for a batch size below 1 or a set too small for one batch, or a wrong augmentation.
+        """
+        if batch_size < 1:
+            raise KDBenchError(f"batch_size is {batch_size}, but it must be at least 1")
+        self.data = data
+        self.batch_size = batch_size
+        self.test_batch_size = test_batch_size or 2 * batch_size
+        self.device = torch.device(device)
+        self.seed = seed
+        self.strong = strong
+        self.channels_last = channels_last
+        self.dtype = dtype
+        self.augment = Augment(augment, data.mean)
+        self.augment_strong = Augment(strong_spec(augment), data.mean)
+        self.num_classes = data.num_classes
+        self.input_shape = (data.channels, data.image_size, data.image_size)
+        self.targets = data.train_targets.to(self.device)
+        self.clean_targets = data.clean_targets.to(self.device)
+        full, rest = divmod(len(self), batch_size)
+        self.steps_per_epoch = full + (not drop_last and rest > 1)
+        if not self.steps_per_epoch:
+            raise KDBenchError(
+                f"dataset {data.name!r} has {len(self)} training samples, too few for one batch of {batch_size}: "
+                "make the batch smaller or the set larger"
+            )
+        self._mean, self._std = (
+            torch.tensor(values, device=self.device)[:, None, None] * 255 for values in (data.mean, data.std)
+        )
+
+    def __len__(self) -> int:
+        """Training samples."""
+        return len(self.data.train_targets)
+
+    def order(self, epoch: int) -> list[Tensor]:
+        """The sample indices of each batch of an epoch, on the CPU."""
+        order = torch.randperm(len(self), generator=generator(self.seed, "order", epoch))
+        return list(order.split(self.batch_size)[: self.steps_per_epoch])
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """The shuffled, augmented training batches of one epoch."""
+        draws, strong_draws = generator(self.seed, "view", epoch), generator(self.seed, "strong view", epoch)
+        for indices, images, second in self._views(epoch):
+            inputs = self._finish(self.augment(images, draws))
+            strong = self._finish(self.augment_strong(second, strong_draws)) if self.strong else None
+            yield Batch(inputs, self.targets[indices], indices, strong)
+
+    def batches(self) -> Iterator[Batch]:
+        """All training samples in index order, without augmentation."""
+        start = 0
+        for images in self._images(train=True, batch_size=self.batch_size):
+            indices = torch.arange(start, start + len(images), device=self.device)
+            yield Batch(self._finish(images), self.targets[indices], indices)
+            start += len(images)
+
+    def test_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The test set's (inputs, targets) in order, in batches of `test_batch_size`."""
+        targets = self.data.test_targets.to(self.device)
+        for images, part in zip(
+            self._images(train=False, batch_size=self.test_batch_size), targets.split(self.test_batch_size), strict=True
+        ):
+            yield self._finish(images), part
+
+    @abstractmethod
+    def _views(self, epoch: int) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
+        """(indices `[B]`, images, images of the second view) on the device, uint8, before augmentation."""
+
+    @abstractmethod
+    def _images(self, train: bool, batch_size: int) -> Iterable[Tensor]:
+        """All images of a split in order, uint8 `[B, C, H, W]` on the device."""
+
+    def _finish(self, images: Tensor) -> Tensor:
+        """uint8 -> resized to `image_size` where they are stored at another one, normalised, in `dtype`."""
+        inputs = images.to(torch.float32)
+        if inputs.shape[-2:] != self.input_shape[1:]:
+            inputs = F.interpolate(inputs, size=self.input_shape[1:], mode="bilinear", antialias=True)
+        inputs = ((inputs - self._mean) / self._std).to(self.dtype)
+        return inputs.contiguous(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)
+
+
+class DeviceLoader(Loader):
+    """Batches of an `ImageData` that lies on the device as a whole."""
+
+    data: ImageData
+
+    def __init__(self, data: ImageData, batch_size: int, *, test_batch_size: int | None = None, **options: Any):
+        """As `Loader`; test batches hold at least 512 images."""
+        super().__init__(
+            data, batch_size, test_batch_size=test_batch_size or max(batch_size, SMALLEST_TEST_BATCH), **options
+        )
+        self.train_images = data.train_images.to(self.device)
+        self.test_images = data.test_images.to(self.device)
+
+    def _views(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        for indices in self.order(epoch):
+            indices = indices.to(self.device)
+            images = self.train_images[indices]
+            yield indices, images, images
+
+    def _images(self, train: bool, batch_size: int) -> Iterable[Tensor]:
+        return (self.train_images if train else self.test_images).split(batch_size)

@@ -1,0 +1,200 @@
+"""What a data set is: `ImageData` keeps its pixels in memory, `StreamedData` opens its images when they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from timm.data import create_transform
+from torch import Tensor
+from torch.utils.data import Subset
+
+STORED_SIZE = 64  # px; images up to this side are resized when loaded, larger ones are made on the device, per batch
+RESIZE_CHUNK = 4096  # images resized at a time, which bounds the float copy
+
+
+class Images(Protocol):
+    """A sequence of RGB images that are opened one at a time."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Image.Image: ...
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """A set of images in memory, as training sees it.
+
+    Attributes:
+        name: as the user wrote it.
+        train_images, test_images: `[N, C, H, W]`, uint8.
+        train_targets, test_targets: class indices, `[N]`, int64; the training ones are noisy under label noise.
+        num_classes: K.
+        classes: the K names.
+        mean, std: of each channel, in units of [0, 1].
+        image_size: side of the images a loader gives, in px; they are resized on the device where it is not H.
+        clean_targets: the training targets without label noise, `[N]`, int64.
+        protocol: what was done to the set (`protocols.resolve`).
+    """
+
+    name: str
+    train_images: Tensor
+    train_targets: Tensor
+    test_images: Tensor
+    test_targets: Tensor
+    num_classes: int
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    image_size: int = 0
+    clean_targets: Tensor = None  # type: ignore[assignment]  # filled in below
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.clean_targets is None:
+            object.__setattr__(self, "clean_targets", self.train_targets)
+        if not self.image_size:
+            object.__setattr__(self, "image_size", self.train_images.shape[-1])
+
+    @property
+    def channels(self) -> int:
+        return self.train_images.shape[1]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all images in memory."""
+        return self.train_images.numel() + self.test_images.numel()
+
+    def select(self, index: Tensor) -> ImageData:
+        """Keep these training samples `[M]`, in this order."""
+        return replace(
+            self,
+            train_images=self.train_images[index],
+            train_targets=self.train_targets[index],
+            clean_targets=self.clean_targets[index],
+        )
+
+    def hold_out(self, index: Tensor) -> ImageData:
+        """Evaluate on these training samples `[M]` in place of the test set; they stay in the training set."""
+        return replace(self, test_images=self.train_images[index], test_targets=self.clean_targets[index])
+
+
+@dataclass(frozen=True)
+class StreamedData:
+    """A set of images on disk; attributes as in `ImageData`, with `train` and `test` in place of the pixels.
+
+    Attributes:
+        train, test: the images; item i belongs to target i.
+        image_size: side of the images a loader gives, in px.
+    """
+
+    name: str
+    train: Images
+    train_targets: Tensor
+    test: Images
+    test_targets: Tensor
+    num_classes: int
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    image_size: int
+    clean_targets: Tensor = None  # type: ignore[assignment]  # filled in below
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.clean_targets is None:
+            object.__setattr__(self, "clean_targets", self.train_targets)
+
+    @property
+    def channels(self) -> int:
+        return 3
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all images as they would lie in memory at `image_size`."""
+        return (len(self.train) + len(self.test)) * self.channels * self.image_size**2
+
+    def select(self, index: Tensor) -> StreamedData:
+        """Keep these training samples `[M]`, in this order."""
+        return replace(
+            self,
+            train=_subset(self.train, index),
+            train_targets=self.train_targets[index],
+            clean_targets=self.clean_targets[index],
+        )
+
+    def hold_out(self, index: Tensor) -> StreamedData:
+        """Evaluate on these training samples `[M]` in place of the test set; they stay in the training set."""
+        return replace(self, test=_subset(self.train, index), test_targets=self.clean_targets[index])
+
+    def in_memory(self) -> ImageData:
+        """Decode every image, its short side resized to `image_size` and the middle cut out."""
+        return ImageData(
+            name=self.name,
+            train_images=_decode(self.train, self.image_size),
+            train_targets=self.train_targets,
+            test_images=_decode(self.test, self.image_size),
+            test_targets=self.test_targets,
+            num_classes=self.num_classes,
+            classes=self.classes,
+            mean=self.mean,
+            std=self.std,
+            clean_targets=self.clean_targets,
+            protocol=self.protocol,
+        )
+
+
+Data = ImageData | StreamedData
+
+
+def centre_transform(image_size: int, crop_pct: float = 1.0) -> Any:
+    """timm's evaluation transform, PIL image -> uint8 `[C, image_size, image_size]`."""
+    return create_transform(image_size, is_training=False, crop_pct=crop_pct, use_prefetcher=True)
+
+
+def resize(images: Tensor, size: int) -> Tensor:
+    """uint8 `[N, C, H, W]` -> uint8 `[N, C, size, size]`, bilinear with antialiasing."""
+    if images.shape[-2:] == (size, size):
+        return images
+    chunks = [
+        F.interpolate(chunk.float(), size=(size, size), mode="bilinear", antialias=True).round().to(torch.uint8)
+        for chunk in images.split(RESIZE_CHUNK)
+    ]
+    return torch.cat(chunks)
+
+
+def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel of uint8 `[N, C, H, W]` in units of [0, 1].
+
+    From a histogram of the 256 values, so that the result is the same to the last bit on every machine.
+    """
+    values = torch.arange(256, dtype=torch.float64) / 255
+    means, stds = [], []
+    for channel in images.unbind(1):
+        share = torch.bincount(channel.flatten(), minlength=256).double() / channel.numel()
+        mean = (share * values).sum()
+        means.append(round(mean.item(), 6))
+        stds.append(round((share * (values - mean).square()).sum().sqrt().item(), 6))
+    return tuple(means), tuple(stds)
+
+
+def _subset(images: Images, index: Tensor) -> Images:
+    return Subset(images, index.tolist())  # type: ignore[arg-type, return-value]  # needs no more than our protocol
+
+
+def _decode(images: Images, size: int) -> Tensor:
+    transform = centre_transform(size)
+    stored = torch.empty(len(images), 3, size, size, dtype=torch.uint8)
+
+    def store(indices: Sequence[int]) -> None:
+        for i in indices:
+            stored[i] = torch.as_tensor(transform(images[i]))  # an array in timm < 1.0.16
+
+    with ThreadPoolExecutor() as pool:  # PIL decodes outside Python's lock
+        list(pool.map(store, [range(i, min(i + 256, len(images))) for i in range(0, len(images), 256)]))
+    return stored

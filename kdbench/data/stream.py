@@ -1,0 +1,121 @@
+"""Batches of a set too large for memory: images are opened, cropped and resized by timm's transforms in workers.
+
+What `augment` names beside `resized_crop` runs on the device on whole batches, by the same code as for sets in memory.
+torch's DataLoader stands here in place of timm's: that one shuffles by the global random numbers and normalises before
+the augmentation.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from timm.data import create_transform
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from kdbench.data.augment import parse
+from kdbench.data.loader import Loader
+from kdbench.data.sets import STORED_SIZE, Images, StreamedData, centre_transform
+from kdbench.errors import KDBenchError
+from kdbench.seeding import seeded
+
+CROP_PCT = 0.875  # ImageNet's custom: resize the short side to image_size / 0.875, then cut out the middle
+MAX_WORKERS = 8
+
+
+class StreamLoader(Loader):
+    """Batches of a `StreamedData`.
+
+    The random crop of a sample is seeded by (seed, epoch, index), so the result does not depend on the workers.
+    """
+
+    data: StreamedData
+
+    def __init__(
+        self,
+        data: StreamedData,
+        batch_size: int,
+        *,
+        augment: Sequence[str] = ("resized_crop", "flip"),
+        workers: int | None = None,
+        **options: Any,
+    ):
+        """As `Loader`; `resized_crop`, if named, must come first. `workers` = 0 reads in this process."""
+        crop, rest = split_crop(augment)
+        super().__init__(data, batch_size, augment=rest, **options)
+        self.workers = min(MAX_WORKERS, os.cpu_count() or 1) if workers is None else workers
+        self.centre = centre_transform(data.image_size, 1.0 if data.image_size <= STORED_SIZE else CROP_PCT)
+        self.crop = self.centre if crop is None else crop_transform(data.image_size, crop)
+
+    def _views(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        views = TrainViews(self.data.train, self.crop, (self.seed, epoch), 2 if self.strong else 1)
+        for indices, *images in self._read(views, [indices.tolist() for indices in self.order(epoch)]):
+            yield indices, images[0], images[-1]
+
+    def _images(self, train: bool, batch_size: int) -> Iterator[Tensor]:
+        images = self.data.train if train else self.data.test
+        order = torch.arange(len(images)).split(batch_size)
+        for _, batch in self._read(TrainViews(images, self.centre, (), 1), [indices.tolist() for indices in order]):
+            yield batch
+
+    def _read(self, views: TrainViews, batches: list[list[int]]) -> Iterator[list[Tensor]]:
+        """Indices and views of each batch, on the device."""
+        cuda = self.device.type == "cuda"
+        loader: DataLoader = DataLoader(
+            views,  # type: ignore[arg-type]  # a sequence is all it needs
+            batch_sampler=batches,
+            num_workers=self.workers,
+            pin_memory=cuda,
+            generator=torch.Generator(),  # without one it draws from the global random numbers
+        )
+        try:
+            for tensors in loader:
+                yield [tensor.to(self.device, non_blocking=cuda) for tensor in tensors]
+        except KDBenchError as error:  # a worker's error arrives with its whole traceback as the message
+            raise KDBenchError(str(error).strip().splitlines()[-1].partition("KDBenchError: ")[2] or error) from None
+
+
+class TrainViews:
+    """(index, view, view, ...) of each sample, cropped under random numbers of its own."""
+
+    def __init__(self, images: Images, transform: Any, seed: tuple[int, ...], views: int):
+        self.images = images
+        self.transform = transform
+        self.seed = seed
+        self.views = views
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple:
+        image = self.images[index]
+        views = []
+        for view in range(self.views):
+            with seeded(*self.seed, "crop", index, view):
+                views.append(torch.as_tensor(self.transform(image)))
+        return index, *views
+
+
+def split_crop(augment: Sequence[str]) -> tuple[float | None, tuple[str, ...]]:
+    """Smallest area of a leading `resized_crop` (None if there is none), and the other steps.
+
+    Raises:
+        KDBenchError: if `resized_crop` comes later or twice, or a name or argument is wrong.
+    """
+    steps = [parse(step) for step in augment]
+    late = [text for text, (name, _) in zip(augment[1:], steps[1:], strict=True) if name == "resized_crop"]
+    if late:
+        raise KDBenchError(f"augmentation {late[0]!r} must come first and once when images are streamed: move it there")
+    if steps and steps[0][0] == "resized_crop":
+        return steps[0][1].get("min_area", 0.08), tuple(augment[1:])
+    return None, tuple(augment)
+
+
+def crop_transform(image_size: int, min_area: float) -> Any:
+    """timm's random resized crop, PIL image -> uint8 `[C, image_size, image_size]`; draws from Python's `random`."""
+    return create_transform(
+        image_size, is_training=True, scale=(min_area, 1.0), hflip=0.0, color_jitter=0.0, use_prefetcher=True
+    )

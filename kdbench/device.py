@@ -1,0 +1,170 @@
+"""Where and how numbers are computed: device, precision, memory format, compilation; all of it goes into the record."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from kdbench.errors import KDBenchError, unknown
+
+PRECISIONS = ("auto", "fp32", "bf16")
+COMPILE = ("auto", "on", "off")
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """The resolved device rules of one run.
+
+    Attributes:
+        device: where everything lives.
+        precision: `"fp32"`, or `"bf16"` for autocast to bfloat16 around forward passes and losses.
+        compile: whether networks go through `torch.compile`.
+        channels_last: whether image tensors and convolution weights are stored channels-last.
+        backend: what `torch.compile` compiles with.
+    """
+
+    device: torch.device
+    precision: str = "fp32"
+    compile: bool = False
+    channels_last: bool = True
+    backend: str = "inductor"
+
+    def autocast(self, enabled: bool = True) -> AbstractContextManager[Any]:
+        on = enabled and self.precision == "bf16"
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=on)
+
+    def place(self, module: nn.Module) -> nn.Module:
+        """Move a module to the device, convolution weights channels-last where that is on."""
+        module = module.to(self.device)
+        return module.to(memory_format=torch.channels_last) if self.channels_last else module  # type: ignore[call-overload]
+
+    def compiled(self, module: nn.Module) -> Callable[..., Any]:
+        """The module, compiled where that is on; its weights stay those of `module`."""
+        return torch.compile(module, backend=self.backend) if self.compile else module
+
+    def describe(self) -> dict[str, Any]:
+        """What the record keeps."""
+        return {
+            "device": self.device.type,
+            "precision": self.precision,
+            "compile": self.compile,
+            "channels_last": self.channels_last,
+            "threads": torch.get_num_threads(),
+            "tf32": self.device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32,
+        }
+
+
+class Clock:
+    """Sums the seconds between `start` and `stop`; on CUDA by events, so that timing never makes the device wait."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._seconds = 0.0
+        self._started: Any = None
+        self._spans: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+
+    def start(self) -> None:
+        self._started = self._event() if self._cuda else time.perf_counter()
+
+    def stop(self) -> None:
+        if self._cuda:
+            self._spans.append((self._started, self._event()))
+        else:
+            self._seconds += time.perf_counter() - self._started
+
+    def read(self) -> float:
+        """The seconds since the last `read`."""
+        if self._spans:
+            torch.cuda.synchronize()
+        seconds = self._seconds + sum(begin.elapsed_time(end) for begin, end in self._spans) / 1000
+        self._seconds, self._spans = 0.0, []
+        return seconds
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        self.start()
+        try:
+            yield
+        finally:
+            self.stop()
+
+    @staticmethod
+    def _event() -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 matrices natively (CPUs: AMX; without it bf16 is slower than fp32)."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        probe = getattr(torch.cpu, "_is_amx_tile_supported", None)
+        return bool(probe and probe())
+    return False
+
+
+def resolve(device: str | None = None, precision: str = "auto", compile: str = "auto") -> Numerics:
+    """Apply the device rules: CUDA if there, else MPS, else CPU; bf16 where it is native; compile on CUDA.
+
+    Also sets TF32 (on only beside bf16, so that `fp32` means fp32) and deterministic cuDNN kernels, which the promise
+    of equal bits rests on.
+
+    Raises:
+        KDBenchError: for an unknown or absent device, or an unknown precision or compile mode.
+    """
+    if precision not in PRECISIONS:
+        raise unknown("precision", precision, PRECISIONS)
+    if compile not in COMPILE:
+        raise unknown("compile mode", compile, COMPILE)
+    chosen = _device(device)
+    if precision == "auto":
+        precision = "bf16" if multiplies_bf16(chosen) else "fp32"
+    cuda = chosen.type == "cuda"
+    if cuda:
+        torch.backends.cuda.matmul.allow_tf32 = precision == "bf16"
+        torch.backends.cudnn.allow_tf32 = precision == "bf16"
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.benchmark = False
+    return Numerics(chosen, precision, compile == "on" or (compile == "auto" and cuda), chosen.type != "mps")
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise unknown("device", name, ("cpu", "cuda", "mps")) from error
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not present.get(device.type, False):
+        raise KDBenchError(f"device {name!r} is not available here: leave --device out to take the best one there is")
+    return device
+
+
+def hardware(device: torch.device) -> dict[str, Any]:
+    """Names and sizes of the machine's parts, for the record."""
+    facts: dict[str, Any] = {"processor": _processor(), "cores": os.cpu_count(), "system": platform.platform()}
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        facts |= {"accelerator": properties.name, "accelerator_memory_mb": properties.total_memory // 2**20}
+    return facts
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as lines:
+            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,109 @@
+"""Run cells on this machine, one cohort after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kdbench import tasks
+from kdbench.cohort import Cohort, Listener
+from kdbench.device import Numerics, resolve
+from kdbench.errors import KDBenchError
+from kdbench.records import Store
+from kdbench.suite import Cell, digest, plain
+from kdbench.tasks import Task
+from kdbench.teachers import Teachers
+
+
+@dataclass
+class LocalExecutor:
+    """Trains what has no record yet, teachers first.
+
+    Attributes:
+        out: the results folder; each suite has a folder in it, and all suites share `teachers/`.
+        data_root: the data folder (None: the default one).
+        device, compile: as on the command line; the precision is in each cell's recipe.
+        cohort_size: the most cells that train side by side, 0 for no limit.
+    """
+
+    out: Path
+    listener: Listener
+    data_root: Path | None = None
+    device: str | None = None
+    compile: str = "auto"
+    cohort_size: int = 0
+    _tasks: dict[str, Task] = field(default_factory=dict)
+
+    def run(self, cells: Sequence[Cell], retry_failed: bool = False) -> None:
+        """Train every cell that has no record.
+
+        Args:
+            retry_failed: run cells again whose record says `failed`.
+
+        Raises:
+            KDBenchError: for bad input, a full disk, or (after all others ran) a teacher that could not be trained.
+        """
+        stores = {cell.suite: Store(self.out / cell.suite) for cell in cells}
+        for store in stores.values():
+            store.writable()
+        todo = [cell for cell in cells if not _done(stores[cell.suite], cell, retry_failed)]
+        teachers = Teachers(self.out / "teachers")
+        broken: list[str] = []
+        for cohort in cohorts(todo, self.cohort_size):
+            failure = self._train_teachers(cohort, teachers)
+            if failure:
+                broken.append(failure)
+                continue
+            self._run_cohort(cohort, teachers, stores[cohort[0].suite])
+        if broken:
+            raise KDBenchError("; ".join(dict.fromkeys(broken)))
+
+    def _train_teachers(self, cells: Sequence[Cell], teachers: Teachers) -> str:
+        """Train the teachers these cells lack; returns why one could not be, or nothing."""
+        trainings = {training.id: training for cell in cells for training in teachers.missing(cell)}
+        for identity, training in trainings.items():
+            teachers.store.writable()
+            self._run_cohort([training], teachers, teachers.store)
+            record = teachers.store.read(identity)
+            if record["status"] != "done":
+                (teachers.store.records / f"{identity}.json").unlink()  # so that the next run tries again
+                return f"teacher {training.pair} could not be trained ({record['reason']}): its cells are left out"
+        return ""
+
+    def _run_cohort(self, cells: Sequence[Cell], teachers: Teachers, store: Store) -> None:
+        numerics = self.numerics(cells[0])
+        keep = teachers.save if cells[0].role == "teacher" else None
+        Cohort(cells, self._task(cells[0], numerics), teachers, store, numerics, self.listener, keep).run()
+
+    def numerics(self, cell: Cell) -> Numerics:
+        return resolve(self.device, cell.recipe.precision, self.compile)
+
+    def _task(self, cell: Cell, numerics: Numerics) -> Task:
+        """The cell's data; the last one is kept, since neighbouring cohorts share it."""
+        recipe = cell.recipe
+        of_data = [recipe.batch_size, recipe.augment, recipe.image_size, numerics.describe()]
+        key = digest(plain([cell.dataset.task, cell.dataset.name, cell.dataset.protocol, *of_data]))
+        if key not in self._tasks:
+            self._tasks.clear()
+            self._tasks[key] = tasks.create(cell.dataset, recipe, numerics, self.data_root)
+        return self._tasks[key]
+
+
+def cohorts(cells: Sequence[Cell], size: int = 0) -> Iterator[list[Cell]]:
+    """Cells that train side by side, at most `size` at once (0: no limit), in the order of the grid."""
+    groups: dict[tuple[str, str], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault((cell.suite, cell.cohort), []).append(cell)
+    for group in groups.values():
+        step = size or len(group)
+        yield from (group[start : start + step] for start in range(0, len(group), step))
+
+
+def _done(store: Store, cell: Cell, retry_failed: bool) -> bool:
+    if not store.has(cell.id):
+        return False
+    if retry_failed and store.read(cell.id)["status"] == "failed":
+        (store.records / f"{cell.id}.json").unlink()
+        return False
+    return True

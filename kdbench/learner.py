@@ -1,0 +1,318 @@
+"""A learner: one cell while it trains, with its student(s), method, optimizer, schedule and random stream."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from torch import Tensor, nn
+
+from kdbench import registry
+from kdbench.device import Clock, Numerics
+from kdbench.errors import KDBenchError, NotApplicable
+from kdbench.method import Batch, Method, Network, Output
+from kdbench.metrics import deployed_cost
+from kdbench.seeding import seed_all
+from kdbench.suite import Cell, Recipe
+from kdbench.tasks import Task, TrainingSet
+
+
+class NonFinite(Exception):  # noqa: N818  (a verdict)
+    """A loss term became NaN or infinite: the learner ends, with the term's name in its record."""
+
+
+class _Step:
+    """One update of one learner: what `Method.step` works with (see `kdbench.method.Step`)."""
+
+    def __init__(self, learner: Learner, batch: Batch, teachers: Sequence[Network], outputs: Sequence[Output]) -> None:
+        self._learner = learner
+        self.batch = batch
+        self.students: Sequence[Network] = learner.students
+        self.teachers = teachers
+        self.teacher_outputs = outputs
+        self.optimizer = learner.optimizer
+
+    def forward(self, student: int = 0) -> Output:
+        run = self._learner.calls[student]
+        output = run(self.batch.inputs)
+        if self._learner.wants_strong_view:
+            assert self.batch.strong is not None
+            output = dataclasses.replace(output, strong=run(self.batch.strong))
+        return output
+
+    def update(self, terms: Mapping[str, Tensor]) -> None:
+        learner = self._learner
+        with learner.numerics.autocast(enabled=False):
+            self.optimizer.zero_grad(set_to_none=True)
+            torch.stack([term.float() for term in terms.values()]).sum().backward()
+            if learner.recipe.clip_grad:
+                torch.nn.utils.clip_grad_norm_(learner.trained_parameters(), learner.recipe.clip_grad)
+            self.optimizer.step()
+
+
+class Learner:
+    """Trains one cell epoch by epoch; its state is complete at every epoch's end.
+
+    Attributes:
+        epoch: how many epochs are done.
+        curve: one dict an epoch.
+        clock: this learner's own time, without the shared batch and teacher.
+        seconds: what the clock has counted in all epochs, and the learner's part in the shared work.
+    """
+
+    def __init__(
+        self, cell: Cell, task: Task, data: TrainingSet, numerics: Numerics, teachers: Sequence[Network]
+    ) -> None:
+        self.cell, self.task, self.data, self.numerics = cell, task, data, numerics
+        self.recipe: Recipe = cell.recipe
+        self.method: Method = registry.create(cell.method.name, dict(cell.method.hyperparameters))
+        self.roles = self.method.members()
+        self.students = [self._member(index, role) for index, role in enumerate(self.roles)]
+        self.teachers = teachers
+        self._seed("build")
+        self.method.bind(self.students, teachers)
+        numerics.place(self.method)
+        self._seed("prepare")
+        with numerics.autocast():
+            self.method.prepare(data, teachers)
+        numerics.place(self.method)
+        self._method_trains = {name for name, p in self.method.named_parameters() if p.requires_grad}
+        self.calls: list[Callable[..., Output]] = [numerics.compiled(student) for student in self.students]
+        self.phases = tuple(self.method.phases())
+        self.bounds = self._phase_bounds()
+        self.epoch = 0
+        self.curve: list[dict[str, Any]] = []
+        self.clock = Clock(numerics.device)
+        self.seconds = {"own": 0.0, "alone": 0.0}
+        self.peak_memory_mb: float | None = None
+        self._sums: dict[str, Tensor] = {}
+        self._steps = 0
+        self._enter_phase(0)
+
+    @property
+    def wants_strong_view(self) -> bool:
+        return "strong_view" in self.method.needs
+
+    # ------------------------------------------------------------------------------------------ building
+
+    def _seed(self, *parts: int | str) -> None:
+        """The same streams for every method of one seed: common random numbers."""
+        seed_all(self.cell.role, self.cell.seed, *parts)
+
+    def _member(self, index: int, role: str) -> Network:
+        network = self.cell.pair.student if role == "student" else self.cell.pair.teacher.network
+        self._seed("network", network, index)
+        return self.task.network(network, pretrained=self.recipe.pretrained)
+
+    def _phase_bounds(self) -> list[int]:
+        """The epoch at which each phase ends."""
+        total = sum(phase.share for phase in self.phases)
+        if not math.isclose(total, 1.0, abs_tol=1e-6):
+            raise KDBenchError(f"the phases of {self.cell.method.name} have shares that sum to {total:g}: make it 1")
+        done = [sum(phase.share for phase in self.phases[: i + 1]) for i in range(len(self.phases))]
+        bounds = [round(share * self.recipe.epochs) for share in done]
+        if any(end <= start for start, end in zip([0, *bounds[:-1]], bounds, strict=True)):
+            raise NotApplicable(
+                f"{self.cell.method.name} has {len(self.phases)} phases, which do not fit into {self.recipe.epochs} "
+                "epochs: give the recipe more epochs"
+            )
+        return bounds
+
+    # ------------------------------------------------------------------------------------------ phases
+
+    def _enter_phase(self, index: int) -> None:
+        """Choose what trains, and start the optimizer and the schedule anew."""
+        phase = self.phases[index]
+        self.phase_index = index
+        self.method.phase = phase.name
+        for student in self.students:
+            for name, parameter in student.named_parameters():
+                parameter.requires_grad_(phase.student is None or name in phase.student)
+        for name, parameter in self.method.named_parameters():
+            chosen = phase.modules is None or any(name.startswith(prefix) for prefix in phase.modules)
+            parameter.requires_grad_(chosen and name in self._method_trains)
+        recipe, start = self.recipe, self._phase_start(index)
+        self.optimizer = create_optimizer_v2(
+            nn.ModuleList([*self.students, self.method]),
+            opt="momentum" if recipe.optimizer == "sgd" and not recipe.nesterov else recipe.optimizer,
+            lr=recipe.learning_rate,
+            weight_decay=recipe.weight_decay,
+            momentum=recipe.momentum,
+            filter_bias_and_bn=not recipe.decay_norm_and_bias,
+        )
+        epochs = self.bounds[index] - start
+        milestones = phase.milestones if phase.milestones is not None else recipe.milestones
+        self.scheduler, _ = create_scheduler_v2(
+            self.optimizer,
+            sched="multistep" if phase.milestones is not None else recipe.schedule,
+            num_epochs=epochs,
+            # timm drops the rate one epoch before the milestone it is given; the literature drops it after
+            decay_milestones=[round(share * epochs) + 1 for share in milestones],
+            decay_rate=recipe.decay_rate,
+            warmup_epochs=min(recipe.warmup_epochs, epochs - 1),
+            warmup_lr=recipe.learning_rate / (recipe.warmup_epochs + 1),
+            min_lr=recipe.min_learning_rate,
+        )
+
+    def _phase_start(self, index: int) -> int:
+        return self.bounds[index - 1] if index else 0
+
+    def trained_parameters(self) -> Iterator[nn.Parameter]:
+        return (p for group in self.optimizer.param_groups for p in group["params"])
+
+    # ------------------------------------------------------------------------------------------ training
+
+    def begin_epoch(self) -> None:
+        """Set phase, learning rate and train mode for epoch number `self.epoch + 1`."""
+        index = next(i for i, end in enumerate(self.bounds) if self.epoch < end)
+        if index != self.phase_index:
+            self._enter_phase(index)
+        self.method.epoch, self.method.epochs = self.epoch + 1, self.recipe.epochs
+        if self.scheduler is not None:
+            self.scheduler.step(self.epoch - self._phase_start(index))
+        self.method.train()
+        for student in self.students:
+            student.train()
+            _freeze_norms(student)
+        _freeze_norms(self.method)
+        self._sums, self._steps = {}, 0
+
+    def train_step(self, number: int, batch: Batch, outputs: Sequence[Output]) -> None:
+        """One update on batch `number` of the epoch, in a random stream of its own."""
+        self._seed("step", self.epoch, number)
+        step = _Step(self, batch, self.teachers, outputs)
+        measure = self.peak_memory_mb is None
+        with self.numerics.autocast(), _peak_memory(self) if measure else _nothing():
+            terms = self.method.step(step)
+        for name, term in terms.items():
+            value = term.detach().float()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._steps += 1
+
+    def end_epoch(self, teacher_logits: Tensor | None, shared_seconds: float) -> None:
+        """Check the losses, evaluate what would be deployed, and extend the curve.
+
+        Args:
+            teacher_logits: the first teacher's on the test set, if there is one.
+            shared_seconds: what this epoch's batches and (where the method uses them) teachers cost the cohort, and
+                would cost this learner if it trained alone.
+
+        Raises:
+            NonFinite: if a loss term was NaN or infinite.
+        """
+        terms = {name: float(total) / self._steps for name, total in self._sums.items()}
+        for name, value in terms.items():
+            if not math.isfinite(value):
+                raise NonFinite(f"loss term {name!r} became {value} in epoch {self.epoch + 1}")
+        scores = self.task.metrics(self.task.logits(self.deployed()), teacher_logits)
+        own = self.clock.read()
+        self.seconds = {"own": self.seconds["own"] + own, "alone": self.seconds["alone"] + own + shared_seconds}
+        self.epoch += 1
+        point = {"epoch": self.epoch, "loss": sum(terms.values()), "terms": terms, "seconds": own + shared_seconds}
+        self.curve.append({**point, "learning_rate": self.optimizer.param_groups[0]["lr"], **scores})
+
+    def deployed(self) -> nn.Module:
+        return self.method.deployed(self.students)
+
+    @property
+    def finished(self) -> bool:
+        return self.epoch >= self.recipe.epochs
+
+    # ------------------------------------------------------------------------------------------ state
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "epoch": self.epoch,
+            "phase": self.phase_index,
+            "students": [student.state_dict() for student in self.students],
+            "method": self.method.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "curve": self.curve,
+            "seconds": self.seconds,
+            "peak_memory_mb": self.peak_memory_mb,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._enter_phase(state["phase"])
+        for student, weights in zip(self.students, state["students"], strict=True):
+            student.load_state_dict(weights)
+        self.method.load_state_dict(state["method"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.epoch, self.curve, self.seconds = state["epoch"], state["curve"], state["seconds"]
+        self.peak_memory_mb = state["peak_memory_mb"]
+
+    def result(self) -> dict[str, Any]:
+        """The record's `result`, from the finished curve."""
+        scores = ("top1", "top5", "nll", "agreement", "kl_to_teacher")
+        last = self.curve[-1]
+        best = max(self.curve, key=lambda point: point["top1"])
+        extra: dict[str, float] = {}
+        peers = [s for s, role in zip(self.students, self.roles, strict=True) if role == "student"]
+        if len(peers) > 1:
+            extra = self.task.group([self.task.logits(peer) for peer in peers])
+        result = {name: last[name] for name in scores}
+        return {**result, "best_top1": best["top1"], "best_epoch": best["epoch"], "extra": extra}
+
+    def cost(self) -> dict[str, Any]:
+        """The record's `cost`."""
+        trained = sum(p.numel() for p in self.method.parameters() if p.requires_grad)
+        extra_students = sum(p.numel() for student in self.students[1:] for p in student.parameters())
+        return {
+            "seconds_per_epoch": self.seconds["alone"] / max(self.epoch, 1),
+            "own_seconds_per_epoch": self.seconds["own"] / max(self.epoch, 1),
+            "peak_memory_mb": self.peak_memory_mb,
+            "extra_parameters": trained + extra_students,
+            "student_parameters": sum(p.numel() for p in self.students[0].parameters()),
+            **deployed_cost(self.deployed(), self.task.example()),
+        }
+
+
+def _freeze_norms(network: nn.Module) -> None:
+    """Put modules whose own parameters are all frozen into eval mode, so that their running statistics stay."""
+    for module in network.modules():
+        own = list(module.parameters(recurse=False))
+        if own and not any(p.requires_grad for p in own):
+            module.eval()
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+@contextmanager
+def _peak_memory(learner: Learner) -> Iterator[None]:
+    """Measure one step's peak memory in MiB into `learner.peak_memory_mb`.
+
+    CUDA: the allocator's peak during the step, less what other learners hold before it. Elsewhere there is no such
+    counter, so it is the size of weights, gradients, optimizer state and all tensors saved for the backward pass.
+    """
+    device = learner.numerics.device
+    modules = nn.ModuleList([*learner.students, learner.method])
+    held = {t.data_ptr(): t.nbytes for t in (*modules.parameters(), *modules.buffers())}
+    weights = sum(held.values())
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        yield
+        learner.peak_memory_mb = (torch.cuda.max_memory_allocated(device) - before + weights) / 2**20
+        return
+    saved: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if tensor.device == device and storage.data_ptr() not in held:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield
+    state = sum(t.nbytes for s in learner.optimizer.state.values() for t in s.values() if isinstance(t, Tensor))
+    gradients = sum(p.grad.nbytes for p in modules.parameters() if p.grad is not None)
+    learner.peak_memory_mb = (weights + gradients + state + sum(saved.values())) / 2**20

@@ -1,0 +1,145 @@
+"""What a run would do and what it has done: `kdbench run --dry-run` and `kdbench status`."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+
+from kdbench import tasks
+from kdbench.device import Numerics, resolve
+from kdbench.errors import KDBenchError
+from kdbench.lock import is_locked
+from kdbench.records import Store
+from kdbench.suite import Cell
+from kdbench.teachers import Teachers
+
+STATES = ("done", "running", "interrupted", "failed", "not applicable", "missing")
+
+
+def state(cell: Cell, store: Store, running: bool) -> str:
+    """One of `STATES`."""
+    if store.has(cell.id):
+        return store.read(cell.id)["status"].replace("_", " ")
+    if (store.checkpoints / f"{cell.id}.pt").exists():
+        return "running" if running else "interrupted"
+    return "missing"
+
+
+def print_status(console: Console, cells: Sequence[Cell], store: Store, out: Path) -> None:
+    """A row a pair with the count of cells in each state, then the reason of each that failed or does not apply."""
+    running = is_locked(out)
+    states = {cell: state(cell, store, running) for cell in _distinct(cells)}
+    _print_counts(console, states)
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for cell, found in states.items():
+        if found in ("failed", "not applicable"):
+            reason = store.read(cell.id)["reason"]
+            reasons.setdefault((found, reason), []).append(f"{cell.method.label} on {cell.pair}, seed {cell.seed}")
+    for (found, reason), where in reasons.items():
+        more = f" and {len(where) - 1} more" if len(where) > 1 else ""
+        console.print(f"{found}: {where[0]}{more}: {reason}", markup=False, highlight=False, soft_wrap=True)
+
+
+def print_plan(
+    console: Console,
+    cells: Sequence[Cell],
+    store: Store,
+    *,
+    teachers: Path,
+    data_root: Path | None,
+    device: str | None,
+    compile: str,
+) -> None:
+    """The cells by pair and state, the methods, the teachers still to train, and an estimate of the time left."""
+    states = {cell: state(cell, store, False) for cell in _distinct(cells)}
+    _print_counts(console, states)
+    methods = dict.fromkeys(cell.method.label for cell in cells)
+    console.print(f"methods: {', '.join(methods)}", markup=False, highlight=False)
+    todo = [cell for cell, found in states.items() if found in ("missing", "interrupted")]
+    trainings = {t.id: t for cell in todo for t in Teachers(teachers).missing(cell)}
+    for training in trainings.values():
+        console.print(f"teacher to train: {training.pair} on {training.dataset.name}", markup=False, highlight=False)
+    seconds = 0.0
+    for group in _by_pair([*todo, *trainings.values()]):
+        known = _seconds_per_epoch(group, store)
+        try:
+            each = (
+                known
+                if known is not None
+                else measure(group[0], resolve(device, group[0].recipe.precision, compile), data_root)
+            )
+        except KDBenchError as error:
+            console.print(f"cost unknown: {error}", markup=False, highlight=False)
+            return
+        seconds += each * sum(cell.recipe.epochs for cell in group)
+    kind = "from finished cells where there are any, else from a few timed steps of teacher and student"
+    console.print(f"{len(todo)} of {len(states)} cells to run, about {_duration(seconds)} ({kind})", highlight=False)
+
+
+def measure(cell: Cell, numerics: Numerics, data_root: Path | None, steps: int = 5) -> float:
+    """Seconds an epoch of plain distillation would take, from a few steps on random data of the right shape."""
+    task = tasks.create(cell.dataset, cell.recipe, numerics, data_root)
+    data = task.training_set(0, False)
+    student = task.network(cell.pair.student).train()
+    teacher = task.network(cell.pair.teacher.network).eval() if cell.role == "student" else None
+    batches = data.epoch(0)
+    spent = []
+    for batch, _ in zip(batches, range(steps), strict=False):
+        begin = time.perf_counter()
+        with numerics.autocast():
+            if teacher is not None:
+                with torch.no_grad():
+                    teacher(batch.inputs)
+            loss = F.cross_entropy(student(batch.inputs).logits, batch.targets)
+        loss.backward()
+        if numerics.device.type == "cuda":
+            torch.cuda.synchronize()
+        spent.append(time.perf_counter() - begin)
+    return statistics.median(spent) * data.steps_per_epoch
+
+
+def _seconds_per_epoch(group: Sequence[Cell], store: Store) -> float | None:
+    wanted = (group[0].dataset.name, str(group[0].pair))
+    if group[0].role != "student" or not store.records.is_dir():
+        return None
+    times = [
+        record["cost"]["seconds_per_epoch"]
+        for record in store.all()
+        if record["status"] == "done" and (record["cell"]["dataset"], record["cell"]["pair"]) == wanted
+    ]
+    return statistics.fmean(times) if times else None
+
+
+def _print_counts(console: Console, states: dict[Cell, str]) -> None:
+    shown = [name for name in STATES if name in states.values()]
+    table = Table("dataset", "pair", *shown)
+    for group in _by_pair(list(states)):
+        counts = Counter(states[cell] for cell in group)
+        name = group[0].dataset.name + (" *" if group[0].dataset.protocol else "")
+        table.add_row(name, str(group[0].pair), *(str(counts[s] or "-") for s in shown))
+    console.print(table)
+
+
+def _by_pair(cells: Sequence[Cell]) -> list[list[Cell]]:
+    groups: dict[tuple[str, str, str], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault((cell.dataset.name, str(cell.config["protocol"]), str(cell.pair)), []).append(cell)
+    return list(groups.values())
+
+
+def _distinct(cells: Sequence[Cell]) -> list[Cell]:
+    return list({cell.id: cell for cell in cells}.values())
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

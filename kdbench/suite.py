@@ -1,0 +1,478 @@
+"""Suites: a TOML file becomes a list of cells.
+
+A suite is datasets x pairs x methods x seeds and one recipe. Every key is checked; a wrong one is answered with the
+nearest right one. The file format is described in docs/suites.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from kdbench import registry
+from kdbench.errors import KDBenchError, unknown
+from kdbench.method import MultiTeacherMethod
+from kdbench.source import source_digest
+
+ENGINE = 1  # raise it when the loop, the networks or the data change what a cell's result would be
+PLAIN = "student"  # the registered method that trains without distillation; teachers are trained by it
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How every method of a suite is trained.
+
+    Attributes:
+        epochs, batch_size, learning_rate, momentum, weight_decay: as usual.
+        optimizer: a name that `timm.optim` knows; `sgd` is without Nesterov unless `nesterov`.
+        decay_norm_and_bias: whether weight decay reaches norm weights and biases (True in the CIFAR literature).
+        schedule: a name that `timm.scheduler` knows (`multistep`, `cosine`, ...).
+        milestones: where `multistep` multiplies the rate by `decay_rate`, as shares of the training.
+        warmup_epochs, min_learning_rate: of the schedule.
+        clip_grad: largest gradient norm, 0 for none.
+        augment: training augmentation, e.g. `["pad_crop:4", "flip"]`.
+        image_size: side in pixels that the data set is resized to, 0 for its own.
+        precision: `auto` follows the device; `fp32` or `bf16` fixes it and is part of the cell.
+        pretrained: start from timm's pretrained weights instead of from scratch.
+    """
+
+    epochs: int
+    batch_size: int = 64
+    optimizer: str = "sgd"
+    learning_rate: float = 0.05
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 5e-4
+    decay_norm_and_bias: bool = True
+    schedule: str = "multistep"
+    milestones: tuple[float, ...] = (0.625, 0.75, 0.875)
+    decay_rate: float = 0.1
+    warmup_epochs: int = 0
+    min_learning_rate: float = 0.0
+    clip_grad: float = 0.0
+    augment: tuple[str, ...] = ()
+    image_size: int = 0
+    precision: str = "auto"
+    pretrained: bool = False
+
+
+@dataclass(frozen=True)
+class TeacherSpec:
+    """One teacher.
+
+    Attributes:
+        network: a timm name.
+        seed: which training of this network; a pool may name one network with several seeds.
+        weights: `"train"` (by kdbench, with the suite's teacher recipe), `"pretrained"` (timm's weights as they are),
+            or the path of a checkpoint file, which must have its `sha256` beside it.
+        mean, std: the input normalisation a checkpoint was trained with, if not the data set's.
+    """
+
+    network: str
+    seed: int = 0
+    weights: str = "train"
+    sha256: str = ""
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.network}@{self.seed}"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A student, its teacher, and the pool that multi-teacher methods use."""
+
+    teacher: TeacherSpec
+    student: str
+    pool: tuple[TeacherSpec, ...] = ()
+    name: str = ""
+
+    def __str__(self) -> str:
+        return self.name or f"{self.teacher.network} -> {self.student}"
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """A data set by name, the task it belongs to (see kdbench.tasks), and what is done to it."""
+
+    name: str
+    task: str = "image"
+    protocol: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """A method by registered name and the hyperparameters that differ from its defaults."""
+
+    name: str
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """How tables call it: `kd`, or `kd(temperature=2)`."""
+        values = ", ".join(f"{key}={value}" for key, value in sorted(self.hyperparameters.items()))
+        return f"{self.name}({values})" if values else self.name
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One point of the grid; everything that decides its result, and nothing else, is in `config`."""
+
+    suite: str
+    dataset: DatasetSpec
+    pair: Pair
+    method: MethodSpec
+    seed: int
+    recipe: Recipe
+    teacher_recipes: tuple[Recipe, ...] = ()  # one a teacher of `teachers`
+    role: str = "student"  # "teacher" while a teacher is trained: other initial weights and batches than a student's
+
+    @property
+    def teachers(self) -> tuple[TeacherSpec, ...]:
+        """The pair's teacher, and the rest of the pool where the method uses it."""
+        cls = registry.get(self.method.name)
+        return self.pair.pool if issubclass(cls, MultiTeacherMethod) and self.pair.pool else (self.pair.teacher,)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The record's `cell`: plain values only."""
+        cls = registry.get(self.method.name)
+        return {
+            "role": self.role,
+            "dataset": self.dataset.name,
+            "task": self.dataset.task,
+            "protocol": plain(self.dataset.protocol),
+            "pair": str(self.pair),
+            "teachers": [plain(dataclasses.asdict(teacher)) for teacher in self.teachers],
+            "teacher_recipes": [plain(dataclasses.asdict(r)) for r in self.teacher_recipes[: len(self.teachers)]],
+            "student": self.pair.student,
+            "method": {
+                "name": cls.info.name,
+                "label": self.method.label,
+                "family": cls.info.family,
+                "hyperparameters": plain(registry.resolve(self.method.name, dict(self.method.hyperparameters))),
+                "source": source_digest(cls),
+            },
+            "seed": self.seed,
+            "recipe": plain(dataclasses.asdict(self.recipe)),
+        }
+
+    @cached_property
+    def id(self) -> str:
+        """16 hex digits over all that decides the result."""
+        decisive = {**self.config, "engine": ENGINE}
+        decisive["method"] = {k: v for k, v in self.config["method"].items() if k not in ("label", "family")}
+        decisive.pop("pair")  # only a name; its teachers and student are there
+        return digest(decisive)
+
+    def training_of(self, teacher: TeacherSpec) -> Cell:
+        """The cell that trains one of this cell's teachers; its id names the teacher's weights."""
+        recipe = self.teacher_recipes[self.teachers.index(teacher)]
+        pair = Pair(teacher, teacher.network, name=str(teacher))
+        return Cell("teachers", self.dataset, pair, MethodSpec(PLAIN), teacher.seed, recipe, (), role="teacher")
+
+    @property
+    def cohort(self) -> str:
+        """Cells with the same key train side by side: same data, same batches, same teachers, same seed."""
+        recipe = self.recipe
+        return digest(
+            {
+                "data": [
+                    self.dataset.task,
+                    self.dataset.name,
+                    plain(self.dataset.protocol),
+                    recipe.image_size,
+                    list(recipe.augment),
+                ],
+                "batches": [recipe.batch_size, recipe.epochs, recipe.precision],
+                "teacher": plain(dataclasses.asdict(self.pair.teacher)),
+                "teacher_recipe": plain(dataclasses.asdict(self.teacher_recipes[0])) if self.teacher_recipes else None,
+                "seed": self.seed,
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Suite:
+    """The grid and its recipe."""
+
+    name: str
+    datasets: tuple[DatasetSpec, ...]
+    pairs: tuple[Pair, ...]
+    methods: tuple[MethodSpec, ...]
+    seeds: tuple[int, ...]
+    recipe: Recipe
+    teacher_recipe: Recipe
+    student_recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    teacher_recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    description: str = ""
+
+    def cells(self) -> list[Cell]:
+        """Every point of the grid, cohorts together, in the suite's order."""
+        return [
+            Cell(self.name, dataset, pair, method, seed, self._recipe(pair), self._teacher_recipes(pair))
+            for dataset in self.datasets
+            for pair in self.pairs
+            for seed in self.seeds
+            for method in self.methods
+        ]
+
+    def _recipe(self, pair: Pair) -> Recipe:
+        return dataclasses.replace(self.recipe, **self.student_recipes.get(pair.student, {}))
+
+    def _teacher_recipes(self, pair: Pair) -> tuple[Recipe, ...]:
+        teachers = pair.pool or (pair.teacher,)
+        recipes = [
+            dataclasses.replace(self.teacher_recipe, **self.teacher_recipes.get(t.network, {})) for t in teachers
+        ]
+        return tuple(recipes)
+
+
+def plain(value: Any) -> Any:
+    """Tuples and mappings as JSON has them."""
+    if isinstance(value, Mapping):
+        return {key: plain(value[key]) for key in sorted(value)}
+    if isinstance(value, tuple | list):
+        return [plain(item) for item in value]
+    return value
+
+
+def digest(value: Any) -> str:
+    """16 hex digits of a plain value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def names() -> list[str]:
+    """The suites that kdbench brings."""
+    return sorted(
+        entry.name.removesuffix(".toml") for entry in files("kdbench.suites").iterdir() if entry.name[-5:] == ".toml"
+    )
+
+
+def load(name_or_path: str) -> Suite:
+    """Read a suite that kdbench brings, or a TOML file.
+
+    Raises:
+        KDBenchError: if there is no such suite, the file is no TOML, or a key or value is wrong.
+    """
+    path = Path(name_or_path)
+    if name_or_path.endswith(".toml"):
+        if not path.is_file():
+            raise KDBenchError(f"suite file {name_or_path!r} does not exist: give the path of a TOML file")
+        text = path.read_text(encoding="utf-8")
+    elif name_or_path in names():
+        text = (files("kdbench.suites") / f"{name_or_path}.toml").read_text(encoding="utf-8")
+    else:
+        raise unknown("suite", name_or_path, names(), "a file of your own must end in .toml")
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise KDBenchError(f"suite {name_or_path!r} is not valid TOML: {error}") from error
+    return parse(table, default_name=path.stem)
+
+
+def parse(table: dict[str, Any], default_name: str = "suite") -> Suite:
+    """Make a suite of a TOML table; see docs/suites.md for the keys."""
+    table = {"name": default_name, "seeds": [0, 1, 2], "teacher_recipe": {}, **table}
+    for key in ("datasets", "pairs", "methods", "recipe"):
+        if key not in table:
+            raise unknown_or_missing(key, table)
+    recipe = table["recipe"]
+    parts = {
+        "datasets": tuple(_build(DatasetSpec, _named(d), "datasets") for d in _list(table, "datasets")),
+        "pairs": tuple(_pair(p) for p in _list(table, "pairs")),
+        "methods": tuple(method_spec(m) for m in _list(table, "methods")),
+        "seeds": tuple(_list(table, "seeds")),
+        "recipe": _build(Recipe, recipe, "recipe"),
+        "teacher_recipe": _build(Recipe, {**recipe, **table["teacher_recipe"]}, "teacher_recipe"),
+    }
+    suite = _build(Suite, {**table, **parts}, "the suite", convert=False)
+    for section in ("student_recipes", "teacher_recipes"):
+        for network, overrides in table.get(section, {}).items():
+            _build(Recipe, {**recipe, **overrides}, f"{section}.{network}")
+    if not all(isinstance(seed, int) and seed >= 0 for seed in suite.seeds) or len(set(suite.seeds)) < len(suite.seeds):
+        raise KDBenchError(f"seeds are {list(suite.seeds)}: give different whole numbers from 0 up")
+    for what, entries in (("pair", [str(p) for p in suite.pairs]), ("method", [m.label for m in suite.methods])):
+        twice = {entry for entry in entries if entries.count(entry) > 1}
+        if twice:
+            raise KDBenchError(f"{what} {min(twice)!r} stands twice in suite {suite.name!r}: take one out or name it")
+    return suite
+
+
+def narrow(
+    suite: Suite,
+    *,
+    methods: Sequence[str] = (),
+    pairs: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    epochs: int | None = None,
+    settings: Sequence[str] = (),
+    precision: str = "auto",
+) -> Suite:
+    """Apply the command line's choices.
+
+    Args:
+        methods: registered names or paths of method files; a suite's own settings of a method are kept.
+        pairs: pair names, or parts of them that fit at least one.
+        seeds, epochs, precision: as in the suite and its recipe; teachers keep their own recipe.
+        settings: `method.hyperparameter=value` or `recipe.key=value`, values as in TOML.
+
+    Raises:
+        KDBenchError: for anything unknown.
+    """
+    if methods:
+        names = [
+            name for entry in methods for name in (registry.load_file(entry) if entry.endswith(".py") else [entry])
+        ]
+        given = {spec.name: spec for spec in suite.methods}
+        known = [given.get(name) or MethodSpec(registry.get(name).info.name) for name in names]
+        suite = dataclasses.replace(suite, methods=_distinct(known))
+    if pairs:
+        chosen = tuple(
+            p for p in suite.pairs if any(wanted in (str(p), p.student) or wanted in str(p) for wanted in pairs)
+        )
+        for wanted in pairs:
+            if not any(wanted in str(pair) for pair in suite.pairs):
+                raise unknown("pair", wanted, map(str, suite.pairs), f"of suite {suite.name!r}")
+        suite = dataclasses.replace(suite, pairs=chosen)
+    if seeds:
+        suite = dataclasses.replace(suite, seeds=tuple(seeds))
+    changes: dict[str, Any] = {"precision": precision} if precision != "auto" else {}
+    if epochs is not None:
+        if epochs < 1:
+            raise KDBenchError(f"--epochs is {epochs}: give at least 1")
+        changes["epochs"] = epochs
+    suite = dataclasses.replace(suite, recipe=dataclasses.replace(suite.recipe, **changes))
+    for setting in settings:
+        suite = _set(suite, setting)
+    return suite
+
+
+def method_spec(entry: Any) -> MethodSpec:
+    """A method of a suite: its name, or a table of its name and hyperparameters. Checked against the registry."""
+    table = _named(entry)
+    if "name" not in table:
+        raise KDBenchError(f"a method of the suite has no name: {table!r}")
+    settings = {key: value for key, value in table.items() if key != "name"}
+    name = registry.get(table["name"]).info.name
+    return _method(name, settings)
+
+
+def _method(name: str, settings: dict[str, Any]) -> MethodSpec:
+    resolved = registry.resolve(name, settings)
+    defaults = registry.hyperparameters(registry.get(name))
+    return MethodSpec(name, {key: resolved[key] for key in settings if resolved[key] != defaults[key]})
+
+
+def _set(suite: Suite, setting: str) -> Suite:
+    """Apply one `owner.key=value`."""
+    path, equals, text = setting.partition("=")
+    owner, dot, key = path.strip().partition(".")
+    if not (equals and dot):
+        raise KDBenchError(f"--set {setting!r} is not of the form method.hyperparameter=value or recipe.key=value")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    if owner in ("recipe", "teacher_recipe"):
+        recipe = _build(Recipe, {**dataclasses.asdict(getattr(suite, owner)), key: value}, owner)
+        return dataclasses.replace(suite, **{owner: recipe})
+    name = registry.get(owner).info.name
+    if name not in {spec.name for spec in suite.methods}:
+        raise KDBenchError(f"--set {setting!r}: method {name!r} is not run; add it with --methods")
+    methods = [
+        _method(name, {**spec.hyperparameters, key: value}) if spec.name == name else spec for spec in suite.methods
+    ]
+    return dataclasses.replace(suite, methods=tuple(methods))
+
+
+def _distinct(specs: Sequence[MethodSpec]) -> tuple[MethodSpec, ...]:
+    return tuple({spec.label: spec for spec in specs}.values())
+
+
+def _pair(table: Any) -> Pair:
+    if not isinstance(table, dict):
+        raise KDBenchError(f"pair {table!r} is no table: write {{ teacher = ..., student = ... }}")
+    parts = dict(table)
+    if "teacher" in parts:
+        parts["teacher"] = _teacher(parts["teacher"])
+    parts["pool"] = tuple(_teacher(t) for t in parts.get("pool", ()))
+    pair = _build(Pair, parts, "pairs", convert=False)
+    if pair.pool and pair.teacher != pair.pool[0]:
+        raise KDBenchError(
+            f"the pool of pair '{pair}' must begin with its teacher, so that they share one forward pass"
+        )
+    return pair
+
+
+def _teacher(entry: Any) -> TeacherSpec:
+    """`"name"`, `"name@seed"`, or a table."""
+    if isinstance(entry, str):
+        network, at, seed = entry.partition("@")
+        if at and not seed.isdigit():
+            raise KDBenchError(f"teacher {entry!r} is not of the form network@seed with a whole number")
+        entry = {"network": network, **({"seed": int(seed)} if at else {})}
+    spec: TeacherSpec = _build(TeacherSpec, entry, "teacher")
+    if (spec.weights not in ("train", "pretrained")) != bool(spec.sha256):
+        raise KDBenchError(
+            f"teacher {spec.network!r} has weights {spec.weights!r} and sha256 {spec.sha256!r}: a checkpoint needs both,"
+            " 'train' and 'pretrained' need no sha256"
+        )
+    return spec
+
+
+def _named(entry: Any) -> dict[str, Any]:
+    return entry if isinstance(entry, dict) else {"name": entry}
+
+
+def _list(table: dict[str, Any], key: str) -> list[Any]:
+    value = table[key]
+    if not isinstance(value, list) or not value:
+        raise KDBenchError(f"{key} of the suite is {value!r}: give a list with at least one entry")
+    return value
+
+
+def unknown_or_missing(key: str, table: dict[str, Any]) -> KDBenchError:
+    """The error for a missing key: most often it stands there misspelt."""
+    fields = {f.name for f in dataclasses.fields(Suite)}
+    strangers = [other for other in table if other not in fields]
+    return unknown("suite key", strangers[0], fields) if strangers else KDBenchError(f"the suite has no key {key!r}")
+
+
+def _build(cls: type[T], table: dict[str, Any], where: str, convert: bool = True) -> T:
+    """Make a dataclass of a table, with every key known and every value of the declared type."""
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    hints = get_type_hints(cls)
+    values = {}
+    for key, value in table.items():
+        if key not in fields:
+            raise unknown("suite key", key, fields, f"in {where}")
+        values[key] = _typed(value, hints[key], f"{where}.{key}") if convert else value
+    for key, entry in fields.items():
+        needed = entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING
+        if needed and key not in values:
+            raise KDBenchError(f"{where} has no key {key!r}: add it")
+    return cls(**values)
+
+
+def _typed(value: Any, hint: Any, where: str) -> Any:
+    text = str(hint)
+    if text.startswith("tuple") and isinstance(value, list | tuple):
+        return tuple(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint in (int, float, str, bool) and (not isinstance(value, hint) or (hint is int and isinstance(value, bool))):
+        raise KDBenchError(f"{where} is {value!r}, but it must be of type {hint.__name__}")
+    if text.startswith("tuple"):
+        raise KDBenchError(f"{where} is {value!r}, but it must be a list")
+    return value

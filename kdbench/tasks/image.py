@@ -1,0 +1,110 @@
+"""Image classification: on-device or streamed images, timm networks, top-1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdbench.data import load_data, make_loader
+from kdbench.device import Numerics
+from kdbench.errors import KDBenchError
+from kdbench.method import Network
+from kdbench.metrics import classification, group, logits_of
+from kdbench.networks import create
+from kdbench.suite import DatasetSpec, Recipe
+from kdbench.tasks import Task, TrainingSet
+
+
+class ImageTask(Task):
+    """An image data set under one recipe, on one device."""
+
+    def __init__(self, dataset: DatasetSpec, recipe: Recipe, numerics: Numerics, root: Path | None) -> None:
+        self.numerics, self.recipe = numerics, recipe
+        size = recipe.image_size or None
+        self.data = load_data(dataset.name, root=root, protocol=dict(dataset.protocol), image_size=size, download=True)
+        self.num_classes = self.data.num_classes
+        self._test = self._loader(seed=0, strong_view=False)
+        self._targets: Tensor | None = None
+
+    def training_set(self, seed: int, strong_view: bool) -> TrainingSet:
+        return self._loader(seed, strong_view)
+
+    def _loader(self, seed: int, strong_view: bool) -> Any:
+        return make_loader(
+            self.data,
+            batch_size=self.recipe.batch_size,
+            device=self.numerics.device,
+            augment=self.recipe.augment,
+            seed=seed,
+            strong=strong_view,
+            channels_last=self.numerics.channels_last,
+        )
+
+    def network(self, name: str, pretrained: bool = False, **options: Any) -> Network:
+        weights = options.pop("weights", None)
+        network = create(
+            name,
+            num_classes=self.num_classes,
+            in_chans=self.input_size[0],
+            input_size=self.input_size,
+            pretrained=pretrained,
+            data_normalization=(self.data.mean, self.data.std),
+            **options,
+        )
+        if weights is not None:
+            _load(network, name, weights)
+        self.numerics.place(network)
+        return network
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """(C, H, W) of what networks are given."""
+        return self.data.input_size
+
+    @torch.no_grad()
+    def logits(self, model: Callable[..., object]) -> Tensor:
+        assert isinstance(model, nn.Module)
+        model.eval()
+        with self.numerics.autocast():
+            return torch.cat([logits_of(model, inputs).float() for inputs, _ in self._test.test_batches()])
+
+    @property
+    def targets(self) -> Tensor:
+        """The test set's, `[N]`."""
+        if self._targets is None:
+            self._targets = torch.cat([targets for _, targets in self._test.test_batches()])
+        return self._targets
+
+    def metrics(self, logits: Tensor, teacher_logits: Tensor | None) -> dict[str, float | None]:
+        return classification(logits, self.targets, teacher_logits)
+
+    def group(self, members: list[Tensor]) -> dict[str, float]:
+        return group(members, self.targets)
+
+    def example(self) -> Tensor:
+        return torch.zeros(1, *self.input_size)
+
+
+def _load(network: Network, name: str, weights: dict[str, Tensor]) -> None:
+    """Load a checkpoint's tensors into the timm model inside the adapter."""
+    model: nn.Module = network.model  # type: ignore[assignment]
+    own = model.state_dict()
+    for key, tensor in weights.items():
+        if key in own and own[key].shape != tensor.shape:
+            classes = "another number of classes, input channels or image size"
+            raise KDBenchError(
+                f"the checkpoint for network {name!r} does not fit: {key!r} is {list(tensor.shape)} there and "
+                f"{list(own[key].shape)} here, so it was trained with {classes}"
+            )
+    missing = sorted(own.keys() - weights.keys())
+    strange = sorted(weights.keys() - own.keys())
+    if missing or strange:
+        raise KDBenchError(
+            f"the checkpoint is not of network {name!r}: "
+            + (f"it lacks {missing[0]!r}" if missing else f"it has {strange[0]!r}, which the network has not")
+        )
+    model.load_state_dict(weights)
