@@ -161,7 +161,7 @@ class Bench:
                 continue
         return [store.read(cell.id) for cell in cells]
 
-    def _keep(self, cell: Cell, network: nn.Module) -> None:
+    def _keep(self, cell: Cell, network: Network) -> None:
         self.weights[cell.id] = {name: tensor.clone() for name, tensor in network.state_dict().items()}
 
     def learner(self, cell: Cell) -> Learner:
@@ -181,8 +181,8 @@ def moves_the_student(bench: Bench, method: str) -> None:
     _done(bench.run([cell])[0])
     learner = bench.learner(cell)
     deployed = learner.deployed()
+    named = dict(learner.students[0].requires_grad_(True).named_parameters())
     logits = logits_of(deployed.eval(), bench.task.example())
-    named = dict(learner.students[0].named_parameters())
     used = torch.autograd.grad(logits.sum(), list(named.values()), allow_unused=True)
     still = [
         name

@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kdbench import records
 from kdbench.device import Clock, Numerics
@@ -77,7 +77,7 @@ class Cohort:
     store: records.Store
     numerics: Numerics
     listener: Listener
-    keep: Callable[[Cell, nn.Module], None] | None = None
+    keep: Callable[[Cell, Network], None] | None = None
     loaded: dict[TeacherSpec, Teacher] = field(default_factory=dict)
     strong_data: TrainingSet | None = None
 

@@ -6,17 +6,53 @@ and multiplied by the squared temperature, as Hinton et al. (2015) do, so that a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
 def kl_per_sample(student: Tensor, teacher: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
     """T² · KL(softmax(teacher / T) ‖ softmax(student / T)) for each sample, `[B]`."""
-    target = F.log_softmax(teacher / temperature, dim=1)
-    divergence = F.kl_div(F.log_softmax(student / temperature, dim=1), target, reduction="none", log_target=True)
-    return divergence.sum(1) * temperature**2
+    return (
+        log_kl(F.log_softmax(student / temperature, dim=1), F.log_softmax(teacher / temperature, dim=1))
+        * temperature**2
+    )
 
 
 def kl(student: Tensor, teacher: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
     """T² · KL(softmax(teacher / T) ‖ softmax(student / T)), mean over the batch (Hinton et al. 2015)."""
     return kl_per_sample(student, teacher, temperature).mean()
+
+
+def peer_kl(logits: Sequence[Tensor], index: int, temperature: float) -> Tensor:
+    """Mean divergence of one student from each of its peers, whose predictions are constants."""
+    peers = [peer.detach() for j, peer in enumerate(logits) if j != index]
+    return torch.stack([kl(logits[index], peer, temperature) for peer in peers]).mean()
+
+
+def log_kl(student: Tensor, teacher: Tensor) -> Tensor:
+    """KL(exp(teacher) ‖ exp(student)) of log-probabilities `[B, K]`, for each sample, `[B]`."""
+    return F.kl_div(student, teacher, reduction="none", log_target=True).sum(1)
+
+
+def decoupled_kl(student: Tensor, teacher: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """KL split at the target class (Zhao et al. 2022, eq. 7): target against the rest, and within the rest.
+
+    Both are means over the batch times T². With two classes the second is zero.
+    """
+    ours, theirs = (F.log_softmax(logits / temperature, dim=1) for logits in (student, teacher))
+    others = torch.ones_like(ours, dtype=torch.bool).scatter_(1, targets[:, None], False)  # [B, K]
+    pairs, rests = [], []
+    for log_p in (ours, theirs):
+        rest = log_p[others].reshape(len(log_p), -1)  # [B, K - 1]
+        pairs.append(torch.cat([log_p.gather(1, targets[:, None]), rest.logsumexp(1, keepdim=True)], 1))  # [B, 2]
+        rests.append(F.log_softmax(rest, dim=1))
+    target_class = log_kl(*pairs).mean() * temperature**2
+    return target_class, log_kl(*rests).mean() * temperature**2
+
+
+def wide(x: Tensor) -> Tensor:
+    """bfloat16 and float16 to float32, for sums that half precision would lose; float32 and float64 as they are."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x

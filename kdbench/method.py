@@ -96,6 +96,11 @@ class Network(nn.Module):
         """The last layer: `classifier(embedding) == logits`."""
         raise NotImplementedError
 
+    @property
+    def core(self) -> nn.Module:
+        """The module whose `state_dict` a checkpoint file holds: the network itself, or the one that it wraps."""
+        return self
+
     def stage_parameters(self) -> list[frozenset[str]]:
         """Names of the parameters of stage 1 (with the stem), stage 2, ..., and last of the head."""
         raise NotImplementedError

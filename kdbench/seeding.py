@@ -1,4 +1,4 @@
-"""Seeds made from names, and a block of code with its own random numbers."""
+"""Seeds made from names, and code with its own random numbers."""
 
 from __future__ import annotations
 
@@ -23,6 +23,14 @@ def derive_seed(*parts: int | str) -> int:
 def generator(*parts: int | str) -> torch.Generator:
     """A new CPU generator seeded with `derive_seed(*parts)`."""
     return torch.Generator().manual_seed(derive_seed(*parts))
+
+
+def seed_all(*parts: int | str) -> None:
+    """Seed the global random numbers of `random`, numpy and torch (all devices) with `derive_seed(*parts)`."""
+    seed = derive_seed(*parts)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
 
 
 @contextmanager

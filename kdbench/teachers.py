@@ -8,7 +8,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kdbench.errors import KDBenchError
 from kdbench.method import Network
@@ -30,9 +30,9 @@ class Teachers:
         trainings = [cell.training_of(teacher) for teacher in cell.teachers if teacher.weights == "train"]
         return [t for t in trainings if not (self.store.has(t.id) and self._file(t).exists())]
 
-    def save(self, cell: Cell, network: nn.Module) -> None:
+    def save(self, cell: Cell, network: Network) -> None:
         """Keep a trained teacher's weights; called before its record is written."""
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.model.state_dict().items()}  # type: ignore[union-attr, operator]
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.core.state_dict().items()}
         write_atomically(self._file(cell), safetensors.torch.save(weights))
 
     def load(self, cell: Cell, teacher: TeacherSpec, task: Task) -> Network:
@@ -49,7 +49,8 @@ class Teachers:
             network = task.network(teacher.network, pretrained=True, **options)
         else:
             file = self._file(cell.training_of(teacher)) if teacher.weights == "train" else Path(teacher.weights)
-            network = task.network(teacher.network, weights=read_weights(file, teacher.sha256), **options)
+            network = task.network(teacher.network, **options)
+            load_weights(network, read_weights(file, teacher.sha256))
         return network.requires_grad_(False).eval()
 
     def describe(self, cell: Cell, teacher: TeacherSpec) -> dict[str, Any]:
@@ -93,3 +94,23 @@ def read_weights(path: Path, sha256: str = "") -> dict[str, Tensor]:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     return {name.removeprefix("module."): value for name, value in content.items() if isinstance(value, Tensor)}
+
+
+def load_weights(network: Network, weights: dict[str, Tensor]) -> None:
+    """Load a checkpoint's tensors.
+
+    Raises:
+        KDBenchError: naming the first tensor that is missing, unknown or of another shape.
+    """
+    own = network.core.state_dict()
+    for key, tensor in weights.items():
+        if key in own and own[key].shape != tensor.shape:
+            raise KDBenchError(
+                f"the checkpoint for network {network.name!r} does not fit: {key!r} is {list(tensor.shape)} there and "
+                f"{list(own[key].shape)} here; it was trained with another number of classes or another input"
+            )
+    lacks, strange = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    if lacks or strange:
+        what = f"it lacks {lacks[0]!r}" if lacks else f"it has {strange[0]!r}, which the network has not"
+        raise KDBenchError(f"the checkpoint is not of network {network.name!r}: {what}")
+    network.core.load_state_dict(weights)

@@ -9,11 +9,11 @@ from typing import Any
 from kdbench.data import protocols
 from kdbench.data.loader import DeviceLoader, Loader
 from kdbench.data.sets import Data, ImageData, StreamedData
-from kdbench.data.sources import data_root, load
+from kdbench.data.sources import DATASETS, data_root, load
 from kdbench.data.stream import StreamLoader
 
-__all__ = ["Data", "DeviceLoader", "ImageData", "Loader", "StreamLoader", "StreamedData", "data_root", "load",
-           "load_data", "make_loader"]  # fmt: skip
+__all__ = ["DATASETS", "Data", "DeviceLoader", "ImageData", "Loader", "StreamLoader", "StreamedData", "data_root",
+           "load", "load_data", "make_loader"]  # fmt: skip
 
 MEMORY_LIMIT = 2 * 2**30  # bytes of uint8 images up to which a set is kept in memory
 

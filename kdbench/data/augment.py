@@ -51,7 +51,7 @@ def cutout(images: Tensor, draws: torch.Generator, fill: Fill, size: int = 8) ->
     return torch.where(inside[:, None], colour[None, :, None, None], images)
 
 
-def resized_crop(images: Tensor, draws: torch.Generator, fill: Fill, min_area: float = 0.08) -> Tensor:
+def random_resized_crop(images: Tensor, draws: torch.Generator, fill: Fill, min_area: float = 0.08) -> Tensor:
     """Cut a box of `min_area` to 1 of the area and 3:4 to 4:3 in shape, and stretch it over the image.
 
     A box that would stick out is cut to the image's side, where torchvision draws again.
@@ -128,7 +128,7 @@ AUGMENTATIONS: dict[str, tuple[Callable[..., Tensor], tuple[tuple[str, type, flo
     "pad_crop": (pad_crop, (("padding in px", int, 0, 1024),)),
     "flip": (flip, (("probability", float, 0, 1),)),
     "cutout": (cutout, (("size in px", int, 0, 1024),)),
-    "resized_crop": (resized_crop, (("smallest area", float, 0.001, 1),)),
+    "random_resized_crop": (random_resized_crop, (("smallest area", float, 0.001, 1),)),
     "rand_augment": (
         rand_augment,
         (("number of operations", int, 0, 14), ("magnitude", int, 0, MAGNITUDE_BINS - 1)),

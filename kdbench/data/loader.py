@@ -30,7 +30,7 @@ class Loader(ABC):
         targets: training labels, `[N]`, int64, on the device; noisy under label noise.
         clean_targets: the same without noise.
         num_classes: K.
-        input_shape: (C, H, W) of a network's input.
+        input_size: (C, H, W) of a network's input.
         steps_per_epoch: batches in an epoch.
     """
 
@@ -73,7 +73,7 @@ class Loader(ABC):
         self.augment = Augment(augment, data.mean)
         self.augment_strong = Augment(strong_spec(augment), data.mean)
         self.num_classes = data.num_classes
-        self.input_shape = (data.channels, data.image_size, data.image_size)
+        self.input_size = data.input_size
         self.targets = data.train_targets.to(self.device)
         self.clean_targets = data.clean_targets.to(self.device)
         full, rest = divmod(len(self), batch_size)
@@ -131,8 +131,8 @@ class Loader(ABC):
     def _finish(self, images: Tensor) -> Tensor:
         """uint8 -> resized to `image_size` where they are stored at another one, normalised, in `dtype`."""
         inputs = images.to(torch.float32)
-        if inputs.shape[-2:] != self.input_shape[1:]:
-            inputs = F.interpolate(inputs, size=self.input_shape[1:], mode="bilinear", antialias=True)
+        if inputs.shape[-2:] != self.input_size[1:]:
+            inputs = F.interpolate(inputs, size=self.input_size[1:], mode="bilinear", antialias=True)
         inputs = ((inputs - self._mean) / self._std).to(self.dtype)
         return inputs.contiguous(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)
 
@@ -147,8 +147,7 @@ class DeviceLoader(Loader):
         super().__init__(
             data, batch_size, test_batch_size=test_batch_size or max(batch_size, SMALLEST_TEST_BATCH), **options
         )
-        self.train_images = data.train_images.to(self.device)
-        self.test_images = data.test_images.to(self.device)
+        self.train_images, self.test_images = data.on(self.device)
 
     def _views(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for indices in self.order(epoch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -54,6 +55,9 @@ class ImageData:
     image_size: int = 0
     clean_targets: Tensor = None  # type: ignore[assignment]  # filled in below
     protocol: Mapping[str, Any] = field(default_factory=dict)
+    _copies: dict[torch.device, tuple[Tensor, Tensor]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         if self.clean_targets is None:
@@ -62,8 +66,15 @@ class ImageData:
             object.__setattr__(self, "image_size", self.train_images.shape[-1])
 
     @property
-    def channels(self) -> int:
-        return self.train_images.shape[1]
+    def input_size(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images a loader gives."""
+        return self.train_images.shape[1], self.image_size, self.image_size
+
+    def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The training and test images on a device; all loaders of this set share one copy."""
+        if device not in self._copies:
+            self._copies[device] = self.train_images.to(device), self.test_images.to(device)
+        return self._copies[device]
 
     @property
     def num_bytes(self) -> int:
@@ -111,13 +122,14 @@ class StreamedData:
             object.__setattr__(self, "clean_targets", self.train_targets)
 
     @property
-    def channels(self) -> int:
-        return 3
+    def input_size(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images a loader gives."""
+        return 3, self.image_size, self.image_size
 
     @property
     def num_bytes(self) -> int:
         """Bytes of all images as they would lie in memory at `image_size`."""
-        return (len(self.train) + len(self.test)) * self.channels * self.image_size**2
+        return (len(self.train) + len(self.test)) * math.prod(self.input_size)
 
     def select(self, index: Tensor) -> StreamedData:
         """Keep these training samples `[M]`, in this order."""

@@ -9,7 +9,8 @@ from kdbench.data import cifar, digits, fashion_mnist, folder, timm_sets, tiny_i
 from kdbench.data.sets import Data
 from kdbench.errors import KDBenchError, unknown
 
-NAMES = ("cifar10", "cifar100", "digits", "fashion_mnist", "imagenet", "tiny_imagenet", "folder:PATH", "timm:NAME")
+# What `load` knows; `kdbench list datasets` shows it.
+DATASETS = ("digits", "fashion_mnist", "cifar10", "cifar100", "tiny_imagenet", "imagenet", "folder:PATH", "timm:NAME")
 
 
 def data_root(root: str | Path | None = None) -> Path:
@@ -51,4 +52,4 @@ def load(name: str, root: str | Path | None = None, *, image_size: int | None = 
         return folder.load(name, Path(rest).expanduser(), image_size)
     if kind == "timm" and rest:
         return timm_sets.load(rest, folder_root, image_size, download)
-    raise unknown("dataset", name, NAMES)
+    raise unknown("dataset", name, DATASETS)

@@ -1,6 +1,6 @@
 """Batches of a set too large for memory: images are opened, cropped and resized by timm's transforms in workers.
 
-What `augment` names beside `resized_crop` runs on the device on whole batches, by the same code as for sets in memory.
+What `augment` names beside `random_resized_crop` runs on the device on whole batches, by the code of sets in memory.
 torch's DataLoader stands here in place of timm's: that one shuffles by the global random numbers and normalises before
 the augmentation.
 """
@@ -39,11 +39,11 @@ class StreamLoader(Loader):
         data: StreamedData,
         batch_size: int,
         *,
-        augment: Sequence[str] = ("resized_crop", "flip"),
+        augment: Sequence[str] = ("random_resized_crop", "flip"),
         workers: int | None = None,
         **options: Any,
     ):
-        """As `Loader`; `resized_crop`, if named, must come first. `workers` = 0 reads in this process."""
+        """As `Loader`; `random_resized_crop`, if named, must come first. `workers` = 0 reads in this process."""
         crop, rest = split_crop(augment)
         super().__init__(data, batch_size, augment=rest, **options)
         self.workers = min(MAX_WORKERS, os.cpu_count() or 1) if workers is None else workers
@@ -100,16 +100,16 @@ class TrainViews:
 
 
 def split_crop(augment: Sequence[str]) -> tuple[float | None, tuple[str, ...]]:
-    """Smallest area of a leading `resized_crop` (None if there is none), and the other steps.
+    """Smallest area of a leading `random_resized_crop` (None if there is none), and the other steps.
 
     Raises:
-        KDBenchError: if `resized_crop` comes later or twice, or a name or argument is wrong.
+        KDBenchError: if `random_resized_crop` comes later or twice, or a name or argument is wrong.
     """
     steps = [parse(step) for step in augment]
-    late = [text for text, (name, _) in zip(augment[1:], steps[1:], strict=True) if name == "resized_crop"]
+    late = [text for text, (name, _) in zip(augment[1:], steps[1:], strict=True) if name == "random_resized_crop"]
     if late:
         raise KDBenchError(f"augmentation {late[0]!r} must come first and once when images are streamed: move it there")
-    if steps and steps[0][0] == "resized_crop":
+    if steps and steps[0][0] == "random_resized_crop":
         return steps[0][1].get("min_area", 0.08), tuple(augment[1:])
     return None, tuple(augment)
 

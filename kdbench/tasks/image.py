@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from kdbench.data import load_data, make_loader
 from kdbench.device import Numerics
-from kdbench.errors import KDBenchError
 from kdbench.method import Network
 from kdbench.metrics import classification, group, logits_of
 from kdbench.networks import create
@@ -45,7 +44,6 @@ class ImageTask(Task):
         )
 
     def network(self, name: str, pretrained: bool = False, **options: Any) -> Network:
-        weights = options.pop("weights", None)
         network = create(
             name,
             num_classes=self.num_classes,
@@ -55,8 +53,6 @@ class ImageTask(Task):
             data_normalization=(self.data.mean, self.data.std),
             **options,
         )
-        if weights is not None:
-            _load(network, name, weights)
         self.numerics.place(network)
         return network
 
@@ -87,24 +83,3 @@ class ImageTask(Task):
 
     def example(self) -> Tensor:
         return torch.zeros(1, *self.input_size)
-
-
-def _load(network: Network, name: str, weights: dict[str, Tensor]) -> None:
-    """Load a checkpoint's tensors into the timm model inside the adapter."""
-    model: nn.Module = network.model  # type: ignore[assignment]
-    own = model.state_dict()
-    for key, tensor in weights.items():
-        if key in own and own[key].shape != tensor.shape:
-            classes = "another number of classes, input channels or image size"
-            raise KDBenchError(
-                f"the checkpoint for network {name!r} does not fit: {key!r} is {list(tensor.shape)} there and "
-                f"{list(own[key].shape)} here, so it was trained with {classes}"
-            )
-    missing = sorted(own.keys() - weights.keys())
-    strange = sorted(weights.keys() - own.keys())
-    if missing or strange:
-        raise KDBenchError(
-            f"the checkpoint is not of network {name!r}: "
-            + (f"it lacks {missing[0]!r}" if missing else f"it has {strange[0]!r}, which the network has not")
-        )
-    model.load_state_dict(weights)

@@ -1,0 +1,93 @@
+"""Layers that fit a student's feature to a teacher's. Features are `[B, C, *space]` with up to two spatial axes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdbench.method import Network
+
+Shape = tuple[int, ...]  # (C, *space), without the batch
+
+_POOL = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d}
+_CONV = {1: nn.Conv1d, 2: nn.Conv2d}
+_TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d}
+_NORM = {0: nn.BatchNorm1d, 1: nn.BatchNorm1d, 2: nn.BatchNorm2d}
+
+
+def pool_to(x: Tensor, space: Sequence[int]) -> Tensor:
+    """Adaptive average pooling to `space`; a map of that size, or without spatial axes, passes."""
+    return x if tuple(x.shape[2:]) == tuple(space) else _POOL[len(space)](x, tuple(space))
+
+
+def pool_match(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Pool the larger of two maps to the smaller one's size, as the field's code does before comparing maps."""
+    if student.dim() == 2 or student.shape[2] >= teacher.shape[2]:
+        return pool_to(student, teacher.shape[2:]), teacher
+    return student, pool_to(teacher, student.shape[2:])
+
+
+def global_pool(x: Tensor) -> Tensor:
+    """`[B, C, *space]` to `[B, C]` by the mean."""
+    return x.flatten(2).mean(2) if x.dim() > 2 else x
+
+
+def pointwise(c_in: int, c_out: int, axes: int, bias: bool = True) -> nn.Module:
+    """A 1x1 convolution for features with that many spatial axes (a linear layer for none)."""
+    return _CONV[axes](c_in, c_out, 1, bias=bias) if axes else nn.Linear(c_in, c_out, bias=bias)
+
+
+def norm(channels: int, axes: int) -> nn.Module:
+    """BatchNorm for features with that many spatial axes."""
+    return _NORM[axes](channels)
+
+
+class Hint(nn.Module):
+    """FitNets' regressor as the field's code has it: ReLU(BN(conv(student's map))) of the teacher's shape.
+
+    Same size: 1x1 convolution; student twice as large: 3x3 with stride 2; half as large: transposed 4x4 with stride 2;
+    otherwise larger: an unpadded convolution that just fits; otherwise smaller: 1x1, and the caller pools the teacher.
+
+    Args:
+        student, teacher: shapes (C, *space).
+    """
+
+    def __init__(self, student: Shape, teacher: Shape) -> None:
+        super().__init__()
+        axes, (c_in, c_out) = len(student) - 1, (student[0], teacher[0])
+        ours, theirs = student[1:], teacher[1:]
+        if axes and ours == tuple(2 * n for n in theirs):
+            self.conv: nn.Module = _CONV[axes](c_in, c_out, 3, stride=2, padding=1)
+        elif axes and tuple(2 * n for n in ours) == theirs:
+            self.conv = _TRANSPOSED[axes](c_in, c_out, 4, stride=2, padding=1)
+        elif axes and ours != theirs and all(s >= t for s, t in zip(ours, theirs, strict=True)):
+            kernel = tuple(1 + s - t for s, t in zip(ours, theirs, strict=True))
+            self.conv = _CONV[axes](c_in, c_out, kernel)  # type: ignore[arg-type]
+        else:
+            self.conv = pointwise(c_in, c_out, axes)
+        self.bn = norm(c_out, axes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.bn(self.conv(x)))
+
+
+class Embed(nn.Sequential):
+    """1x1 convolution with bias, BatchNorm, ReLU: the multi-teacher methods' adapter for `[B, C, H, W]`."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__(nn.Conv2d(c_in, c_out, 1), nn.BatchNorm2d(c_out), nn.ReLU())
+
+
+class Ensemble(nn.Module):
+    """Networks deployed together: the log of the mean of their softmax probabilities, `[B, K]`."""
+
+    def __init__(self, networks: Sequence[Network]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits = torch.stack([network(inputs).logits for network in self.networks])  # [N, B, K]
+        return logits.log_softmax(2).logsumexp(0) - torch.tensor(float(len(logits))).log().to(logits)

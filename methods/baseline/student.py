@@ -1,0 +1,25 @@
+"""No distillation: the student alone, trained with cross-entropy. The baseline that every method is compared with.
+
+    L = CE(z_s, y)
+
+Deviations: none.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdbench import Batch, Method, Output, register
+
+
+@register("student", family="baseline")
+class Student(Method):
+    uses_teacher = False
+
+    def __init__(self, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.label_smoothing = label_smoothing
+
+    def loss(self, batch: Batch, student: Output, teacher: None) -> dict[str, Tensor]:
+        return {"ce": F.cross_entropy(student.logits, batch.targets, label_smoothing=self.label_smoothing)}

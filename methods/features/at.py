@@ -1,0 +1,55 @@
+"""Paying More Attention to Attention (Zagoruyko, Komodakis, ICLR 2017).
+
+At each stage the student looks where the teacher looks: the maps of mean squared activation agree after normalisation.
+
+    L = CE(z_s, y) + weight * sum_stages mean((A_s - A_t)^2),  A = l2norm(flatten(mean_c |F|^p))
+
+CIFAR-100 and ImageNet: weight 1000, p 2, all stages; the larger map is average-pooled to the smaller.
+
+Deviations: none from the field's code; a pair with unequal numbers of stages is matched from the deepest stage up.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdbench import Batch, Method, Output, Paper, register
+from kdbench.connectors import pool_match
+from kdbench.losses import wide
+
+
+@register(
+    "at",
+    family="features",
+    paper=Paper(
+        "Paying More Attention to Attention: Improving the Performance of Convolutional Neural Networks via Attention"
+        " Transfer",
+        "Zagoruyko & Komodakis",
+        2017,
+        "ICLR",
+        "1612.03928",
+        "HobbitLong/RepDistiller",
+    ),
+    fidelity="official-code",
+)
+class AT(Method):
+    needs = frozenset({"maps"})
+
+    def __init__(self, weight: float = 1000.0, power: float = 2.0) -> None:
+        super().__init__()
+        self.weight, self.power = weight, power
+
+    def attention(self, feature: Tensor) -> Tensor:
+        """`[B, C, H, W]` to normalised maps `[B, H * W]`."""
+        return F.normalize(wide(feature).abs().pow(self.power).mean(1).flatten(1), dim=1)
+
+    def loss(self, batch: Batch, student: Output, teacher: Output) -> dict[str, Tensor]:
+        count = min(len(student.features), len(teacher.features))
+        pairs = zip(student.features[-count:], teacher.features[-count:], strict=True)
+        maps = [tuple(map(self.attention, pool_match(*pair))) for pair in pairs]
+        return {
+            "ce": F.cross_entropy(student.logits, batch.targets),
+            "attention": self.weight * torch.stack([F.mse_loss(ours, theirs) for ours, theirs in maps]).sum(),
+        }

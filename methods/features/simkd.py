@@ -1,0 +1,87 @@
+"""Knowledge Distillation with the Reused Teacher Classifier (Chen, Mei, Zhang, Wang, Feng, Chen, CVPR 2022).
+
+The student learns only to produce the teacher's last feature map through a projector; the frozen teacher's
+classifier is deployed on top of it.
+
+    L = mean((P(F_s) - F_t)^2), P = 1x1 (C_s -> C_t / f), 3x3, 1x1 (-> C_t), each with BN and ReLU; f 2
+
+No cross-entropy, no KL, no labels. ImageNet: the same loss, 120 epochs, batch 256, rate 0.1 (x0.1 at 30, 60, 90).
+
+Deviations: none. Deployed are the student's body, P and the teacher's classifier, and the tables count exactly
+these. A teacher whose classifier does not read the pooled last map (ViT, networks with a convolution in the head) is
+refused.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdbench import Batch, Dataset, Method, Network, NotApplicable, Output, Paper, register
+from kdbench.connectors import global_pool, pool_match, pool_to
+
+
+class Deployed(nn.Module):
+    """Student's body, projector, pooling, teacher's classifier: inputs to logits `[B, K]`."""
+
+    def __init__(self, student: Network, method: SimKD) -> None:
+        super().__init__()
+        self.student, self.transfer, self.classifier = student, method.transfer, method.classifier
+        self.space = method.space
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        feature = pool_to(self.student(inputs).features[-1], self.space)
+        return self.classifier(global_pool(self.transfer(feature)))
+
+
+@register(
+    "simkd",
+    family="features",
+    paper=Paper(
+        "Knowledge Distillation with the Reused Teacher Classifier",
+        "Chen et al.",
+        2022,
+        "CVPR",
+        "2203.14001",
+        "DefangChen/SimKD",
+    ),
+    fidelity="official-code",
+)
+class SimKD(Method):
+    needs = frozenset({"maps"})
+
+    def __init__(self, factor: int = 2) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def build(self, student: Network, teacher: Network) -> None:
+        (c_in, *ours), (c_out, *theirs) = student.shapes.features[-1], teacher.shapes.features[-1]
+        if teacher.shapes.embedding != c_out:
+            raise NotApplicable(f"simkd needs a classifier on the pooled last map, which {teacher.name!r} has not")
+        middle = c_out // self.factor
+        self.transfer = nn.Sequential(
+            nn.Conv2d(c_in, middle, 1, bias=False), nn.BatchNorm2d(middle), nn.ReLU(),
+            nn.Conv2d(middle, middle, 3, padding=1, bias=False), nn.BatchNorm2d(middle), nn.ReLU(),
+            nn.Conv2d(middle, c_out, 1, bias=False), nn.BatchNorm2d(c_out), nn.ReLU(),
+        )  # fmt: skip
+        self.classifier = copy.deepcopy(teacher.classifier).requires_grad_(False)
+        self.space = tuple(min(pair) for pair in zip(ours, theirs, strict=True))
+
+    @torch.no_grad()
+    def prepare(self, data: Dataset, teachers: Sequence[Network]) -> None:
+        teacher = teachers[0]
+        output = teacher(next(iter(data.batches())).inputs)
+        pooled = global_pool(output.features[-1]).to(output.embedding.dtype)
+        if not torch.allclose(pooled, output.embedding, rtol=0.02, atol=0.02):  # room for bfloat16
+            raise NotApplicable(f"simkd needs a classifier on the pooled last map, which {teacher.name!r} has not")
+
+    def loss(self, batch: Batch, student: Output, teacher: Output) -> dict[str, Tensor]:
+        ours, theirs = pool_match(student.features[-1], teacher.features[-1])
+        return {"feature": F.mse_loss(self.transfer(ours), theirs)}
+
+    def deploy(self, student: Network) -> nn.Module:
+        return Deployed(student, self)

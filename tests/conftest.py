@@ -1,0 +1,45 @@
+"""Shared fixtures: one thread (so that bits do not depend on the machine's load) and a suite small enough for seconds."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("COLUMNS", "200")
+
+TINY = """
+name = "tiny"
+seeds = [0, 1]
+methods = ["student", "kd"]
+
+[[datasets]]
+name = "digits"
+protocol = { subset = { per_class = 8 } }
+
+[recipe]
+epochs = 2
+batch_size = 32
+
+[[pairs]]
+teacher = "cifar_resnet8"
+pool = ["cifar_resnet8", "cifar_resnet8@1"]
+student = "cifar_resnet8"
+"""
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def tiny_suite(tmp_path: Path) -> Path:
+    """A suite of real digits that runs in seconds."""
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY)
+    return path

@@ -1,0 +1,110 @@
+"""The shape of the package: what is installed, which way imports point, how long files are."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted((ROOT / "kdbench").rglob("*.py"))
+METHODS = sorted((ROOT / "methods").rglob("*.py"))
+
+# from the top of the house to its ground: a layer imports only from its own line and from the lines below it
+LAYERS = (
+    ("cli",),
+    ("plan", "listing", "scaffold", "check", "progress"),
+    ("executors", "board", "lock"),
+    ("cohort",),
+    ("learner", "teachers", "provenance"),
+    ("tasks", "metrics"),
+    ("data", "networks"),
+    ("suite", "records", "source", "device", "seeding"),
+    ("registry",),
+    ("losses", "connectors"),
+    ("method",),
+    ("errors",),
+)
+RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(ROOT / "kdbench").parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    """Modules that a file imports, without those only the type checker sees."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            node.body = [ast.Pass()]
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_one_way(path: Path) -> None:
+    mine = part_of(path)
+    if mine in ("__init__", "suites"):
+        return
+    for module in imported(path):
+        parts = module.split(".")
+        if parts[0] == "kdbench" and len(parts) > 1 and parts[1] in RANK:
+            assert RANK[parts[1]] >= RANK[mine], f"{mine} must not import {module}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_engine_imports_no_method(path: Path) -> None:
+    assert not any(module.startswith("kdbench.methods") for module in imported(path))
+
+
+@pytest.mark.parametrize("path", METHODS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_methods_import_public_names_only(path: Path) -> None:
+    import kdbench
+
+    allowed = {"kdbench", "kdbench.losses", "kdbench.connectors", *(f"kdbench.{name}" for name in kdbench.__all__)}
+    for module in imported(path):
+        if module.startswith("kdbench"):
+            fits = module in allowed or module.rpartition(".")[0] in ("kdbench.losses", "kdbench.connectors")
+            assert fits or module.startswith("kdbench.methods."), f"{path.name} must not import {module}"
+
+
+@pytest.mark.parametrize("path", [*SOURCES, *METHODS], ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_file_can_be_read_in_one_sitting(path: Path) -> None:
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    limit = 350 if path.name == "cohort.py" else 200 if path in METHODS else 500
+    assert lines <= limit
+
+
+def test_every_package_on_disk_is_installed() -> None:
+    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    engine = {".".join(p.parent.relative_to(ROOT).parts) for p in SOURCES if p.name == "__init__.py"}
+    methods = {".".join(("kdbench", *p.parent.relative_to(ROOT).parts)) for p in METHODS if p.name == "__init__.py"}
+    assert listed == engine | methods
+
+
+def test_importing_kdbench_does_not_load_torch() -> None:
+    code = "import sys, kdbench; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_every_public_name_can_be_imported() -> None:
+    import kdbench
+
+    assert all(hasattr(kdbench, name) for name in kdbench.__all__)
+
+
+def test_a_methods_folder_of_the_user_does_not_shadow_ours(tmp_path: Path) -> None:
+    (tmp_path / "methods").mkdir()
+    (tmp_path / "methods" / "__init__.py").write_text("raise RuntimeError('shadowed')")
+    code = "from kdbench import registry; assert 'kd' in registry.names()"
+    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path).returncode == 0

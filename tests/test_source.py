@@ -1,0 +1,82 @@
+"""The digest of a method's source: edits of meaning change it, edits of writing do not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kdbench import registry
+from kdbench.source import source_digest
+
+METHOD = '''"""A method."""
+
+import torch.nn.functional as F
+
+from kdbench import Method, register
+from kdbench.losses import kl
+
+WEIGHT = 2.0
+
+
+def scaled(value):
+    return WEIGHT * value
+
+
+@register("sourced", family="logits")
+class Sourced(Method):
+    """Doc."""
+
+    def __init__(self, temperature: float = 4.0) -> None:
+        super().__init__()
+        self.temperature = temperature
+
+    def loss(self, batch, student, teacher):
+        # a comment
+        return {"kd": scaled(kl(student.logits, teacher.logits, self.temperature))}
+'''
+
+
+def digest_of(text: str, folder: Path, name: str) -> str:
+    path = folder / f"{name}.py"
+    path.write_text(text)
+    registry.load_file(path)
+    digest = source_digest(registry.get("sourced"))
+    del registry._METHODS["sourced"]
+    return digest
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("# a comment", "# another"), ('"""Doc."""', '"""Other words."""'), ("2.0\n\n\n", "2.0\n\n"), ('"logits")', '"features")')],
+)
+def test_an_edit_of_comments_docstrings_layout_or_metadata_keeps_the_digest(tmp_path: Path, old: str, new: str) -> None:
+    assert old in METHOD
+    assert digest_of(METHOD, tmp_path, "a") == digest_of(METHOD.replace(old, new), tmp_path, "b")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("temperature: float = 4.0", "temperature: float = 3.0"), ("WEIGHT = 2.0", "WEIGHT = 3.0"), ("* value", "+ value")],
+)
+def test_an_edit_of_the_class_a_constant_or_a_helper_changes_the_digest(tmp_path: Path, old: str, new: str) -> None:
+    assert old in METHOD
+    assert digest_of(METHOD, tmp_path, "a") != digest_of(METHOD.replace(old, new), tmp_path, "b")
+
+
+def test_an_edit_of_a_kdbench_loss_changes_only_the_methods_that_use_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import kdbench.losses as losses
+    from kdbench import source
+
+    before = {name: source_digest(registry.get(name)) for name in ("kd", "student")}
+    edited = tmp_path / "losses.py"
+    text = Path(losses.__file__).read_text()
+    assert "temperature**2" in text
+    edited.write_text(text.replace("temperature**2", "temperature**3"))
+    real = source._file_of
+    monkeypatch.setattr(source, "_file_of", lambda module: str(edited) if module == "kdbench.losses" else real(module))
+    source_digest.cache_clear()
+    after = {name: source_digest(registry.get(name)) for name in ("kd", "student")}
+    source_digest.cache_clear()
+    assert after["student"] == before["student"]
+    assert after["kd"] != before["kd"]

@@ -1,0 +1,114 @@
+"""A process killed at any instruction, started again, ends with the records and tables of an undisturbed run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+DRIVER = Path(__file__).with_name("kill_driver.py")
+# one single, one mutual, one multi-teacher, one staged and one multi-head method, and one with a memory bank
+METHODS = ["student", "dml", "aver_mkd", "sskd", "mhkd", "crd"]
+SUITE = """
+name = "stop"
+seeds = [0]
+methods = ["student", "dml", "aver_mkd", "sskd", { name = "mhkd", width = 8 }, { name = "crd", negatives = 16 }]
+
+[[datasets]]
+name = "digits"
+protocol = { subset = { per_class = 4 } }
+
+[recipe]
+epochs = 4
+batch_size = 16
+
+[teacher_recipe]
+epochs = 1
+
+[[pairs]]
+teacher = "cifar_resnet8"
+pool = ["cifar_resnet8", "cifar_resnet8@1"]
+student = "cifar_resnet8"
+"""
+TIMES = ("seconds", "hardware", "finished_at", "peak_memory_mb")
+
+
+def without_times(value: object) -> object:
+    """A record without what depends on the clock and the machine."""
+    if isinstance(value, dict):
+        return {k: without_times(v) for k, v in value.items() if not any(word in k for word in TIMES)}
+    return [without_times(item) for item in value] if isinstance(value, list) else value
+
+
+def outcome(folder: Path) -> dict[str, str]:
+    """Every record and table as text, times and hardware excepted."""
+    texts = {}
+    for path in sorted(folder.rglob("records/*.json")):
+        texts[str(path.relative_to(folder))] = json.dumps(without_times(json.loads(path.read_text())), sort_keys=True)
+    for path in sorted(folder.rglob("*.csv")):
+        table = pd.read_csv(path)
+        kept = [c for c in table.columns if not any(word in c for word in TIMES)]
+        texts[str(path.relative_to(folder))] = table[kept].to_csv(index=False)
+    return texts
+
+
+def command(folder: Path) -> list[str]:
+    return ["run", str(folder / "stop.toml"), "--out", str(folder / "runs"), "--device", "cpu"]
+
+
+def run(folder: Path, *driver: str) -> subprocess.CompletedProcess[str]:
+    folder.mkdir(exist_ok=True)
+    (folder / "stop.toml").write_text(SUITE)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    program = [sys.executable, str(DRIVER), *(driver or ("step", "-1"))]
+    return subprocess.run([*program, *command(folder)], env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    finished = run(folder)
+    assert finished.returncode == 0, finished.stderr
+    return outcome(folder / "runs")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kills",
+    [
+        [("step", "3")],  # while the first teacher trains
+        [("step", "20")],  # inside the first epoch of the cohort, between two learners
+        [("step", "45"), ("step", "30")],  # twice
+        [("epoch", "5")],  # between the learners' ends of one epoch
+        [("checkpoint", "8"), ("rename", "3")],
+        [("rename", "9"), ("rename", "1")],  # a file written, not yet in its place
+        [("finish", "2")],  # a teacher done, its record not written
+        [("finish", "5")],  # a cell done, its record not written
+    ],
+    ids=lambda kills: "+".join("".join(kill) for kill in kills),
+)
+def test_a_killed_run_ends_like_an_undisturbed_one(
+    tmp_path: Path, undisturbed: dict[str, str], kills: list[tuple[str, str]]
+) -> None:
+    for kill in kills:
+        assert run(tmp_path, *kill).returncode == -signal.SIGKILL
+    finished = run(tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    assert outcome(tmp_path / "runs") == undisturbed
+    assert len([name for name in undisturbed if name.startswith("stop/records")]) == len(METHODS)
+    assert not list(tmp_path.rglob("*.partial"))
+    assert not list(tmp_path.rglob("checkpoints/*.pt"))
+
+
+@pytest.mark.slow
+def test_a_finished_run_trains_nothing_and_prints_the_same_table(tmp_path: Path) -> None:
+    first = run(tmp_path)
+    again = run(tmp_path, "step", "1")  # would die at its first step
+    assert again.returncode == 0
+    assert again.stdout.splitlines()[-20:] == first.stdout.splitlines()[-20:]
