@@ -425,8 +425,8 @@ def _teacher(entry: Any) -> TeacherSpec:
     spec: TeacherSpec = _build(TeacherSpec, entry, "teacher")
     if (spec.weights not in ("train", "pretrained")) != bool(spec.sha256):
         raise KDBenchError(
-            f"teacher {spec.network!r} has weights {spec.weights!r} and sha256 {spec.sha256!r}: a checkpoint needs both,"
-            " 'train' and 'pretrained' need no sha256"
+            f"teacher {spec.network!r} has weights {spec.weights!r} and sha256 {spec.sha256!r}: a checkpoint needs"
+            " both, 'train' and 'pretrained' need no sha256"
         )
     return spec
 

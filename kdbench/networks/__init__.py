@@ -44,9 +44,7 @@ def create(
     """
     if not timm.is_model(name.partition(".")[0]):
         raise unknown("network", name, timm.list_models(), "`kdbench list networks` shows all")
-    fixed_size = "img_size" in inspect.signature(timm.model_entrypoint(name.partition(".")[0])).parameters or _is_fixed(
-        name
-    )
+    fixed_size = _is_fixed(name)
     if fixed_size and not pretrained:
         options = {"img_size": input_size[1:], **options}
     try:
@@ -54,8 +52,8 @@ def create(
     except Exception as error:
         if pretrained:
             raise KDBenchError(
-                f"timm's pretrained weights of {name!r} cannot be loaded ({type(error).__name__}): without internet, put "
-                "a checkpoint file on disk and name it by `weights` and `sha256` in the suite"
+                f"timm's pretrained weights of {name!r} cannot be loaded ({type(error).__name__}): without internet, put"
+                " a checkpoint file on disk and name it by `weights` and `sha256` in the suite"
             ) from error
         size = "x".join(map(str, input_size))
         raise KDBenchError(

@@ -74,14 +74,9 @@ class CifarNet(nn.Module):
     def forward_intermediates(self, x: Tensor, indices: Any = None, **_: Any) -> tuple[Tensor, list[Tensor]]:
         """timm's interface to the stage maps."""
         _, stages, _, final = self.run_taps(x)
-        wanted = (
-            range(len(stages))
-            if indices is None
-            else range(len(stages))[-indices:]
-            if isinstance(indices, int)
-            else indices
-        )
-        return final, [stages[i] for i in wanted]
+        if isinstance(indices, int):  # the last so many, as timm has it
+            indices = range(len(stages))[-indices:]
+        return final, [stages[i] for i in (range(len(stages)) if indices is None else indices)]
 
     def get_classifier(self) -> nn.Module:
         return self.classifier
@@ -89,6 +84,11 @@ class CifarNet(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         self.num_classes = num_classes
         self.classifier = self._make_classifier(num_classes)
+
+
+def options(kwargs: dict[str, Any]) -> dict[str, int]:
+    """What a CIFAR network takes of the arguments that timm passes on."""
+    return {"num_classes": kwargs.get("num_classes", 100), "in_chans": kwargs.get("in_chans", 3)}
 
 
 def conv3x3(c_in: int, c_out: int, stride: int = 1) -> nn.Conv2d:

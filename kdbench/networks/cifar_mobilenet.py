@@ -7,7 +7,7 @@ from typing import Any
 from timm.models import register_model
 from torch import Tensor, nn
 
-from kdbench.networks.cifar_base import CifarNet, conv1x1, conv3x3, norm_relu
+from kdbench.networks.cifar_base import CifarNet, conv1x1, conv3x3, norm_relu, options
 
 # expansion, channels at width 1, blocks, stride of the first block
 BLOCKS = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
@@ -63,4 +63,4 @@ class CifarMobileNetV2(CifarNet):
 @register_model
 def cifar_mobilenetv2(pretrained: bool = False, **kwargs: Any) -> CifarMobileNetV2:
     """MobileNetV2, expansion 6, width 0.5."""
-    return CifarMobileNetV2(0.5, kwargs.get("num_classes", 100), kwargs.get("in_chans", 3))
+    return CifarMobileNetV2(0.5, **options(kwargs))

@@ -7,7 +7,7 @@ from typing import Any
 from timm.models import register_model
 from torch import Tensor, nn
 
-from kdbench.networks.cifar_base import CifarNet, conv1x1, conv3x3, norm_relu, run_chain
+from kdbench.networks.cifar_base import CifarNet, conv1x1, conv3x3, norm_relu, options, run_chain
 
 
 class BasicBlock(nn.Module):
@@ -80,71 +80,65 @@ class CifarResNet(CifarNet):
         return stem, maps, before, x
 
 
-def _basic(depth: int, widths: tuple[int, ...] = (16, 16, 32, 64), **options: Any) -> CifarResNet:
-    return CifarResNet(
-        ((depth - 2) // 6,) * 3, widths, num_classes=options["num_classes"], in_chans=options["in_chans"]
-    )
-
-
-def _options(kwargs: dict[str, Any]) -> dict[str, Any]:
-    return {"num_classes": kwargs.get("num_classes", 100), "in_chans": kwargs.get("in_chans", 3)}
+def _basic(depth: int, widths: tuple[int, ...] = (16, 16, 32, 64), **chosen: Any) -> CifarResNet:
+    return CifarResNet(((depth - 2) // 6,) * 3, widths, **chosen)
 
 
 @register_model
 def cifar_resnet8(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
     """ResNet-8, widths 16-32-64."""
-    return _basic(8, **_options(kwargs))
+    return _basic(8, **options(kwargs))
 
 
 @register_model
 def cifar_resnet14(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
     """ResNet-14, widths 16-32-64."""
-    return _basic(14, **_options(kwargs))
+    return _basic(14, **options(kwargs))
 
 
 @register_model
 def cifar_resnet20(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
     """ResNet-20, widths 16-32-64."""
-    return _basic(20, **_options(kwargs))
+    return _basic(20, **options(kwargs))
 
 
 @register_model
 def cifar_resnet32(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
     """ResNet-32, widths 16-32-64."""
-    return _basic(32, **_options(kwargs))
+    return _basic(32, **options(kwargs))
 
 
 @register_model
 def cifar_resnet44(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
     """ResNet-44, widths 16-32-64."""
-    return _basic(44, **_options(kwargs))
+    return _basic(44, **options(kwargs))
 
 
 @register_model
 def cifar_resnet56(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
     """ResNet-56, widths 16-32-64."""
-    return _basic(56, **_options(kwargs))
+    return _basic(56, **options(kwargs))
 
 
 @register_model
 def cifar_resnet110(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
     """ResNet-110, widths 16-32-64."""
-    return _basic(110, **_options(kwargs))
+    return _basic(110, **options(kwargs))
 
 
 @register_model
 def cifar_resnet8x4(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
     """ResNet-8, four times as wide but for the stem (32)."""
-    return _basic(8, (32, 64, 128, 256), **_options(kwargs))
+    return _basic(8, (32, 64, 128, 256), **options(kwargs))
 
 
 @register_model
 def cifar_resnet32x4(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
     """ResNet-32, four times as wide but for the stem (32)."""
-    return _basic(32, (32, 64, 128, 256), **_options(kwargs))
+    return _basic(32, (32, 64, 128, 256), **options(kwargs))
 
 
 @register_model
 def cifar_resnet50(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
     """ImageNet's ResNet-50 with a 3x3 stem without pooling: four stages of bottlenecks."""
-    return CifarResNet((3, 4, 6, 3), (64, 64, 128, 256, 512), Bottleneck, **_options(kwargs))
+    return CifarResNet((3, 4, 6, 3), (64, 64, 128, 256, 512), Bottleneck, **options(kwargs))

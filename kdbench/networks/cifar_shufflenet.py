@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from timm.models import register_model
 from torch import Tensor, nn
 
-from kdbench.networks.cifar_base import CifarNet, conv1x1, norm_relu, run_chain
+from kdbench.networks.cifar_base import CifarNet, conv1x1, norm_relu, options, run_chain
 
 
 def depthwise(channels: int, stride: int) -> nn.Conv2d:
@@ -46,10 +46,8 @@ class CifarShuffleNetV1(CifarNet):
         self.stages = nn.ModuleList()
         c_in = 24
         for width, depth in zip(self.channels, (4, 8, 4), strict=True):
-            units = nn.ModuleList(
-                ShuffleUnit(c_in, width, 2, 3) if not i else ShuffleUnit(width, width, 1, 3) for i in range(depth)
-            )
-            self.stages.append(units)
+            rest = [ShuffleUnit(width, width, 1, 3) for _ in range(depth - 1)]
+            self.stages.append(nn.ModuleList([ShuffleUnit(c_in, width, 2, 3), *rest]))
             c_in = width
         self.finish()
 
@@ -136,10 +134,10 @@ class CifarShuffleNetV2(CifarNet):
 @register_model
 def cifar_shufflenetv1(pretrained: bool = False, **kwargs: Any) -> CifarShuffleNetV1:
     """ShuffleNet V1, 3 groups."""
-    return CifarShuffleNetV1(kwargs.get("num_classes", 100), kwargs.get("in_chans", 3))
+    return CifarShuffleNetV1(**options(kwargs))
 
 
 @register_model
 def cifar_shufflenetv2(pretrained: bool = False, **kwargs: Any) -> CifarShuffleNetV2:
     """ShuffleNet V2, width 1."""
-    return CifarShuffleNetV2(kwargs.get("num_classes", 100), kwargs.get("in_chans", 3))
+    return CifarShuffleNetV2(**options(kwargs))

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from timm.models import register_model
 from torch import Tensor, nn
 
-from kdbench.networks.cifar_base import CifarNet
+from kdbench.networks.cifar_base import CifarNet, options
 
 DEPTHS = {8: (1, 1, 1, 1, 1), 11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 WIDTHS = (64, 128, 256, 512, 512)
@@ -54,7 +54,7 @@ class CifarVGG(CifarNet):
 
 
 def _vgg(depth: int, kwargs: dict[str, Any]) -> CifarVGG:
-    return CifarVGG(depth, kwargs.get("num_classes", 100), kwargs.get("in_chans", 3))
+    return CifarVGG(depth, **options(kwargs))
 
 
 @register_model

@@ -8,7 +8,7 @@ import torch
 from timm.models import register_model
 from torch import Tensor, nn
 
-from kdbench.networks.cifar_base import CifarNet, conv1x1, conv3x3, norm_relu
+from kdbench.networks.cifar_base import CifarNet, conv1x1, conv3x3, norm_relu, options
 
 
 class WideBlock(nn.Module):
@@ -69,7 +69,7 @@ def _norm_only(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
 
 
 def _wide(depth: int, width: int, kwargs: dict[str, Any]) -> CifarWideResNet:
-    return CifarWideResNet(depth, width, kwargs.get("num_classes", 100), kwargs.get("in_chans", 3))
+    return CifarWideResNet(depth, width, **options(kwargs))
 
 
 @register_model

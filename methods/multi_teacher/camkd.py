@@ -31,7 +31,7 @@ from kdbench.losses import kl_per_sample, wide
 
 
 def confidence(logits: Sequence[Tensor], targets: Tensor) -> Tensor:
-    """Weights `[K, B]` of K teachers' logits, larger for those whose cross-entropy is smaller; each sample's sum to 1."""
+    """Weights `[K, B]` of K teachers' logits, larger for those that predict the label better; each sample's sum to 1."""
     errors = torch.stack([F.cross_entropy(each, targets, reduction="none") for each in logits])
     return (1 - errors.softmax(0)) / (len(logits) - 1)
 

@@ -18,12 +18,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch.nn.functional as F
-from kdbench.methods.mutual.dml import peer_kl
 from torch import Tensor, nn
 
 from kdbench import Batch, MutualMethod, Network, Output, Paper, register
 from kdbench.connectors import Ensemble
-from kdbench.losses import kl
+from kdbench.losses import kl, peer_kl
 
 
 @register(
