@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench.method import Network
+from kdbench.errors import NotApplicable
+from kdbench.method import Dataset, Network
 
 Shape = tuple[int, ...]  # (C, *space), without the batch
 
@@ -33,6 +34,20 @@ def pool_match(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
 def global_pool(x: Tensor) -> Tensor:
     """`[B, C, *space]` to `[B, C]` by the mean."""
     return x.flatten(2).mean(2) if x.dim() > 2 else x
+
+
+@torch.no_grad()
+def require_pooled_embedding(method: str, teacher: Network, data: Dataset) -> None:
+    """Hold on one batch that the teacher's classifier reads the mean of its last map, for methods that reuse it so.
+
+    Raises:
+        NotApplicable: if its embedding is something else, as in a ViT or behind a convolution in the head.
+    """
+    output = teacher(next(iter(data.batches())).inputs)
+    pooled = global_pool(output.features[-1]).to(output.embedding.dtype)
+    same = pooled.shape == output.embedding.shape
+    if not (same and torch.allclose(pooled, output.embedding, rtol=0.02, atol=0.02)):  # room for bfloat16
+        raise NotApplicable(f"{method} needs a classifier on the pooled last map, which {teacher.name!r} has not")
 
 
 def pointwise(c_in: int, c_out: int, axes: int, bias: bool = True) -> nn.Module:

@@ -8,7 +8,7 @@ import timm
 
 from kdbench.errors import KDBenchError, unknown
 from kdbench.networks import cifar_mobilenet, cifar_resnet, cifar_shufflenet, cifar_vgg, cifar_wrn  # noqa: F401  (register)
-from kdbench.networks.adapter import Normalization, TimmNetwork
+from kdbench.networks.adapter import Normalization, TimmNetwork, misfit
 from kdbench.networks.cifar_base import CifarNet
 
 
@@ -26,51 +26,74 @@ def create(
     pretrained: bool = False,
     data_normalization: Normalization | None = None,
     own_normalization: Normalization | None = None,
-    **options: Any,
+    **timm_kwargs: Any,
 ) -> TimmNetwork:
     """Build a network for data of this size and number of classes.
 
     Args:
         name: a timm name; `network.tag` picks pretrained weights.
-        input_size: (C, H, W) of the data. A network from scratch is built for it where its kind has a fixed size
-            (ViT); a pretrained one keeps its size and inputs are resized to it.
-        pretrained: load timm's weights; its own input normalisation then applies.
+        input_size: (C, H, W) of the data. A network of one fixed size (ViT) is built for it from scratch; a pretrained
+            one keeps its size, and inputs are resized to it.
+        pretrained: load timm's weights; their input normalisation then applies.
         data_normalization: mean and std that the data is normalised with.
         own_normalization: mean and std that the weights were trained with, if others.
-        options: passed to `timm.create_model`.
+        timm_kwargs: passed to `timm.create_model`.
 
     Raises:
         KDBenchError: for an unknown network, one that cannot take the data, or weights that cannot be had.
     """
-    if not timm.is_model(name.partition(".")[0]):
-        raise unknown("network", name, timm.list_models(), "`kdbench list networks` shows all")
-    fixed_size = _is_fixed(name)
+    config = _config(name)
+    fixed_size = config is not None and config.fixed_input_size
     if fixed_size and not pretrained:
-        options = {"img_size": input_size[1:], **options}
-    try:
-        model = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, in_chans=in_chans, **options)
-    except Exception as error:
-        if pretrained:
-            raise KDBenchError(
-                f"timm's pretrained weights of {name!r} cannot be loaded ({type(error).__name__}): without internet, put"
-                " a checkpoint file on disk and name it by `weights` and `sha256` in the suite"
-            ) from error
-        size = "x".join(map(str, input_size))
+        timm_kwargs = {"img_size": tuple(input_size[1:]), **timm_kwargs}
+    if pretrained and not (config and config.has_weights) and "pretrained_cfg_overlay" not in timm_kwargs:
         raise KDBenchError(
-            f"network {name!r} cannot be built for inputs of {size}: {str(error).splitlines()[0]}"
-        ) from error
-    own_size = None
+            f"timm has no pretrained weights of {name!r}: let kdbench train it, or name a checkpoint file by `weights`"
+        )
+    options = {"num_classes": num_classes, "in_chans": in_chans, **timm_kwargs}
+    try:
+        model: Any = timm.create_model(name, pretrained=pretrained, **options)
+    except Exception as error:  # timm, the Hugging Face hub and torch raise whatever they like
+        if pretrained:
+            raise _no_weights(name, error) from error
+        if isinstance(error, TypeError) and "keyword argument" in str(error):
+            raise KDBenchError(f"network {name!r} does not take these options: {error}") from error
+        raise misfit(name, input_size, error) from error
+    own_size = timm_kwargs.get("img_size")
     if pretrained:
-        config = model.pretrained_cfg
-        own_normalization = own_normalization or (config["mean"], config["std"])
-        own_size = tuple(config["input_size"][1:]) if fixed_size else None
-    return TimmNetwork(model, name, input_size, data_normalization, own_normalization, own_size)
+        own = model.pretrained_cfg
+        own_normalization = own_normalization or (own["mean"], own["std"])
+        own_size = own_size or (tuple(own["input_size"][1:]) if fixed_size else None)
+    network = TimmNetwork(model, name, input_size, data_normalization, own_normalization, own_size)
+    if network.shapes.num_classes != num_classes:
+        raise KDBenchError(
+            f"network {name!r} gives {network.shapes.num_classes} classes, but the data has {num_classes}: choose a "
+            "network whose classifier can be replaced"
+        )
+    return network
 
 
-def _is_fixed(name: str) -> bool:
-    """Whether timm marks the network as made for one image size."""
-    config = timm.get_pretrained_cfg(name, allow_unregistered=True)
-    return bool(config and config.fixed_input_size)
+def _config(name: str) -> Any:
+    """timm's description of the network and its weights; None where it has none."""
+    architecture = name.partition(".")[0]
+    if not timm.is_model(architecture):
+        raise unknown("network", name, timm.list_models(), "`kdbench list networks` shows all")
+    try:
+        return timm.get_pretrained_cfg(name)
+    except RuntimeError as error:  # the part after the dot
+        raise unknown("pretrained network", name, timm.list_models(f"{architecture}.*", pretrained=True)) from error
+
+
+def _no_weights(name: str, error: Exception) -> KDBenchError:
+    if "size mismatch" in str(error):
+        return KDBenchError(
+            f"timm's pretrained weights of {name!r} do not fit: they were made for another number of classes or "
+            "another input; leave out the options that change the network"
+        )
+    return KDBenchError(
+        f"timm's pretrained weights of {name!r} cannot be loaded ({type(error).__name__}): without internet, put a "
+        "checkpoint file on disk and name it by `weights`"
+    )
 
 
 __all__ = ["CifarNet", "TimmNetwork", "create", "list_networks"]

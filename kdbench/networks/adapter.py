@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,9 +12,13 @@ from torch import Tensor, nn
 
 from kdbench.errors import KDBenchError
 from kdbench.method import Network, Output, Shapes
-from kdbench.networks.cifar_base import CifarNet
+from kdbench.networks.cifar_base import CifarNet, Taps
 
 Normalization = tuple[Sequence[float], Sequence[float]]
+
+STAGES = 4  # that a timm network is read at
+# what layers raise on images that do not fit them
+MISFITS = (RuntimeError, ValueError, AssertionError, IndexError, TypeError, ZeroDivisionError)
 
 
 class TimmNetwork(Network):
@@ -21,7 +26,7 @@ class TimmNetwork(Network):
 
     Stages: a CIFAR network has its own three or four and a stem; a hierarchical timm network gives its last four maps,
     and the one before them as the stem; a network of uniform blocks (ViT, Mixer) gives the maps after a quarter, a
-    half, three quarters and all of its blocks. `shapes` come from one pass over zeros at construction.
+    half, three quarters and all of its blocks. A model without `forward_intermediates` has no features.
 
     Args:
         model: the timm model.
@@ -35,6 +40,10 @@ class TimmNetwork(Network):
         KDBenchError: if the model cannot take the data, or its logits are not one classifier of one embedding.
     """
 
+    model: Any  # timm's models share their methods, not a type
+    _scale: Tensor | None
+    _shift: Tensor | None
+
     def __init__(
         self,
         model: nn.Module,
@@ -47,112 +56,136 @@ class TimmNetwork(Network):
         super().__init__()
         self.model = model
         self.name = name
-        self._own_size = own_size if own_size and tuple(own_size) != tuple(input_size[1:]) else None
-        self._indices = _stage_indices(model)
+        self._input_size = tuple(input_size)
+        self._own_size = None if own_size is None or tuple(own_size) == self._input_size[1:] else tuple(own_size)
+        # what follows from the data is no part of a checkpoint
         scale, shift = _conversion(normalization, own_normalization, input_size[0])
         self.register_buffer("_scale", scale, persistent=False)
         self.register_buffer("_shift", shift, persistent=False)
-        self._input_size = input_size
-        self.shapes = self._probe(input_size)
+        self._indices: list[int] = []
+        self.shapes = self._probe()
 
     def forward(self, inputs: Tensor) -> Output:
         """Images `[B, C, H, W]`, normalised as the data is, to an `Output`."""
-        x = self._converted(inputs)
-        stem: Tensor | None = None
-        features: tuple[Tensor, ...] = ()
-        before: tuple[Tensor, ...] = ()
-        if isinstance(self.model, CifarNet):
-            stem, stages, pre, final = self.model.run_taps(x)
-            features, before = tuple(stages), tuple(pre)
-        elif self._indices:
-            final, maps = self.model.forward_intermediates(x, indices=self._indices, output_fmt="NCHW")  # type: ignore[operator]
-            features = tuple(maps[-4:])
-            stem = maps[-5] if len(maps) > 4 else None
-        else:
-            final = self.model.forward_features(x)  # type: ignore[operator]
-        embedding = _wide(self.model.forward_head(final, pre_logits=True))  # type: ignore[operator]
-        logits = self._classify(embedding)
-        return Output(logits, embedding.flatten(1), features, before, stem)
+        stem, features, before, final = self._run(self._converted(inputs))
+        embedding = _wide(self.model.forward_head(final, pre_logits=True).flatten(1))
+        logits = _wide(self.classifier(embedding))
+        return Output(logits, embedding, tuple(features), tuple(before), stem)
 
-    def _classify(self, embedding: Tensor) -> Tensor:
-        return _wide(self.classifier(embedding)).flatten(1)
+    def _run(self, x: Tensor) -> Taps | tuple[Tensor | None, list[Tensor], list[Tensor], Tensor]:
+        """The model's body: stem, features, pre-activations and what the head takes."""
+        if isinstance(self.model, CifarNet):
+            return self.model.run_taps(x)
+        if not self._indices:
+            return None, [], [], self.model.forward_features(x)
+        final, maps = self.model.forward_intermediates(x, indices=self._indices, output_fmt="NCHW")
+        return (maps[0] if len(maps) > STAGES else None), maps[-STAGES:], [], final
 
     def _converted(self, x: Tensor) -> Tensor:
+        """The data's images as the model knows them: its size, its normalisation."""
         if self._own_size is not None:
             x = F.interpolate(x, size=self._own_size, mode="bilinear", antialias=True)
-        if self._scale is not None:
-            x = x * self._scale + self._shift
-        return x
+        return x if self._scale is None or self._shift is None else x * self._scale + self._shift
 
     @property
     def classifier(self) -> nn.Module:
-        return self.model.get_classifier()  # type: ignore[operator]
+        """The last layer, `[B, D]` to `[B, K]`; a 1x1 convolution is given in a wrapper that shares its weights."""
+        layer = self.model.get_classifier()
+        if isinstance(layer, nn.Conv2d):
+            return nn.Sequential(nn.Unflatten(1, (-1, 1, 1)), layer, nn.Flatten(1))
+        return layer
 
     @property
     def core(self) -> nn.Module:
         return self.model
 
     def stage_parameters(self) -> list[frozenset[str]]:
-        """Names by the first stage whose map depends on the parameter; the head's and all others come last."""
+        """Names by the first stage whose map depends on the parameter; the head's and all others come last.
+
+        Names are those of `named_parameters()`; every parameter is in exactly one set.
+        """
         named = dict(self.named_parameters())
-        asked = {name: p.requires_grad for name, p in named.items()}
-        mode = self.training
-        self.eval().requires_grad_(True)
-        with torch.enable_grad():
-            output = self(self._zeros(self._input_size))
+        frozen = [parameter for parameter in named.values() if not parameter.requires_grad]
         groups: list[frozenset[str]] = []
-        left = set(named)
-        for feature in output.features:
-            names = sorted(left)
-            grads = torch.autograd.grad(feature.sum(), [named[n] for n in names], retain_graph=True, allow_unused=True)
-            groups.append(frozenset(n for n, gradient in zip(names, grads, strict=True) if gradient is not None))
-            left -= groups[-1]
-        for name, parameter in named.items():
-            parameter.requires_grad_(asked[name])
-        self.train(mode)
+        left = sorted(named)
+        with _dry_run(self), torch.enable_grad():
+            try:
+                self.requires_grad_(True)
+                for feature in Network.__call__(self, self._zeros()).features if left else ():
+                    gradients = torch.autograd.grad(
+                        feature.sum(), [named[name] for name in left], retain_graph=True, allow_unused=True
+                    )
+                    groups.append(frozenset(n for n, g in zip(left, gradients, strict=True) if g is not None))
+                    left = [name for name in left if name not in groups[-1]]
+            finally:
+                for parameter in frozen:
+                    parameter.requires_grad_(False)
         return [*groups, frozenset(left)]
 
-    def _zeros(self, input_size: tuple[int, int, int]) -> Tensor:
+    def _zeros(self) -> Tensor:
+        """One black image, `[1, C, H, W]`, of the parameters' type and on their device."""
         parameter = next(self.parameters())
-        return torch.zeros(1, *input_size, device=parameter.device, dtype=parameter.dtype)
+        return torch.zeros(1, *self._input_size, device=parameter.device, dtype=parameter.dtype)
 
-    @torch.no_grad()
-    def _probe(self, input_size: tuple[int, int, int]) -> Shapes:
-        """Check `logits == classifier(embedding)` against the plain model, and read the shapes off."""
-        if not isinstance(self.classifier, nn.Module):
-            raise self._many_heads()
-        mode = self.training
-        self.eval()
-        generator = torch.Generator().manual_seed(0)
-        inputs = torch.rand(2, *input_size, generator=generator).to(self._zeros(input_size))
-        state = torch.get_rng_state()
-        try:
-            output = self(inputs)
-            plain = self.model(self._converted(inputs))
-        except (RuntimeError, ValueError, AssertionError) as error:
-            size = "x".join(map(str, input_size))
-            raise KDBenchError(
-                f"network {self.name!r} cannot take inputs of {size} ({str(error).splitlines()[0]}): choose another "
-                "network, or another image_size in the recipe"
-            ) from error
-        finally:
-            torch.set_rng_state(state)
-            self.train(mode)
-        if not isinstance(plain, Tensor) or not torch.allclose(plain, output.logits, rtol=1e-3, atol=1e-4):
-            raise self._many_heads()
-        return Shapes(
-            num_classes=output.logits.shape[1],
-            embedding=output.embedding.shape[1],
-            features=tuple(tuple(feature.shape[1:]) for feature in output.features),
-            preactivations=tuple(tuple(feature.shape[1:]) for feature in output.preactivations),
-            stem=None if output.stem is None else tuple(output.stem.shape[1:]),
-        )
+    def _probe(self) -> Shapes:
+        """Choose the taps, check the output against the plain model's, and read the shapes off."""
+        zeros = self._zeros()
+        noise = torch.rand(2, *self._input_size, generator=torch.Generator().manual_seed(0)).to(zeros)
+        with _dry_run(self), torch.no_grad():
+            try:
+                plain = self.model(self._converted(noise))
+            except MISFITS as error:
+                raise misfit(self.name, self._input_size, error) from error
+            if not isinstance(plain, Tensor) or not isinstance(self.model.get_classifier(), nn.Module):
+                raise self._many_heads()
+            self._indices = self._choose_taps(self._converted(zeros))
+            try:
+                logits = self(noise).logits
+            except MISFITS as error:  # the head's parts do not fit together
+                raise self._many_heads() from error
+            if logits.shape != plain.shape or not torch.allclose(logits, plain.to(logits), rtol=1e-4, atol=1e-5):
+                raise self._many_heads()
+            return _shapes(self(zeros))
+
+    def _choose_taps(self, x: Tensor) -> list[int]:
+        """Which maps of `forward_intermediates` to take: up to four stages, and the stem before them."""
+        if isinstance(self.model, CifarNet) or not hasattr(self.model, "forward_intermediates"):
+            return []
+        maps = self.model.forward_intermediates(x, output_fmt="NCHW", intermediates_only=True)
+        count = len(maps)
+        if len({feature.shape for feature in maps}) == 1:
+            return sorted({-(-count * quarter // STAGES) - 1 for quarter in range(1, STAGES + 1)})
+        return list(range(max(count - STAGES - 1, 0), count))
 
     def _many_heads(self) -> KDBenchError:
         return KDBenchError(
             f"network {self.name!r} does not compute its logits by one classifier on one embedding (it may have two "
-            "heads, as distilled DeiT): choose a variant with a single head"
+            "heads, as distilled DeiT does): choose a variant with a single head"
         )
+
+
+def misfit(name: str, input_size: Sequence[int], error: Exception) -> KDBenchError:
+    """The sentence for a network that the data's images do not fit."""
+    reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    return KDBenchError(
+        f"network {name!r} cannot take inputs of {'x'.join(map(str, input_size))} ({reason}): choose another network, "
+        "or another `image_size` in the recipe"
+    )
+
+
+@contextmanager
+def _dry_run(network: nn.Module) -> Iterator[None]:
+    """Eval mode for a while; afterwards the mode of every module and the random numbers are as before."""
+    modes = {module: module.training for module in network.modules()}
+    device = next(network.parameters()).device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        network.train().eval()  # some modules keep what they computed in eval mode until the next train()
+        try:
+            yield
+        finally:
+            network.train()
+            for module, mode in modes.items():
+                module.training = mode
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -160,32 +193,31 @@ def _wide(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
-def _stage_indices(model: nn.Module) -> list[int]:
-    """Which intermediates of `forward_intermediates` to take: up to four stages, and the stem before them."""
-    info: Any = getattr(model, "feature_info", None)
-    if isinstance(model, CifarNet) or not info or not hasattr(model, "forward_intermediates"):
-        return []
-    count = len(info)
-    uniform = hasattr(model, "blocks") and len({(i["num_chs"], i.get("reduction")) for i in info}) == 1
-    if uniform:
-        depth = len(model.blocks)  # type: ignore[arg-type]
-        return sorted({max(round(depth * share), 1) - 1 for share in (0.25, 0.5, 0.75, 1.0)})
-    return list(range(max(count - 5, 0), count))
+def _shapes(output: Output) -> Shapes:
+    return Shapes(
+        num_classes=output.logits.shape[1],
+        embedding=output.embedding.shape[1],
+        features=tuple(tuple(feature.shape[1:]) for feature in output.features),
+        preactivations=tuple(tuple(feature.shape[1:]) for feature in output.preactivations),
+        stem=None if output.stem is None else tuple(output.stem.shape[1:]),
+    )
 
 
 def _conversion(
     given: Normalization | None, wanted: Normalization | None, channels: int
 ) -> tuple[Tensor | None, Tensor | None]:
     """Scale and shift, `[1, C, 1, 1]` each, that turn the data's normalisation into the model's; None if they agree."""
-    if given is None or wanted is None or (list(given[0]), list(given[1])) == (list(wanted[0]), list(wanted[1])):
+    if given is None or wanted is None:
         return None, None
     mean, std, own_mean, own_std = (_per_channel(values, channels) for values in (*given, *wanted))
-    return std / own_std, (mean - own_mean) / own_std
+    if torch.equal(mean, own_mean) and torch.equal(std, own_std):
+        return None, None
+    return (std / own_std).float(), ((mean - own_mean) / own_std).float()
 
 
 def _per_channel(values: Sequence[float], channels: int) -> Tensor:
     """`[1, C, 1, 1]`; three colours' values serve one grey channel by their mean."""
-    tensor = torch.tensor(values, dtype=torch.float32)
+    tensor = torch.tensor(values, dtype=torch.float64)
     if len(values) != channels:
         tensor = tensor.mean().repeat(channels)
     return tensor.reshape(1, channels, 1, 1)

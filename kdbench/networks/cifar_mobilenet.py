@@ -7,11 +7,23 @@ from typing import Any
 from timm.models import register_model
 from torch import Tensor, nn
 
-from kdbench.networks.cifar_base import CifarNet, conv1x1, conv3x3, norm_relu, options
+from kdbench.networks.cifar_base import (
+    CifarNet,
+    Taps,
+    build,
+    cifar_cfgs,
+    conv1x1,
+    conv3x3,
+    depthwise,
+    init_small,
+    norm_relu,
+)
 
 # expansion, channels at width 1, blocks, stride of the first block
 BLOCKS = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 STAGES = ((0, 1), (2,), (3, 4), (5, 6))  # which groups of BLOCKS make a stage
+
+default_cfgs = cifar_cfgs("cifar_mobilenetv2")
 
 
 class InvertedResidual(nn.Module):
@@ -22,7 +34,7 @@ class InvertedResidual(nn.Module):
         wide = c_in * expansion
         self.layers = nn.Sequential(
             conv1x1(c_in, wide), *norm_relu(wide),
-            nn.Conv2d(wide, wide, 3, stride, padding=1, groups=wide, bias=False), *norm_relu(wide),
+            depthwise(wide, stride), *norm_relu(wide),
             conv1x1(wide, c_out), nn.BatchNorm2d(c_out),
         )  # fmt: skip
         self.has_shortcut = stride == 1 and c_in == c_out
@@ -36,7 +48,7 @@ class CifarMobileNetV2(CifarNet):
 
     def __init__(self, width: float = 0.5, num_classes: int = 100, in_chans: int = 3) -> None:
         groups = [int(channels * width) for _, channels, _, _ in BLOCKS]
-        super().__init__(num_classes, tuple(groups[stage[-1]] for stage in STAGES), 1280)
+        super().__init__(num_classes, [groups[stage[-1]] for stage in STAGES], (2, 4, 8, 16), 1280)
         c_in = int(32 * width)
         self.stem = nn.Sequential(conv3x3(in_chans, c_in, stride=2), *norm_relu(c_in))
         self.stages = nn.ModuleList()
@@ -48,19 +60,22 @@ class CifarMobileNetV2(CifarNet):
                     blocks.append(InvertedResidual(c_in, groups[group], 1 if position else stride, expansion))
                     c_in = groups[group]
             self.stages.append(nn.Sequential(*blocks))
-        self.last = nn.Sequential(conv1x1(c_in, 1280), *norm_relu(1280))
+        self.last = nn.Sequential(conv1x1(c_in, self.num_features), *norm_relu(self.num_features))
         self.finish()
 
-    def run_taps(self, x: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:
+    def init_classifier(self, linear: nn.Linear) -> None:
+        init_small(linear)
+
+    def run_taps(self, x: Tensor) -> Taps:
         stem = x = self.stem(x)
-        maps = []
+        features = []
         for stage in self.stages:
             x = stage(x)
-            maps.append(x)
-        return stem, maps, [], self.last(x)
+            features.append(x)
+        return Taps(stem, features, [], self.last(x))
 
 
 @register_model
 def cifar_mobilenetv2(pretrained: bool = False, **kwargs: Any) -> CifarMobileNetV2:
     """MobileNetV2, expansion 6, width 0.5."""
-    return CifarMobileNetV2(0.5, **options(kwargs))
+    return build(CifarMobileNetV2, "cifar_mobilenetv2", pretrained, **kwargs)

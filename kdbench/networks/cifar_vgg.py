@@ -9,10 +9,13 @@ import torch.nn.functional as F
 from timm.models import register_model
 from torch import Tensor, nn
 
-from kdbench.networks.cifar_base import CifarNet, options
+from kdbench.networks.cifar_base import CifarNet, Taps, build, cifar_cfgs, init_small, norm_relu
 
+# convolutions of each block, by the network's depth
 DEPTHS = {8: (1, 1, 1, 1, 1), 11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 WIDTHS = (64, 128, 256, 512, 512)
+
+default_cfgs = cifar_cfgs(*(f"cifar_vgg{depth}" for depth in DEPTHS))
 
 
 class CifarVGG(CifarNet):
@@ -22,66 +25,61 @@ class CifarVGG(CifarNet):
     """
 
     def __init__(self, depth: int, num_classes: int = 100, in_chans: int = 3) -> None:
-        super().__init__(num_classes, WIDTHS[1:], WIDTHS[-1])
+        super().__init__(num_classes, WIDTHS[1:], (2, 4, 8, 8))
         self.blocks = nn.ModuleList()
         c_in = in_chans
         for convolutions, width in zip(DEPTHS[depth], WIDTHS, strict=True):
             layers: list[nn.Module] = []
             for _ in range(convolutions):
-                layers += [nn.Conv2d(c_in, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+                layers += [nn.Conv2d(c_in, width, 3, padding=1), *norm_relu(width)]
                 c_in = width
             self.blocks.append(nn.Sequential(*layers[:-1]))  # the block's last ReLU is applied outside
+        for index, info in enumerate(self.feature_info, start=1):
+            info["module"] = f"blocks.{index}"
         self.finish()
 
-    def finish(self) -> None:
-        super().finish()
-        for module in self.blocks.modules():
-            if isinstance(module, nn.Conv2d) and module.bias is not None:
-                nn.init.zeros_(module.bias)
-        nn.init.normal_(self.classifier.weight, 0, 0.01)  # type: ignore[arg-type]
-        nn.init.zeros_(self.classifier.bias)  # type: ignore[arg-type]
+    def init_classifier(self, linear: nn.Linear) -> None:
+        init_small(linear)
 
-    def run_taps(self, x: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:
-        large = x.shape[2] >= 64
-        maps, before = [], []
+    def run_taps(self, x: Tensor) -> Taps:
+        pooled = {1, 2, 3, 4} if x.shape[2] >= 64 else {1, 2, 3}  # the blocks that start with a pooling
+        features, before = [], []
         for index, block in enumerate(self.blocks):
-            if 1 <= index <= 3 or (index == 4 and large):
-                x = F.max_pool2d(x, 2)
-            before.append(block(x))
+            before.append(block(F.max_pool2d(x, 2) if index in pooled else x))
             x = torch.relu(before[-1])
-            maps.append(x)
-        return maps[0], maps[1:], before[1:], x
+            features.append(x)
+        return Taps(features[0], features[1:], before[1:], x)
 
 
-def _vgg(depth: int, kwargs: dict[str, Any]) -> CifarVGG:
-    return CifarVGG(depth, **options(kwargs))
+def _vgg(name: str, depth: int, pretrained: bool, options: dict[str, Any]) -> CifarVGG:
+    return build(CifarVGG, name, pretrained, depth=depth, **options)
 
 
 @register_model
 def cifar_vgg8(pretrained: bool = False, **kwargs: Any) -> CifarVGG:
-    """VGG-8: one convolution a block."""
-    return _vgg(8, kwargs)
+    """VGG-8 with batch norm."""
+    return _vgg("cifar_vgg8", 8, pretrained, kwargs)
 
 
 @register_model
 def cifar_vgg11(pretrained: bool = False, **kwargs: Any) -> CifarVGG:
-    """VGG-11."""
-    return _vgg(11, kwargs)
+    """VGG-11 with batch norm."""
+    return _vgg("cifar_vgg11", 11, pretrained, kwargs)
 
 
 @register_model
 def cifar_vgg13(pretrained: bool = False, **kwargs: Any) -> CifarVGG:
-    """VGG-13."""
-    return _vgg(13, kwargs)
+    """VGG-13 with batch norm."""
+    return _vgg("cifar_vgg13", 13, pretrained, kwargs)
 
 
 @register_model
 def cifar_vgg16(pretrained: bool = False, **kwargs: Any) -> CifarVGG:
-    """VGG-16."""
-    return _vgg(16, kwargs)
+    """VGG-16 with batch norm."""
+    return _vgg("cifar_vgg16", 16, pretrained, kwargs)
 
 
 @register_model
 def cifar_vgg19(pretrained: bool = False, **kwargs: Any) -> CifarVGG:
-    """VGG-19."""
-    return _vgg(19, kwargs)
+    """VGG-19 with batch norm."""
+    return _vgg("cifar_vgg19", 19, pretrained, kwargs)

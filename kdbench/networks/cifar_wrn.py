@@ -8,7 +8,9 @@ import torch
 from timm.models import register_model
 from torch import Tensor, nn
 
-from kdbench.networks.cifar_base import CifarNet, conv1x1, conv3x3, norm_relu, options
+from kdbench.networks.cifar_base import CifarNet, Taps, build, cifar_cfgs, conv1x1, conv3x3, norm_relu
+
+default_cfgs = cifar_cfgs("cifar_wrn_16_1", "cifar_wrn_16_2", "cifar_wrn_40_1", "cifar_wrn_40_2")
 
 
 class WideBlock(nn.Module):
@@ -20,13 +22,15 @@ class WideBlock(nn.Module):
         self.residual = nn.Sequential(conv3x3(c_in, c_out, stride), *norm_relu(c_out), conv3x3(c_out, c_out))
         self.shortcut = None if c_in == c_out else conv1x1(c_in, c_out, stride)
 
-    def forward(self, x: Tensor) -> Tensor:
-        active = torch.relu(self.norm(x))
-        return self.residual(active) + (x if self.shortcut is None else self.shortcut(active))
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the raw sum and the normed input, which is the pre-activation of the map that came in."""
+        normed = self.norm(x)
+        active = torch.relu(normed)
+        return self.residual(active) + (x if self.shortcut is None else self.shortcut(active)), normed
 
 
 class CifarWideResNet(CifarNet):
-    """As in the literature's code, the first two stages' maps are the raw sums, the last one's is normed and activated.
+    """The first two stages' maps are raw sums, as in the literature's code; the last one's is normed and activated.
 
     The pre-activation maps are the norms that follow each stage, before their ReLU; the first two belong to the next
     stage's first block.
@@ -34,63 +38,59 @@ class CifarWideResNet(CifarNet):
 
     def __init__(self, depth: int, width: int, num_classes: int = 100, in_chans: int = 3) -> None:
         channels = (16 * width, 32 * width, 64 * width)
-        super().__init__(num_classes, channels, channels[-1])
+        super().__init__(num_classes, channels, (1, 2, 4))
         self.stem = conv3x3(in_chans, 16)
         self.stages = nn.ModuleList()
         c_in = 16
         for index, c_out in enumerate(channels):
-            blocks = []
+            blocks = nn.ModuleList()
             for position in range((depth - 4) // 6):
                 blocks.append(WideBlock(c_in, c_out, 2 if index and not position else 1))
                 c_in = c_out
-            self.stages.append(nn.Sequential(*blocks))
-        self.norm = nn.BatchNorm2d(channels[-1])
+            self.stages.append(blocks)
+        self.norm = nn.BatchNorm2d(c_in)
         self.finish()
 
-    def finish(self) -> None:
-        super().finish()
-        nn.init.zeros_(self.classifier.bias)  # type: ignore[arg-type]
+    def init_classifier(self, linear: nn.Linear) -> None:
+        nn.init.zeros_(linear.bias)
 
-    def run_taps(self, x: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:
-        stem = self.stem(x)
-        first = self.stages[0](stem)
-        second = self.stages[1](first)
-        last = self.norm(self.stages[2](second))
+    def run_taps(self, x: Tensor) -> Taps:
+        stem = x = self.stem(x)
+        sums, entering = [], []
+        for blocks in self.stages:
+            for position, block in enumerate(blocks.children()):
+                x, normed = block(x)
+                if not position:
+                    entering.append(normed)
+            sums.append(x)
+        last = self.norm(x)
         final = torch.relu(last)
-        # what the next block computes anyway; in train mode its running statistics must not move twice
-        before = [_norm_only(stage[0].norm, x) for stage, x in ((self.stages[1], first), (self.stages[2], second))]  # type: ignore[index]
-        return stem, [first, second, final], [*before, last], final
+        return Taps(stem, [*sums[:-1], final], [*entering[1:], last], final)
 
 
-def _norm_only(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
-    """Apply a norm without moving its running statistics."""
-    mean, var = (None, None) if norm.training else (norm.running_mean, norm.running_var)
-    return torch.nn.functional.batch_norm(x, mean, var, norm.weight, norm.bias, norm.training, 0.0, norm.eps)
-
-
-def _wide(depth: int, width: int, kwargs: dict[str, Any]) -> CifarWideResNet:
-    return CifarWideResNet(depth, width, **options(kwargs))
+def _wide(name: str, depth: int, width: int, pretrained: bool, options: dict[str, Any]) -> CifarWideResNet:
+    return build(CifarWideResNet, name, pretrained, depth=depth, width=width, **options)
 
 
 @register_model
 def cifar_wrn_16_1(pretrained: bool = False, **kwargs: Any) -> CifarWideResNet:
     """WRN-16-1."""
-    return _wide(16, 1, kwargs)
+    return _wide("cifar_wrn_16_1", 16, 1, pretrained, kwargs)
 
 
 @register_model
 def cifar_wrn_16_2(pretrained: bool = False, **kwargs: Any) -> CifarWideResNet:
     """WRN-16-2."""
-    return _wide(16, 2, kwargs)
+    return _wide("cifar_wrn_16_2", 16, 2, pretrained, kwargs)
 
 
 @register_model
 def cifar_wrn_40_1(pretrained: bool = False, **kwargs: Any) -> CifarWideResNet:
     """WRN-40-1."""
-    return _wide(40, 1, kwargs)
+    return _wide("cifar_wrn_40_1", 40, 1, pretrained, kwargs)
 
 
 @register_model
 def cifar_wrn_40_2(pretrained: bool = False, **kwargs: Any) -> CifarWideResNet:
     """WRN-40-2."""
-    return _wide(40, 2, kwargs)
+    return _wide("cifar_wrn_40_2", 40, 2, pretrained, kwargs)

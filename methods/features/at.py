@@ -6,7 +6,7 @@ At each stage the student looks where the teacher looks: the maps of mean square
 
 CIFAR-100 and ImageNet: weight 1000, p 2, all stages; the larger map is average-pooled to the smaller.
 
-Deviations: none from the field's code; a pair with unequal numbers of stages is matched from the deepest stage up.
+Deviations: none. As in the field's code, stages are matched from the shallowest on where their numbers differ.
 """
 
 from __future__ import annotations
@@ -46,8 +46,7 @@ class AT(Method):
         return F.normalize(wide(feature).abs().pow(self.power).mean(1).flatten(1), dim=1)
 
     def loss(self, batch: Batch, student: Output, teacher: Output) -> dict[str, Tensor]:
-        count = min(len(student.features), len(teacher.features))
-        pairs = zip(student.features[-count:], teacher.features[-count:], strict=True)
+        pairs = zip(student.features, teacher.features, strict=False)
         maps = [tuple(map(self.attention, pool_match(*pair))) for pair in pairs]
         return {
             "ce": F.cross_entropy(student.logits, batch.targets),

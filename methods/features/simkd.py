@@ -17,12 +17,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench import Batch, Dataset, Method, Network, NotApplicable, Output, Paper, register
-from kdbench.connectors import global_pool, pool_match, pool_to
+from kdbench import Batch, Dataset, Method, Network, Output, Paper, register
+from kdbench.connectors import global_pool, pool_match, pool_to, require_pooled_embedding
 
 
 class Deployed(nn.Module):
@@ -60,8 +59,6 @@ class SimKD(Method):
 
     def build(self, student: Network, teacher: Network) -> None:
         (c_in, *ours), (c_out, *theirs) = student.shapes.features[-1], teacher.shapes.features[-1]
-        if teacher.shapes.embedding != c_out:
-            raise NotApplicable(f"simkd needs a classifier on the pooled last map, which {teacher.name!r} has not")
         middle = c_out // self.factor
         self.transfer = nn.Sequential(
             nn.Conv2d(c_in, middle, 1, bias=False), nn.BatchNorm2d(middle), nn.ReLU(),
@@ -71,13 +68,8 @@ class SimKD(Method):
         self.classifier = copy.deepcopy(teacher.classifier).requires_grad_(False)
         self.space = tuple(min(pair) for pair in zip(ours, theirs, strict=True))
 
-    @torch.no_grad()
     def prepare(self, data: Dataset, teachers: Sequence[Network]) -> None:
-        teacher = teachers[0]
-        output = teacher(next(iter(data.batches())).inputs)
-        pooled = global_pool(output.features[-1]).to(output.embedding.dtype)
-        if not torch.allclose(pooled, output.embedding, rtol=0.02, atol=0.02):  # room for bfloat16
-            raise NotApplicable(f"simkd needs a classifier on the pooled last map, which {teacher.name!r} has not")
+        require_pooled_embedding("simkd", teachers[0], data)
 
     def loss(self, batch: Batch, student: Output, teacher: Output) -> dict[str, Tensor]:
         ours, theirs = pool_match(student.features[-1], teacher.features[-1])

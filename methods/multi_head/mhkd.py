@@ -14,7 +14,7 @@ Deviations: the paper's head positions and beta are not known; the defaults are 
 value of the authors' sister weight. n_fc 2 is what others report of the paper (the authors' later code: 1).
 `head_pool` (0: off) pools larger maps before a head, for images of 224 pixels. How long the teacher's heads are
 pre-trained (`teacher_heads="pretrained"` or `"pretrained_fixed"`; ours: `pretrain_epochs` of SGD at 0.05 on plain
-images) is inferred.
+images, all held in memory) is inferred.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench import Batch, Dataset, Method, Network, NotApplicable, Output, Paper, register
+from kdbench import Batch, Dataset, KDBenchError, Method, Network, NotApplicable, Output, Paper, register
 from kdbench.losses import kl
 
 
@@ -83,9 +83,9 @@ class MHKD(Method):
     ) -> None:
         super().__init__()
         if target not in ("t_branch", "t_logits") or n_fc not in (1, 2):
-            raise ValueError(f"mhkd needs target 't_branch' or 't_logits' and n_fc 1 or 2, not {target!r} and {n_fc}")
+            raise KDBenchError(f"mhkd needs target 't_branch' or 't_logits' and n_fc 1 or 2, not {target!r} and {n_fc}")
         if teacher_heads not in ("joint", "pretrained", "pretrained_fixed"):
-            raise ValueError(f"mhkd's teacher_heads is {teacher_heads!r}: give joint, pretrained or pretrained_fixed")
+            raise KDBenchError(f"mhkd's teacher_heads is {teacher_heads!r}: give joint, pretrained or pretrained_fixed")
         self.beta, self.temperature, self.ce_weight, self.kd_weight = beta, temperature, ce_weight, kd_weight
         self.head_kd_weight, self.head_ce_weight = head_kd_weight, head_ce_weight
         self.width, self.n_fc, self.include_last, self.head_pool = width, n_fc, include_last, head_pool
@@ -107,26 +107,31 @@ class MHKD(Method):
         return nn.ModuleList(BranchHead(shapes.features[k][0], *options) for k in self.stages)
 
     def prepare(self, data: Dataset, teachers: Sequence[Network]) -> None:
-        if self.target != "t_branch" or self.teacher_heads == "joint":
-            return
+        if self.target == "t_branch" and self.teacher_heads != "joint":
+            self._pretrain(data, teachers[0])
+            self.heads_teacher.requires_grad_(self.teacher_heads == "pretrained")
+
+    def _pretrain(self, data: Dataset, teacher: Network) -> None:
+        """Train the teacher's heads alone; batches are redrawn, since a training set may lie sorted by class."""
+        batches = list(data.batches())
+        inputs, targets = (torch.cat([getattr(b, name) for b in batches]) for name in ("inputs", "targets"))
         optimizer = torch.optim.SGD(self.heads_teacher.parameters(), 0.05, momentum=0.9, weight_decay=5e-4)
         for _ in range(self.pretrain_epochs):
-            for batch in data.batches():
+            for chosen in torch.randperm(len(targets)).split(len(batches[0])):
                 with torch.no_grad():
-                    output = teachers[0](batch.inputs)
+                    output = teacher(inputs[chosen])
                 optimizer.zero_grad()
-                self._teacher_ce(self._run(self.heads_teacher, output), batch).backward()
+                self._teacher_ce(self._run(self.heads_teacher, output), targets[chosen]).backward()
                 optimizer.step()
+                torch.clear_autocast_cache()  # else autocast would go on with the weights of before the update
         self.heads_teacher.zero_grad()
-        if self.teacher_heads == "pretrained_fixed":
-            self.heads_teacher.requires_grad_(False)
 
     def _run(self, heads: nn.ModuleList, output: Output) -> list[Tensor]:
         return [head(output.features[k]).to(output.logits.dtype) for k, head in zip(self.stages, heads, strict=True)]
 
     @staticmethod
-    def _teacher_ce(logits: Sequence[Tensor], batch: Batch) -> Tensor:
-        return torch.stack([F.cross_entropy(each, batch.targets) for each in logits]).sum()
+    def _teacher_ce(logits: Sequence[Tensor], targets: Tensor) -> Tensor:
+        return torch.stack([F.cross_entropy(each, targets) for each in logits]).sum()
 
     def loss(self, batch: Batch, student: Output, teacher: Output) -> dict[str, Tensor]:
         terms = {
@@ -140,7 +145,7 @@ class MHKD(Method):
                 self.heads_teacher.eval()
             theirs = self._run(self.heads_teacher, teacher)
             if self.teacher_heads != "pretrained_fixed":
-                terms["teacher_heads"] = self._teacher_ce(theirs, batch)
+                terms["teacher_heads"] = self._teacher_ce(theirs, batch.targets)
         losses = torch.stack([self._head_loss(s, t.detach(), batch) for s, t in zip(ours, theirs, strict=True)])
         if self.branch_dropout and self.training:
             kept = torch.rand(len(losses), device=losses.device) >= self.branch_dropout

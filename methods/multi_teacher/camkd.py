@@ -25,13 +25,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench import Batch, MultiTeacherMethod, Network, NotApplicable, Output, Paper, register
-from kdbench.connectors import Embed, global_pool, pool_to
+from kdbench import Batch, Dataset, KDBenchError, MultiTeacherMethod, Network, Output, Paper, register
+from kdbench.connectors import Embed, global_pool, pool_to, require_pooled_embedding
 from kdbench.losses import kl_per_sample, wide
 
 
 def confidence(logits: Sequence[Tensor], targets: Tensor) -> Tensor:
-    """Weights `[K, B]` of K teachers' logits, larger for those that predict the label better; each sample's sum to 1."""
+    """Weights `[K, B]` of K teachers' logits, larger for those that predict the label better, summing to 1."""
     errors = torch.stack([F.cross_entropy(each, targets, reduction="none") for each in logits])
     return (1 - errors.softmax(0)) / (len(logits) - 1)
 
@@ -57,16 +57,17 @@ class CAMKD(MultiTeacherMethod):
     ) -> None:
         super().__init__()
         if kd_scale not in ("official", "unit"):
-            raise ValueError(f"camkd's kd_scale is {kd_scale!r}: give 'official' or 'unit'")
+            raise KDBenchError(f"camkd's kd_scale is {kd_scale!r}: give 'official' or 'unit'")
         self.weight, self.temperature, self.kd_weight, self.kd_scale = weight, temperature, kd_weight, kd_scale
 
     def build(self, student: Network, teacher: Sequence[Network]) -> None:
         width = student.shapes.features[-1][0]
-        for each in teacher:
-            if each.shapes.embedding != each.shapes.features[-1][0]:
-                raise NotApplicable(f"camkd needs a classifier on the pooled last map, which {each.name!r} has not")
         self.embeds = nn.ModuleList(Embed(width, each.shapes.features[-1][0]) for each in teacher)
         self.classifiers = nn.ModuleList(copy.deepcopy(each.classifier) for each in teacher).requires_grad_(False)
+
+    def prepare(self, data: Dataset, teachers: Sequence[Network]) -> None:
+        for teacher in teachers:
+            require_pooled_embedding("camkd", teacher, data)
 
     def loss(self, batch: Batch, student: Output, teacher: Sequence[Output]) -> dict[str, Tensor]:
         scale = 1.0 if self.kd_scale == "unit" else 1.0 / len(teacher)

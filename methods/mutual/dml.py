@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench import Batch, MutualMethod, Network, Output, Paper, Step, register
+from kdbench import Batch, KDBenchError, MutualMethod, Network, Output, Paper, Step, register
 from kdbench.connectors import Ensemble
 from kdbench.losses import peer_kl
 
@@ -31,7 +31,7 @@ class DML(MutualMethod):
     ) -> None:
         super().__init__()
         if n_students < 2 or update not in ("simultaneous", "sequential") or deployment not in ("student", "ensemble"):
-            raise ValueError(
+            raise KDBenchError(
                 f"dml needs n_students >= 2, update 'simultaneous' or 'sequential' and deployment 'student' or "
                 f"'ensemble', not {n_students}, {update!r}, {deployment!r}"
             )
@@ -51,15 +51,17 @@ class DML(MutualMethod):
     def step(self, step: Step) -> Mapping[str, Tensor]:
         if self.update == "simultaneous":
             return super().step(step)
+        outputs = [step.forward(i) for i in range(self.n_students)]
         done: dict[str, Tensor] = {}
-        for i in range(self.n_students):  # each sees its peers as the updates before it left them
-            with torch.no_grad():
-                peers = {j: step.forward(j) for j in range(self.n_students) if j != i}
-            outputs = [peers[j] if j != i else step.forward(i) for j in range(self.n_students)]
+        for i in range(self.n_students):
             terms = self.loss(step.batch, outputs, None)
             own = {name: terms[name] for name in (f"ce_{i}", f"mutual_{i}")}
             step.update(own)
             done.update(own)
+            if i + 1 < self.n_students:  # those that follow see this student as its update left it
+                torch.clear_autocast_cache()  # else autocast would go on with the weights of before the update
+                with torch.no_grad():
+                    outputs[i] = step.forward(i)
         return done
 
     def deploy(self, student: Sequence[Network]) -> nn.Module:

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench import Batch, MutualMethod, Network, Output, Paper, register
+from kdbench import Batch, KDBenchError, MutualMethod, Network, Output, Paper, register
 from kdbench.connectors import Ensemble
 from kdbench.losses import kl, peer_kl
 
@@ -49,7 +49,7 @@ class PeerMutual(MutualMethod):
     ) -> None:
         super().__init__()
         if n_students < 2 or teacher_mode not in ("online", "pretrained") or deployment not in ("student", "ensemble"):
-            raise ValueError(
+            raise KDBenchError(
                 f"peer_mutual needs n_students >= 2, teacher_mode 'online' or 'pretrained' and deployment 'student' or "
                 f"'ensemble', not {n_students}, {teacher_mode!r}, {deployment!r}"
             )

@@ -34,10 +34,13 @@ def draw_negatives(targets: Tensor, labels: Tensor, count: int) -> Tensor:
     Without replacement where a class has that many others, else with.
     """
     others = labels[None, :] != targets[:, None]  # [B, N]
-    if int(others.sum(1).min()) >= count:
-        keys = torch.rand(others.shape, device=labels.device).masked_fill_(~others, -1.0)
-        return keys.topk(count, dim=1).indices
-    return others.float().multinomial(count, replacement=True)
+    enough = others.sum(1, keepdim=True) >= count
+    keys = torch.rand(others.shape, device=labels.device).masked_fill_(~others, -1.0)
+    distinct = keys.topk(min(count, len(labels)), dim=1).indices
+    if bool(enough.all()):
+        return distinct
+    repeated = others.float().multinomial(count, replacement=True)
+    return torch.where(enough, distinct, repeated) if len(labels) >= count else repeated
 
 
 def nce(scores: Tensor, samples: int) -> Tensor:

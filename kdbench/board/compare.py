@@ -1,0 +1,57 @@
+"""Is method A better than method B, by how much, and how sure is that?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kdbench.board.statistics import Paired, paired
+from kdbench.board.tables import GROUP, OVERALL, runs_table
+from kdbench.errors import KDBenchError, unknown
+from kdbench.records import Record
+
+SURE = 0.05  # the p-value below which a difference is called one
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Methods `a` and `b`, their paired top-1 differences by place (the first is over all), and the verdict."""
+
+    a: str
+    b: str
+    rows: tuple[tuple[str, Paired], ...]
+    verdict: str
+
+
+def compare(records: Sequence[Record], a: str, b: str) -> Comparison:
+    """Compare two methods by their labels, paired by data set, protocol, pair and seed.
+
+    Raises:
+        KDBenchError: if a label has no record, or the two never ran at the same place and seed.
+    """
+    runs = runs_table(records)
+    labels = sorted(runs["method"].unique())
+    for label in (a, b):
+        if label not in labels:
+            raise unknown("method in these results", label, labels, "`kdbench leaderboard` shows all")
+    done = runs[runs["status"] == "done"]
+    keys = [*GROUP[:3], "seed"]
+    both = done[done["method"] == a].merge(done[done["method"] == b], on=keys, suffixes=("_a", "_b"))
+    if both.empty:
+        raise KDBenchError(f"{a!r} and {b!r} have no finished run of the same pair and seed: run both first")
+    rows = [(OVERALL, paired(both["top1_a"].tolist(), both["top1_b"].tolist()))]
+    for place, group in both.groupby(GROUP[:3], sort=True):
+        name = ", ".join(part for part in place if part != "clean")
+        rows.append((name, paired(group["top1_a"].tolist(), group["top1_b"].tolist())))
+    return Comparison(a, b, tuple(rows), _verdict(a, b, rows[0][1]))
+
+
+def _verdict(a: str, b: str, d: Paired) -> str:
+    if d.n < 2:
+        return f"too few paired runs to tell {a} and {b} apart ({d.n}): run at least two seeds"
+    interval = f"95 % CI {d.low:+.2f} to {d.high:+.2f}, p = {d.p:.2g}, {d.n} paired runs"
+    if math.isfinite(d.p) and d.p < SURE:
+        word = "better" if d.mean > 0 else "worse"
+        return f"{a} is {word} than {b} by {abs(d.mean):.2f} points ({interval})"
+    return f"cannot tell {a} and {b} apart: {d.mean:+.2f} points ({interval})"

@@ -1,0 +1,65 @@
+"""Statistics of the tables: pure functions over arrays of runs. NaN stands for what too few runs cannot tell."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Of one sample: size, mean, sample standard deviation (n - 1), and the 95 % t interval of the mean."""
+
+    n: int
+    mean: float
+    std: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Of paired differences a - b: a `Summary` and the two-sided p-value of the paired t-test."""
+
+    n: int
+    mean: float
+    std: float
+    low: float
+    high: float
+    p: float
+
+
+def summary(values: Sequence[float]) -> Summary:
+    """Summarise values `[n]`; one value has no spread and no interval, none has no mean."""
+    sample = np.asarray(values, dtype=float)
+    n = len(sample)
+    if n == 0:
+        return Summary(0, math.nan, math.nan, math.nan, math.nan)
+    mean = float(sample.mean())
+    if n == 1:
+        return Summary(1, mean, math.nan, math.nan, math.nan)
+    std = float(sample.std(ddof=1))
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * std / math.sqrt(n)
+    return Summary(n, mean, std, mean - half, mean + half)
+
+
+def paired(a: Sequence[float], b: Sequence[float]) -> Paired:
+    """Compare `a` `[n]` with `b` `[n]`, which share seeds (and pairs, data sets) element by element.
+
+    Where all differences are equal the t-test is degenerate: p is 1 if they are zero and 0 otherwise.
+    """
+    differences = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
+    s = summary(differences.tolist())
+    if s.n < 2:
+        p = math.nan
+    elif s.std == 0 or np.ptp(differences) < 1e-12:
+        p = 1.0 if abs(s.mean) < 1e-12 else 0.0
+    else:
+        p = float(stats.ttest_rel(a, b).pvalue)
+    return Paired(s.n, s.mean, s.std, s.low, s.high, p)
