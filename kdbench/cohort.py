@@ -91,7 +91,7 @@ class Cohort:
                     self._load_teacher(cell, spec)
         learners: list[Learner] = []
         for cell in self.cells:
-            self._guard(cell, lambda cell=cell: learners.append(self._learner(cell)))
+            self._guard(cell, partial(self._join, cell, learners))
         while learners := [learner for learner in learners if not self.store.has(learner.cell.id)]:
             epoch = min(learner.epoch for learner in learners)
             present = [
@@ -165,8 +165,8 @@ class Cohort:
             about = {**self.teachers.describe(cell, spec), "top1": self.task.metrics(logits, None)["top1"]}
             self.loaded[spec] = Teacher(network, self.numerics.compiled(network), about, logits)
 
-    def _learner(self, cell: Cell) -> Learner:
-        """Build a learner and put it where an earlier run left it."""
+    def _join(self, cell: Cell, learners: list[Learner]) -> None:
+        """Build a learner, put it where an earlier run left it, and add it to the others."""
         teachers = [self.loaded[spec].network for spec in cell.teachers] if cell.role == "student" else []
         learner = Learner(cell, self.task, self.data, self.numerics, teachers)
         state = self.store.load_checkpoint(cell.id, self.numerics.device)
@@ -174,7 +174,7 @@ class Cohort:
             learner.load_state_dict(state)
             if learner.finished:  # killed between the last checkpoint and the record
                 self._finish(learner)
-        return learner
+        learners.append(learner)
 
     @staticmethod
     def _teachers_of(learner: Learner) -> tuple[TeacherSpec, ...]:
@@ -184,8 +184,13 @@ class Cohort:
         if self.keep is not None:
             self.keep(learner.cell, learner.students[0])
         about = [self.loaded[spec].about for spec in learner.cell.teachers if spec in self.loaded]
-        outcome = {"result": learner.result(), "cost": learner.cost(), "curve": learner.curve, "teachers": about}
-        self._write(learner.cell, "done", **outcome)
+        outcome: dict[str, Any] = {
+            "result": learner.result(),
+            "cost": learner.cost(),
+            "curve": learner.curve,
+            "teachers": about,
+        }
+        self._write(learner.cell, "done", **outcome, teachers=about)
 
     # ------------------------------------------------------------------------------------------ records and failures
 

@@ -18,11 +18,17 @@ from pathlib import Path
 from kdbench.errors import KDBenchError
 
 Key = tuple[str, str]  # (file, top-level name)
+_DIGESTS: dict[type, str] = {}
 
 
-@cache
 def source_digest(cls: type) -> str:
     """16 hex digits over the class and all that it reaches, transitively."""
+    if cls not in _DIGESTS:
+        _DIGESTS[cls] = _digest(cls)
+    return _DIGESTS[cls]
+
+
+def _digest(cls: type) -> str:
     file = inspect.getsourcefile(cls)
     if file is None:
         raise KDBenchError(f"the source of method class {cls.__name__} cannot be found: define it in a file")

@@ -386,7 +386,7 @@ def _set(suite: Suite, setting: str) -> Suite:
         value = text.strip()
     if owner in ("recipe", "teacher_recipe"):
         recipe = _build(Recipe, {**dataclasses.asdict(getattr(suite, owner)), key: value}, owner)
-        return dataclasses.replace(suite, **{owner: recipe})
+        return dataclasses.replace(suite, **{owner: recipe})  # type: ignore[arg-type]
     name = registry.get(owner).info.name
     if name not in {spec.name for spec in suite.methods}:
         raise KDBenchError(f"--set {setting!r}: method {name!r} is not run; add it with --methods")

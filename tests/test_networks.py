@@ -1,240 +1,331 @@
-"""The CIFAR networks: the literature's parameter counts, maps, pre-activations and initialisation; timm's interface."""
+"""Networks: the literature's CIFAR nets as published, and the one adapter through which any timm network is seen."""
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
 import pytest
 import timm
 import torch
 from torch import Tensor, nn
 
-import kdbench.networks  # noqa: F401  (registers the networks)
-from kdbench.networks import CifarNet
-from kdbench.networks.cifar_base import CIFAR_MEAN, CIFAR_STD
+from kdbench.errors import KDBenchError
+from kdbench.method import Output
+from kdbench.networks import CifarNet, TimmNetwork, create
 
-# parameters in millions at 100 classes; stem and stage maps (channels, size) of 32x32 images; embedding
-TABLE = {
-    "cifar_resnet20": (0.278, ((16, 32), (16, 32), (32, 16), (64, 8)), 64),
-    "cifar_resnet32": (0.473, ((16, 32), (16, 32), (32, 16), (64, 8)), 64),
-    "cifar_resnet56": (0.862, ((16, 32), (16, 32), (32, 16), (64, 8)), 64),
-    "cifar_resnet110": (1.737, ((16, 32), (16, 32), (32, 16), (64, 8)), 64),
-    "cifar_resnet8x4": (1.234, ((32, 32), (64, 32), (128, 16), (256, 8)), 256),
-    "cifar_resnet32x4": (7.434, ((32, 32), (64, 32), (128, 16), (256, 8)), 256),
-    "cifar_wrn_16_2": (0.703, ((16, 32), (32, 32), (64, 16), (128, 8)), 128),
-    "cifar_wrn_40_2": (2.255, ((16, 32), (32, 32), (64, 16), (128, 8)), 128),
-    "cifar_wrn_40_1": (0.570, ((16, 32), (16, 32), (32, 16), (64, 8)), 64),
-    "cifar_vgg8": (3.965, ((64, 32), (128, 16), (256, 8), (512, 4), (512, 4)), 512),
-    "cifar_vgg13": (9.462, ((64, 32), (128, 16), (256, 8), (512, 4), (512, 4)), 512),
-    "cifar_mobilenetv2": (0.813, ((16, 16), (12, 16), (16, 8), (48, 4), (160, 2)), 1280),
-    "cifar_shufflenetv1": (0.949, ((24, 32), (240, 16), (480, 8), (960, 4)), 960),
-    "cifar_shufflenetv2": (1.356, ((24, 32), (116, 16), (232, 8), (464, 4)), 1024),
-    "cifar_resnet50": (23.705, ((64, 32), (256, 32), (512, 16), (1024, 8), (2048, 4)), 2048),
+# Parameters (100 classes), stem, stage maps and embedding, measured on the networks of CRD's published code for
+# 32-pixel images; the tables of the literature rest on them.
+PUBLISHED: dict[str, tuple[int, tuple[int, ...], list[tuple[int, ...]], int]] = {
+    "resnet20": (278_324, (16, 32, 32), [(16, 32, 32), (32, 16, 16), (64, 8, 8)], 64),
+    "resnet32": (472_756, (16, 32, 32), [(16, 32, 32), (32, 16, 16), (64, 8, 8)], 64),
+    "resnet56": (861_620, (16, 32, 32), [(16, 32, 32), (32, 16, 16), (64, 8, 8)], 64),
+    "resnet110": (1_736_564, (16, 32, 32), [(16, 32, 32), (32, 16, 16), (64, 8, 8)], 64),
+    "resnet8x4": (1_233_540, (32, 32, 32), [(64, 32, 32), (128, 16, 16), (256, 8, 8)], 256),
+    "resnet32x4": (7_433_860, (32, 32, 32), [(64, 32, 32), (128, 16, 16), (256, 8, 8)], 256),
+    "wrn_16_2": (703_284, (16, 32, 32), [(32, 32, 32), (64, 16, 16), (128, 8, 8)], 128),
+    "wrn_40_2": (2_255_156, (16, 32, 32), [(32, 32, 32), (64, 16, 16), (128, 8, 8)], 128),
+    "wrn_40_1": (569_780, (16, 32, 32), [(16, 32, 32), (32, 16, 16), (64, 8, 8)], 64),
+    "vgg8": (3_965_028, (64, 32, 32), [(128, 16, 16), (256, 8, 8), (512, 4, 4), (512, 4, 4)], 512),
+    "vgg13": (9_462_180, (64, 32, 32), [(128, 16, 16), (256, 8, 8), (512, 4, 4), (512, 4, 4)], 512),
+    "mobilenetv2": (812_836, (16, 16, 16), [(12, 16, 16), (16, 8, 8), (48, 4, 4), (160, 2, 2)], 1280),
+    "shufflenetv1": (949_258, (24, 32, 32), [(240, 16, 16), (480, 8, 8), (960, 4, 4)], 960),
+    "shufflenetv2": (1_355_528, (24, 32, 32), [(116, 16, 16), (232, 8, 8), (464, 4, 4)], 1024),
+    "resnet50": (23_705_252, (64, 32, 32), [(256, 32, 32), (512, 16, 16), (1024, 8, 8), (2048, 4, 4)], 2048),
 }
-# those that the table does not count, by the convolutions and linear layers on the way (shortcuts left out)
-DEPTHS = {
-    "cifar_resnet8": 8,
-    "cifar_resnet14": 14,
-    "cifar_resnet44": 44,
-    "cifar_wrn_16_1": 16 - 2,  # the name counts the shortcuts of the two stages that change width ...
-    "cifar_vgg11": 8 + 1,  # ... and ImageNet's VGG has three linear layers, this one has one
-    "cifar_vgg16": 13 + 1,
-    "cifar_vgg19": 16 + 1,
-}
-ALL = (*TABLE, *DEPTHS)
-SMALL = (
-    "cifar_resnet8",
-    "cifar_resnet8x4",
-    "cifar_resnet50",
-    "cifar_wrn_16_1",
-    "cifar_wrn_16_2",
-    "cifar_vgg8",
-    "cifar_mobilenetv2",
-    "cifar_shufflenetv1",
-    "cifar_shufflenetv2",
-)  # one of each kind and width
-RELU_AT_THE_END = ("cifar_resnet8", "cifar_resnet50", "cifar_vgg8", "cifar_shufflenetv1", "cifar_shufflenetv2")
+# The same counts as CRD's code gives them, in millions to three places.
+MILLIONS = {
+    "resnet20": 0.278, "resnet32": 0.473, "resnet56": 0.862, "resnet110": 1.737, "resnet8x4": 1.234,
+    "resnet32x4": 7.434, "wrn_16_2": 0.703, "wrn_40_2": 2.255, "wrn_40_1": 0.570, "vgg8": 3.965, "vgg13": 9.462,
+    "mobilenetv2": 0.813, "shufflenetv1": 0.949, "shufflenetv2": 1.356, "resnet50": 23.705,
+}  # fmt: skip
+OTHERS = ("resnet8", "resnet14", "resnet44", "vgg11", "vgg16", "vgg19", "wrn_16_1")
+CIFAR_NETS = sorted([*(f"cifar_{name}" for name in PUBLISHED), *(f"cifar_{name}" for name in OTHERS)])
+# Stages that end in a ReLU of the pre-activation map itself (WRN's first two maps are raw sums).
+RELU_NETS = ("cifar_resnet8", "cifar_resnet8x4", "cifar_vgg8", "cifar_shufflenetv1", "cifar_shufflenetv2")
+TIMM_NETS = [
+    *timm.list_models("test_*"), "resnet18", "vit_tiny_patch16_224", "convnext_atto", "mixer_s32_224",
+    "mobilenetv1_100", "regnetx_002",
+]  # fmt: skip
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HALVES = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
-def build(name: str, num_classes: int = 100, in_chans: int = 3) -> CifarNet:
+def build(name: str, size: int = 32, **options: Any) -> TimmNetwork:
     torch.manual_seed(0)
-    net = timm.create_model(name, num_classes=num_classes, in_chans=in_chans)
-    assert isinstance(net, CifarNet)
-    return net
+    channels = options.pop("in_chans", 3)
+    classes = options.pop("num_classes", 10)
+    return create(name, num_classes=classes, in_chans=channels, input_size=(channels, size, size), **options)
 
 
-def images(batch: int, channels: int, size: int) -> Tensor:
+def images(size: int = 32, batch: int = 2, channels: int = 3) -> Tensor:
     return torch.randn(batch, channels, size, size, generator=torch.Generator().manual_seed(1))
 
 
-def excited(net: CifarNet) -> CifarNet:
-    """Norms with random weights and statistics, as after some training, in eval mode."""
+@torch.no_grad()
+def run(network: TimmNetwork, x: Tensor) -> Output:
+    output = network.eval()(x)
+    assert isinstance(output, Output)
+    return output
+
+
+def shaken(network: TimmNetwork) -> TimmNetwork:
+    """Norms that are not the identity, so that a map before and one after a norm differ."""
     generator = torch.Generator().manual_seed(2)
-    for module in net.modules():
+    for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
-            for tensor in (module.weight.data, module.bias.data, module.running_mean, module.running_var):
+            for tensor in (module.weight.data, module.bias.data, module.running_mean):
                 assert tensor is not None
-                tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.1)
-            module.bias.data -= 0.6
-    return net.eval()
+                tensor += 0.3 * torch.randn(tensor.shape, generator=generator)
+    return network
 
 
-def test_every_network_of_the_family_is_tested() -> None:
-    assert sorted(ALL) == sorted(timm.list_models("cifar_*"))
+# ---------------------------------------------------------------------------------- the CIFAR networks of the literature
 
 
-@pytest.mark.parametrize("name", TABLE)
-def test_the_parameter_count_is_the_literatures(name: str) -> None:
-    count = sum(parameter.numel() for parameter in build(name).parameters())
-    assert round(count / 1e6, 3) == TABLE[name][0]
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_cifar_network_has_the_published_parameters_and_maps(name: str) -> None:
+    parameters, stem, features, embedding = PUBLISHED[name]
+    network = build(f"cifar_{name}", num_classes=100)
+    assert sum(p.numel() for p in network.parameters()) == parameters
+    assert round(parameters / 1e6, 3) == MILLIONS[name]
+    assert network.shapes.stem == stem
+    assert list(network.shapes.features) == features
+    assert network.shapes.embedding == embedding
+    assert network.shapes.num_classes == 100
 
 
-@torch.no_grad()
-@pytest.mark.parametrize("name", TABLE)
-def test_the_maps_are_the_literatures(name: str) -> None:
-    net = build(name).eval()
-    taps = net.run_taps(images(1, 3, 32))
-    maps = tuple((tap.shape[1], tap.shape[2]) for tap in (taps.stem, *taps.features))
-    assert (maps, net.num_features) == TABLE[name][1:]
-    assert all(tap.shape[2] == tap.shape[3] for tap in taps.features)
-    assert net.forward_head(taps.final, pre_logits=True).shape == (1, net.num_features)
+def test_every_cifar_network_is_registered_with_timm() -> None:
+    build("cifar_resnet8")  # the import registers them
+    assert timm.list_models("cifar_*") == sorted(CIFAR_NETS, key=timm.list_models("cifar_*").index)
+    assert set(timm.list_models("cifar_*")) == set(CIFAR_NETS)
+    assert isinstance(timm.create_model("cifar_vgg8", num_classes=7), CifarNet)
 
 
-@pytest.mark.parametrize("name", DEPTHS)
-def test_the_depth_is_that_of_the_name(name: str) -> None:
-    layers = [
-        key for key, module in build(name).named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))
-    ]
-    assert len([key for key in layers if "shortcut" not in key]) == DEPTHS[name]
+@pytest.mark.parametrize("name", CIFAR_NETS)
+def test_a_cifar_network_takes_one_grey_channel_eight_pixels_and_any_number_of_classes(name: str) -> None:
+    network = build(name, size=8, in_chans=1, num_classes=7)
+    output = run(network, images(8, channels=1))
+    assert output.logits.shape == (2, 7)
+    assert output.embedding.shape == (2, network.shapes.embedding)
+    assert [tuple(feature.shape[1:]) for feature in output.features] == list(network.shapes.features)
+    assert output.logits.isfinite().all()
 
 
-@torch.no_grad()
-@pytest.mark.parametrize("name", ALL)
-def test_grey_digits_of_eight_pixels_and_two_classes_go_through(name: str) -> None:
-    assert build(name, num_classes=2, in_chans=1).eval()(images(2, 1, 8)).shape == (2, 2)
+@pytest.mark.parametrize("name", CIFAR_NETS)
+def test_a_cifar_networks_taps_are_those_of_its_own_forward_pass(name: str) -> None:
+    network = shaken(build(name, size=16))
+    x = images(16)
+    output = run(network, x)
+    with torch.no_grad():
+        assert torch.equal(output.logits, network.core(x))
+        maps = network.core.forward_intermediates(x, intermediates_only=True)  # type: ignore[operator]
+    assert torch.equal(output.logits, network.classifier(output.embedding))
+    assert len(output.features) in (3, 4)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(output.features, maps, strict=True))
 
 
-@torch.no_grad()
-@pytest.mark.parametrize("name", SMALL)
-@pytest.mark.parametrize("size", [28, 64])
-def test_other_sizes_go_through(name: str, size: int) -> None:
-    assert build(name, num_classes=10).eval()(images(1, 3, size)).shape == (1, 10)
-
-
-@torch.no_grad()
-def test_vgg_pools_once_more_at_64_pixels() -> None:
-    net = build("cifar_vgg8").eval()
-    assert [tap.shape[2] for tap in net.run_taps(images(1, 3, 64)).features] == [32, 16, 8, 4]
-    assert [tap.shape[2] for tap in net.run_taps(images(1, 3, 60)).features] == [30, 15, 7, 7]
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("name", RELU_AT_THE_END)
-def test_a_map_is_the_relu_of_its_preactivation(name: str) -> None:
-    taps = excited(build(name)).run_taps(images(2, 3, 16))
-    assert len(taps.preactivations) == len(taps.features)
-    for feature, before in zip(taps.features, taps.preactivations, strict=True):
+@pytest.mark.parametrize("name", RELU_NETS)
+def test_a_feature_is_the_relu_of_its_preactivation(name: str) -> None:
+    output = run(shaken(build(name, size=16)), images(16))
+    assert len(output.preactivations) == len(output.features)
+    for before, after in zip(output.preactivations, output.features, strict=True):
         assert before.min() < 0
-        assert torch.equal(torch.relu(before), feature)
+        assert torch.equal(before.relu(), after)
 
 
-@torch.no_grad()
-def test_wrn_maps_are_raw_sums_and_their_preactivations_are_the_next_norms() -> None:
-    net = excited(build("cifar_wrn_16_2"))
-    taps = net.run_taps(images(2, 3, 16))
-    assert taps.features[0].min() < 0
-    assert taps.features[1].min() < 0
-    for stage, feature, before in zip(list(net.stages)[1:], taps.features, taps.preactivations, strict=False):
-        assert torch.equal(stage[0].norm(feature), before)
-    assert torch.equal(torch.relu(taps.preactivations[2]), taps.features[2])
-    assert taps.final is taps.features[2]
+def test_the_mobilenet_whose_stages_end_linearly_has_no_preactivations() -> None:
+    output = run(shaken(build("cifar_mobilenetv2")), images())
+    assert output.preactivations == ()
+    assert all(feature.min() < 0 for feature in output.features)
 
 
-@torch.no_grad()
-def test_mobilenet_has_no_preactivations_because_its_stages_end_linear() -> None:
-    taps = excited(build("cifar_mobilenetv2")).run_taps(images(2, 3, 32))
-    assert taps.preactivations == []
-    assert all(feature.min() < 0 for feature in taps.features)
+def test_a_wide_resnets_preactivations_are_the_norms_that_follow_its_stages() -> None:
+    network = shaken(build("cifar_wrn_16_1"))
+    core: Any = network.core
+    output = run(network, images())
+    raw, raw_too, active = output.features
+    norms = [core.stages[1][0].norm, core.stages[2][0].norm]
+    assert torch.equal(output.preactivations[0], norms[0](raw))
+    assert torch.equal(output.preactivations[1], norms[1](raw_too))
+    assert torch.equal(output.preactivations[2].relu(), active)
+    assert raw.min() < 0
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_a_training_pass_moves_running_statistics_once(name: str) -> None:
-    net = build(name)
-    net(images(4, 3, 16))
-    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+def test_a_wide_resnets_running_statistics_move_once_a_train_step() -> None:
+    network = build("cifar_wrn_16_1").train()
+    network(images())
+    counts = {m.num_batches_tracked.item() for m in network.modules() if isinstance(m, nn.BatchNorm2d)}  # type: ignore[union-attr]
+    assert counts == {1}
+
+
+# ------------------------------------------------------------------------------------------------ any network of timm
+
+
+@pytest.fixture(scope="module")
+def timm_network(request: pytest.FixtureRequest) -> TimmNetwork:
+    return shaken(build(request.param, size=64))
+
+
+@pytest.mark.parametrize("timm_network", TIMM_NETS, indirect=True, scope="module")
+class TestAnyTimmNetwork:
+    def test_gives_the_plain_models_logits_by_one_classifier_on_its_embedding(self, timm_network: TimmNetwork) -> None:
+        x = images(64)
+        output = run(timm_network, x)
+        with torch.no_grad():
+            plain = timm_network.core(x)
+        torch.testing.assert_close(output.logits, plain, rtol=1e-5, atol=1e-6)
+        assert torch.equal(output.logits, timm_network.classifier(output.embedding))
+
+    def test_shows_one_to_four_maps_of_the_shapes_it_announces(self, timm_network: TimmNetwork) -> None:
+        output = run(timm_network, images(64))
+        assert 1 <= len(output.features) <= 4
+        assert [tuple(feature.shape[1:]) for feature in output.features] == list(timm_network.shapes.features)
+        assert (None if output.stem is None else tuple(output.stem.shape[1:])) == timm_network.shapes.stem
+        assert output.embedding.shape == (2, timm_network.shapes.embedding)
+
+    def test_has_every_parameter_in_one_stage_or_the_head(self, timm_network: TimmNetwork) -> None:
+        check_partition(timm_network)
+
+
+@pytest.mark.parametrize("name", ["cifar_resnet8", "cifar_wrn_16_1", "cifar_vgg8", "cifar_mobilenetv2"])
+def test_a_cifar_network_has_every_parameter_in_one_stage_or_the_head(name: str) -> None:
+    network = build(name, size=16)
+    check_partition(network)
+    head = network.stage_parameters()[-1]
+    assert {"model.classifier.weight", "model.classifier.bias"} <= head
+    assert not any("stem" in name for name in head)
+
+
+def check_partition(network: TimmNetwork) -> None:
+    groups = network.stage_parameters()
+    named = [name for name, _ in network.named_parameters()]
+    assert sorted(name for group in groups for name in group) == sorted(named)
+    assert len(groups) == len(network.shapes.features) + 1
+    assert all(groups[:-1])
+
+
+def test_asking_for_the_stages_leaves_no_trace() -> None:
+    network = build("cifar_resnet8").train()
+    network.core.stages[0].eval()  # type: ignore[operator, union-attr, index]
+    frozen = next(network.parameters()).requires_grad_(False)
+    modes = {name: module.training for name, module in network.named_modules()}
+    state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    stream = torch.get_rng_state()
+    network.stage_parameters()
+    assert torch.equal(torch.get_rng_state(), stream)
+    assert modes == {name: module.training for name, module in network.named_modules()}
+    assert all(parameter.grad is None for parameter in network.parameters())
+    assert [p for p in network.parameters() if not p.requires_grad] == [frozen]
+    assert all(torch.equal(tensor, state[name]) for name, tensor in network.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["cifar_resnet8", "cifar_wrn_16_1", "cifar_vgg8", "test_vit", "test_efficientnet"])
+def test_building_draws_no_random_numbers_beyond_the_weights(name: str) -> None:
+    torch.manual_seed(5)
+    size = {"img_size": (64, 64)} if name == "test_vit" else {}
+    plain = timm.create_model(name, num_classes=10, in_chans=3, **size)
+    expected = torch.rand(4)
+    torch.manual_seed(5)
+    network = create(name, num_classes=10, in_chans=3, input_size=(3, 64, 64))
+    assert torch.equal(torch.rand(4), expected)
+    for key, tensor in plain.state_dict().items():
+        assert torch.equal(tensor, network.core.state_dict()[key]), key
+
+
+@pytest.mark.parametrize("name", ["cifar_resnet8", "test_efficientnet"])
+def test_building_moves_no_running_statistic_and_leaves_train_mode(name: str) -> None:
+    network = build(name, size=64)
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     assert norms
-    assert all(norm.num_batches_tracked == 1 for norm in norms)
+    assert all(norm.running_mean is not None and not norm.running_mean.any() for norm in norms)
+    assert all(module.training for module in network.modules())
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_gradients_reach_every_parameter_through_channels_last_images(name: str) -> None:
-    net = build(name).to(memory_format=torch.channels_last)
-    net(images(4, 3, 16).to(memory_format=torch.channels_last)).square().sum().backward()
-    assert [key for key, parameter in net.named_parameters() if parameter.grad is None] == []
+def test_half_precision_outputs_are_given_wide() -> None:
+    network = build("cifar_resnet8")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = run(network, images())
+    assert output.logits.dtype == output.embedding.dtype == torch.float32
 
 
-@torch.no_grad()
-@pytest.mark.parametrize("name", ["cifar_shufflenetv1", "cifar_shufflenetv2"])
-def test_the_shuffle_is_the_same_in_both_memory_formats(name: str) -> None:
-    net = excited(build(name)).double()
-    x = images(2, 3, 16).double()
-    torch.testing.assert_close(net(x.to(memory_format=torch.channels_last)), net(x), rtol=1e-10, atol=1e-10)
+# --------------------------------------------------------------------------------------------- normalisation and size
 
 
-@pytest.mark.parametrize("name", ["cifar_resnet8x4", "cifar_wrn_16_2", "cifar_vgg8", "cifar_mobilenetv2"])
-def test_convolutions_start_as_kaiming_normal_over_the_fan_out(name: str) -> None:
-    for conv in build(name).modules():
-        if isinstance(conv, nn.Conv2d) and conv.weight.numel() > 20_000:
-            fan_out = conv.out_channels * math.prod(conv.kernel_size) / conv.groups
-            if conv.groups == conv.out_channels:  # the literature counts all outputs of a depthwise convolution
-                fan_out = conv.out_channels * math.prod(conv.kernel_size)
-            assert float(conv.weight.detach().std()) == pytest.approx(math.sqrt(2 / fan_out), rel=0.05)
-            assert conv.bias is None or not conv.bias.any()
+def test_another_normalisation_of_the_weights_is_converted_exactly() -> None:
+    pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+
+    def normalised(normalization: Any) -> Tensor:
+        mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in normalization)
+        return (pixels - mean) / std
+
+    network = build("cifar_resnet8", data_normalization=IMAGENET, own_normalization=HALVES)
+    plain = build("cifar_resnet8")
+    torch.testing.assert_close(
+        run(network, normalised(IMAGENET)).logits, run(plain, normalised(HALVES)).logits, rtol=1e-4, atol=1e-6
+    )
+    assert network.core.state_dict().keys() == plain.core.state_dict().keys()
 
 
-@pytest.mark.parametrize(("name", "std"), [("cifar_vgg8", 0.01), ("cifar_mobilenetv2", 0.01)])
-def test_a_new_classifier_starts_as_the_first_one_did(name: str, std: float) -> None:
-    net = build(name)
-    for _ in range(2):
-        linear = net.get_classifier()
-        assert isinstance(linear, nn.Linear)
-        assert float(linear.weight.detach().std()) == pytest.approx(std, rel=0.05)
-        assert not linear.bias.any()
-        net.reset_classifier(50)
+def test_the_same_normalisation_changes_no_bit() -> None:
+    network = build("cifar_resnet8", data_normalization=IMAGENET, own_normalization=IMAGENET)
+    assert torch.equal(run(network, images()).logits, run(build("cifar_resnet8"), images()).logits)
 
 
-@torch.no_grad()
-@pytest.mark.parametrize("name", SMALL)
-def test_the_interface_is_timms(name: str) -> None:
-    net = excited(build(name, num_classes=5))
-    x = images(2, 3, 16)
-    final, maps = net.forward_intermediates(x)
-    assert torch.equal(final, net.forward_features(x))
-    assert torch.equal(net(x), net.forward_head(final))
-    assert torch.equal(net(x), net.get_classifier()(net.forward_head(final, pre_logits=True)))
-    assert [info["num_chs"] for info in net.feature_info] == [feature.shape[1] for feature in maps]
-    assert [16 // info["reduction"] for info in net.feature_info] == [feature.shape[2] for feature in maps]
-    only_last = net.forward_intermediates(x, indices=1, intermediates_only=True)
-    assert torch.equal(only_last[0], maps[-1])
-    assert torch.equal(net.forward_intermediates(x, indices=[0], intermediates_only=True)[0], maps[0])
-    net.reset_classifier(3)
-    assert (net(x).shape, net.num_classes) == ((2, 3), 3)
-    net.reset_classifier(0)
-    assert net(x).shape == (2, net.num_features)
+def test_three_colours_statistics_serve_a_grey_channel() -> None:
+    grey = ((0.5,), (0.25,))
+    network = build("cifar_resnet8", in_chans=1, size=8, data_normalization=grey, own_normalization=HALVES)
+    x = images(8, channels=1)
+    plain = build("cifar_resnet8", in_chans=1, size=8)
+    torch.testing.assert_close(run(network, x).logits, run(plain, x * 0.5).logits, rtol=1e-5, atol=1e-6)
 
 
-def test_the_config_has_cifar_100s_statistics() -> None:
-    net = build("cifar_resnet8")
-    assert (net.pretrained_cfg["mean"], net.pretrained_cfg["std"]) == (CIFAR_MEAN, CIFAR_STD)
-    assert net.default_cfg["input_size"] == (3, 32, 32)
-    assert timm.get_pretrained_cfg("cifar_resnet8").num_classes == 100
+def test_a_network_of_another_fixed_size_is_given_resized_images() -> None:
+    torch.manual_seed(0)
+    model = timm.create_model("test_vit", num_classes=10, img_size=64)
+    network = TimmNetwork(model, "test_vit", (3, 32, 32), own_size=(64, 64))
+    resized = torch.nn.functional.interpolate(images(), size=(64, 64), mode="bilinear", antialias=True)
+    with torch.no_grad():
+        expected = model.eval()(resized)
+    torch.testing.assert_close(run(network, images()).logits, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_what_a_cifar_network_cannot_do_is_refused() -> None:
-    net = build("cifar_resnet8")
-    with pytest.raises(ValueError, match="NCHW"):
-        net.forward_intermediates(images(1, 3, 8), output_fmt="NLC")
-    with pytest.raises(ValueError, match="'avg'"):
-        net.reset_classifier(3, global_pool="max")
-    with pytest.raises(TypeError, match="wdith"):
-        timm.create_model("cifar_vgg8", wdith=2)
+def test_a_vit_from_scratch_is_built_for_the_datas_size() -> None:
+    network = build("vit_tiny_patch16_224", size=64)
+    assert network.core.patch_embed.img_size == (64, 64)  # type: ignore[union-attr]
+    assert network.shapes.features == ((192, 4, 4),) * 4
+
+
+# --------------------------------------------------------------------------------------------------------- refusals
+
+
+def sentence(name: str, size: int = 32, **options: Any) -> str:
+    with pytest.raises(KDBenchError) as caught:
+        build(name, size, **options)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def test_a_network_with_two_heads_is_refused() -> None:
+    text = sentence("deit_tiny_distilled_patch16_224", 64)
+    assert text.startswith("network 'deit_tiny_distilled_patch16_224' does not compute its logits by one classifier")
+    assert "choose a variant with a single head" in text
+
+
+def test_an_unknown_network_is_answered_with_the_nearest() -> None:
+    assert sentence("cifar_resnet8x5").startswith("unknown network 'cifar_resnet8x5': did you mean 'cifar_resnet8x4'?")
+
+
+@pytest.mark.parametrize(("name", "size"), [("vit_tiny_patch16_224", 8), ("cifar_vgg8", 4), ("test_vit", 20)])
+def test_images_that_a_network_cannot_take_are_named(name: str, size: int) -> None:
+    text = sentence(name, size)
+    assert text.startswith(f"network {name!r} cannot take inputs of 3x{size}x{size} (")
+    assert "`image_size`" in text
+
+
+def test_pretrained_weights_that_do_not_exist_are_refused() -> None:
+    assert sentence("cifar_resnet8", pretrained=True).startswith("timm has no pretrained weights of 'cifar_resnet8'")
+
+
+def test_an_option_that_a_network_does_not_take_is_refused() -> None:
+    assert sentence("cifar_resnet8", moons=2).startswith("network 'cifar_resnet8' does not take these options:")

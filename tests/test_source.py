@@ -48,7 +48,12 @@ def digest_of(text: str, folder: Path, name: str) -> str:
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [("# a comment", "# another"), ('"""Doc."""', '"""Other words."""'), ("2.0\n\n\n", "2.0\n\n"), ('"logits")', '"features")')],
+    [
+        ("# a comment", "# another"),
+        ('"""Doc."""', '"""Other words."""'),
+        ("2.0\n\n\n", "2.0\n\n"),
+        ('"logits")', '"features")'),
+    ],
 )
 def test_an_edit_of_comments_docstrings_layout_or_metadata_keeps_the_digest(tmp_path: Path, old: str, new: str) -> None:
     assert old in METHOD
@@ -57,14 +62,20 @@ def test_an_edit_of_comments_docstrings_layout_or_metadata_keeps_the_digest(tmp_
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [("temperature: float = 4.0", "temperature: float = 3.0"), ("WEIGHT = 2.0", "WEIGHT = 3.0"), ("* value", "+ value")],
+    [
+        ("temperature: float = 4.0", "temperature: float = 3.0"),
+        ("WEIGHT = 2.0", "WEIGHT = 3.0"),
+        ("* value", "+ value"),
+    ],
 )
 def test_an_edit_of_the_class_a_constant_or_a_helper_changes_the_digest(tmp_path: Path, old: str, new: str) -> None:
     assert old in METHOD
     assert digest_of(METHOD, tmp_path, "a") != digest_of(METHOD.replace(old, new), tmp_path, "b")
 
 
-def test_an_edit_of_a_kdbench_loss_changes_only_the_methods_that_use_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_edit_of_a_kdbench_loss_changes_only_the_methods_that_use_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     import kdbench.losses as losses
     from kdbench import source
 
@@ -75,8 +86,8 @@ def test_an_edit_of_a_kdbench_loss_changes_only_the_methods_that_use_it(monkeypa
     edited.write_text(text.replace("temperature**2", "temperature**3"))
     real = source._file_of
     monkeypatch.setattr(source, "_file_of", lambda module: str(edited) if module == "kdbench.losses" else real(module))
-    source_digest.cache_clear()
+    source._DIGESTS.clear()
     after = {name: source_digest(registry.get(name)) for name in ("kd", "student")}
-    source_digest.cache_clear()
+    source._DIGESTS.clear()
     assert after["student"] == before["student"]
     assert after["kd"] != before["kd"]

@@ -42,7 +42,7 @@ def compare(records: Sequence[Record], a: str, b: str) -> Comparison:
         raise KDBenchError(f"{a!r} and {b!r} have no finished run of the same pair and seed: run both first")
     rows = [(OVERALL, paired(both["top1_a"].tolist(), both["top1_b"].tolist()))]
     for place, group in both.groupby(GROUP[:3], sort=True):
-        name = ", ".join(part for part in place if part != "clean")
+        name = ", ".join(str(part) for part in place if part != "clean")
         rows.append((name, paired(group["top1_a"].tolist(), group["top1_b"].tolist())))
     return Comparison(a, b, tuple(rows), _verdict(a, b, rows[0][1]))
 

@@ -69,7 +69,7 @@ def leaderboard_table(
                         "dataset": dataset,
                         "protocol": protocol,
                         "pair": pair,
-                        **_method_row(group, method, pair, baselines),
+                        **_method_row(group, method, str(pair), baselines),
                     }
                     for method in sorted(group["method"].unique())
                 ]
