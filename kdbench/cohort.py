@@ -190,7 +190,7 @@ class Cohort:
             "curve": learner.curve,
             "teachers": about,
         }
-        self._write(learner.cell, "done", **outcome, teachers=about)
+        self._write(learner.cell, "done", **outcome)
 
     # ------------------------------------------------------------------------------------------ records and failures
 

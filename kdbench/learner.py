@@ -210,7 +210,8 @@ class Learner:
         for name, value in terms.items():
             if not math.isfinite(value):
                 raise NonFinite(f"loss term {name!r} became {value} in epoch {self.epoch + 1}")
-        scores = self.task.metrics(self.task.logits(self.deployed()), teacher_logits)
+        due = (self.epoch + 1) % self.recipe.evaluate_every == 0 or self.epoch + 1 == self.recipe.epochs
+        scores = self.task.metrics(self.task.logits(self.deployed()), teacher_logits) if due else {}
         own = self.clock.read()
         self.seconds = {"own": self.seconds["own"] + own, "alone": self.seconds["alone"] + own + shared_seconds}
         self.epoch += 1
@@ -251,7 +252,7 @@ class Learner:
         """The record's `result`, from the finished curve."""
         scores = ("top1", "top5", "nll", "agreement", "kl_to_teacher")
         last = self.curve[-1]
-        best = max(self.curve, key=lambda point: point["top1"])
+        best = max((point for point in self.curve if "top1" in point), key=lambda point: point["top1"])
         extra: dict[str, float] = {}
         peers = [s for s, role in zip(self.students, self.roles, strict=True) if role == "student"]
         if len(peers) > 1:

@@ -50,6 +50,8 @@ class Display:
         self._steps.update(self._cohort, total=epochs * steps, completed=epoch * steps + step, description=text)
 
     def epoch_done(self, cell: Cell, epoch: int, scores: dict[str, Any]) -> None:
+        if "top1" not in scores:
+            return
         name = cell.method.label if cell.role == "student" else "teacher"
         self._latest[cell.id] = f"{name} {scores['top1']:.1f}"
         self._scores.plain = "  ".join(self._latest.values())

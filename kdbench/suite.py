@@ -43,6 +43,7 @@ class Recipe:
         image_size: side in pixels that the data set is resized to, 0 for its own.
         precision: `auto` follows the device; `fp32` or `bf16` fixes it and is part of the cell.
         pretrained: start from timm's pretrained weights instead of from scratch.
+        evaluate_every: score the student on the test set after every so many epochs, and after the last.
     """
 
     epochs: int
@@ -63,6 +64,7 @@ class Recipe:
     image_size: int = 0
     precision: str = "auto"
     pretrained: bool = False
+    evaluate_every: int = 1
 
 
 @dataclass(frozen=True)

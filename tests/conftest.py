@@ -1,4 +1,4 @@
-"""Shared fixtures: one thread (so that bits do not depend on the machine's load) and a suite small enough for seconds."""
+"""Shared fixtures: one thread, so that tests do not fight over cores, and a suite small enough for seconds."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ BATCH, CLASSES = 5, 4
 
 @pytest.fixture(autouse=True)
 def float64() -> Iterator[None]:
+    """Seeded float64 by default; imported by name, it holds for every test of a file."""
     torch.manual_seed(0)
     torch.set_default_dtype(torch.float64)
     yield
@@ -103,3 +104,11 @@ def dataset(targets: Tensor) -> Whole:
 def total(terms: Mapping[str, Tensor]) -> Tensor:
     """A sum that can be differentiated more than once."""
     return torch.stack(list(terms.values())).sum()
+
+
+def mutual_by_loops(outputs: Sequence[Output], data: Batch, i: int, temperature: float) -> tuple[Tensor, Tensor]:
+    """Student i's cross-entropy and its mean divergence from its peers."""
+    own = outputs[i].logits
+    ce = mean(cross_entropy(own[n], int(data.targets[n])) for n in range(BATCH))
+    peers = [outputs[j].logits for j in range(len(outputs)) if j != i]
+    return ce, mean(mean(kl(own[n], peer[n], temperature) for n in range(BATCH)) for peer in peers)

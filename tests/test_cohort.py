@@ -103,7 +103,7 @@ def test_a_learner_fails_alone(bench: Bench) -> None:
     @register("diverges", family="logits")
     class Diverges(Method):
         def loss(self, batch: Batch, student: Output, teacher: Output) -> dict[str, Tensor]:
-            return {"good": student.logits.sum() * 0, "bad": student.logits.sum() * float("nan")}
+            return {"good": torch.zeros(()), "bad": student.logits.sum() * float("nan")}
 
     @register("demands", family="logits")
     class Demands(Method):

@@ -21,9 +21,11 @@ from loops import (
     cross_entropy,
     dataset,
     divergence,
+    float64,  # noqa: F401  (a fixture for every test here)
     kl,
     logits,
     mean,
+    mutual_by_loops,
     network,
     output,
     probabilities,
@@ -147,7 +149,7 @@ def half(linear: nn.Linear, embedding: Tensor, bank: Tensor, chosen: Tensor, z: 
         for i, row in enumerate(chosen)
     ]
     if z is None:
-        z = float(sum(float(score) for row in rows for score in row) / (BATCH * (count + 1)) * SAMPLES)
+        z = sum(float(score.detach()) for row in rows for score in row) / (BATCH * (count + 1)) * SAMPLES
     loss = torch.zeros(())
     for row in rows:
         positive, *negatives = [score / z for score in row]
@@ -404,14 +406,6 @@ def test_sskd_refuses_a_pair_with_unequal_numbers_of_stages() -> None:
 
 
 # ---------------------------------------------------------------------------------------------- mutual
-
-
-def mutual_by_loops(outputs: Sequence[Output], data: Batch, i: int, temperature: float) -> tuple[Tensor, Tensor]:
-    """Student i's cross-entropy and its mean divergence from its peers."""
-    own = outputs[i].logits
-    ce = mean(cross_entropy(own[n], int(data.targets[n])) for n in range(BATCH))
-    peers = [outputs[j].logits for j in range(len(outputs)) if j != i]
-    return ce, mean(mean(kl(own[n], peer[n], temperature) for n in range(BATCH)) for peer in peers)
 
 
 @pytest.mark.parametrize("n_students", [2, 3])

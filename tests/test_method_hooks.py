@@ -16,8 +16,10 @@ from loops import (
     close,
     cross_entropy,
     dataset,
+    float64,  # noqa: F401  (a fixture for every test here)
     kl,
     logits,
+    mutual_by_loops,
     network,
     output,
     probabilities,
@@ -27,13 +29,13 @@ from torch import Tensor, nn
 
 from kdbench import Batch, KDBenchError, NotApplicable, Output, registry
 
-# ---------------------------------------------------------------------------------------------- mutual updates and deployment
+# ---------------------------------------------------------------------------------------------- mutual
 
 
 class Linears:
     """Two linear students behind the interface of one update."""
 
-    def __init__(self, precision: torch.dtype | None = None) -> None:
+    def __init__(self) -> None:
         torch.manual_seed(1)
         self.students = [nn.Linear(3, CLASSES) for _ in range(2)]
         data = batch()
@@ -120,9 +122,9 @@ def test_mhkd_without_its_heads_is_kd_to_the_bit() -> None:
     assert terms["heads"] == 0
     assert all(torch.equal(terms[name], term) for name, term in kd.items())
     wanted = [student.logits, *student.features]
-    total = torch.autograd.grad(total(terms), wanted, allow_unused=True)
-    assert torch.equal(total[0], torch.autograd.grad(total(kd), student.logits)[0])
-    assert all(gradient is None or not gradient.any() for gradient in total[1:])
+    found = torch.autograd.grad(total(terms), wanted, allow_unused=True)
+    assert torch.equal(found[0], torch.autograd.grad(total(kd), student.logits)[0])
+    assert all(gradient is None or not gradient.any() for gradient in found[1:])
 
 
 def test_mhkds_teacher_heads_learn_from_labels_only() -> None:
@@ -162,7 +164,7 @@ def test_mhkd_keeps_the_first_head_when_all_are_dropped() -> None:
 
 
 def test_mhkd_pools_large_maps_before_a_head_only_when_asked() -> None:
-    method, student, teacher = mhkd(head_pool=4)
+    method, student, _ = mhkd(head_pool=4)
     plain, *_ = mhkd()
     plain.load_state_dict(method.state_dict())
     pooled = F.avg_pool2d(student.features[0], 2)

@@ -96,7 +96,6 @@ def test_a_cifar_network_has_the_published_parameters_and_maps(name: str) -> Non
 
 def test_every_cifar_network_is_registered_with_timm() -> None:
     build("cifar_resnet8")  # the import registers them
-    assert timm.list_models("cifar_*") == sorted(CIFAR_NETS, key=timm.list_models("cifar_*").index)
     assert set(timm.list_models("cifar_*")) == set(CIFAR_NETS)
     assert isinstance(timm.create_model("cifar_vgg8", num_classes=7), CifarNet)
 

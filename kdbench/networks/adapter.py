@@ -133,6 +133,7 @@ class TimmNetwork(Network):
         noise = torch.rand(2, *self._input_size, generator=torch.Generator().manual_seed(0)).to(zeros)
         with _dry_run(self), torch.no_grad():
             try:
+                _check_patches(self.model, self._own_size or self._input_size[1:])
                 plain = self.model(self._converted(noise))
             except MISFITS as error:
                 raise misfit(self.name, self._input_size, error) from error
@@ -171,6 +172,15 @@ def misfit(name: str, input_size: Sequence[int], error: Exception) -> KDBenchErr
         f"network {name!r} cannot take inputs of {'x'.join(map(str, input_size))} ({reason}): choose another network, "
         "or another `image_size` in the recipe"
     )
+
+
+def _check_patches(model: Any, size: Sequence[int]) -> None:
+    """Refuse a size that a ViT's patches do not cover: timm would look at the upper left corner only."""
+    patches = getattr(model, "patch_embed", None)
+    patch = getattr(patches, "patch_size", None)
+    if isinstance(patch, tuple) and not getattr(patches, "dynamic_img_pad", False):
+        if any(side % length for side, length in zip(size, patch, strict=True)):
+            raise ValueError(f"{patch[0]}-pixel patches do not cover it")
 
 
 @contextmanager
