@@ -41,7 +41,6 @@ def main() -> None:
         print(f"kdbench: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("kdbench: interrupted; the same command goes on from the last finished epoch", file=sys.stderr)
         sys.exit(130)
 
 
@@ -58,7 +57,7 @@ def run_command(
     data: Data = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: the best there is")] = None,
     compile: Annotated[str, typer.Option(help="auto (on where CUDA is), on or off")] = "auto",
-    cohort_size: Annotated[int, typer.Option(help="train at most so many cells side by side (0: no limit)")] = 0,
+    cohort_size: Annotated[int, typer.Option(help="train at most so many cells side by side (0: no limit)", min=0)] = 0,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="run cells again that failed before")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="print the cells, what is done, and the likely cost")

@@ -54,6 +54,7 @@ class _Step:
             if learner.recipe.clip_grad:
                 torch.nn.utils.clip_grad_norm_(learner.trained_parameters(), learner.recipe.clip_grad)
             self.optimizer.step()
+        torch.clear_autocast_cache()  # autocast's bf16 copies are of the weights before this update
 
 
 class Learner:

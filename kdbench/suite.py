@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,51 +21,12 @@ from typing import Any, TypeVar, get_type_hints
 from kdbench import registry
 from kdbench.errors import KDBenchError, unknown
 from kdbench.method import MultiTeacherMethod
+from kdbench.recipe import Recipe
 from kdbench.source import source_digest
 
 ENGINE = 1  # raise it when the loop, the networks or the data change what a cell's result would be
 PLAIN = "student"  # the registered method that trains without distillation; teachers are trained by it
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How every method of a suite is trained.
-
-    Attributes:
-        epochs, batch_size, learning_rate, momentum, weight_decay: as usual.
-        optimizer: a name that `timm.optim` knows; `sgd` is without Nesterov unless `nesterov`.
-        decay_norm_and_bias: whether weight decay reaches norm weights and biases (True in the CIFAR literature).
-        schedule: a name that `timm.scheduler` knows (`multistep`, `cosine`, ...).
-        milestones: where `multistep` multiplies the rate by `decay_rate`, as shares of the training.
-        warmup_epochs, min_learning_rate: of the schedule.
-        clip_grad: largest gradient norm, 0 for none.
-        augment: training augmentation, e.g. `["pad_crop:4", "flip"]`.
-        image_size: side in pixels that the data set is resized to, 0 for its own.
-        precision: `auto` follows the device; `fp32` or `bf16` fixes it and is part of the cell.
-        pretrained: start from timm's pretrained weights instead of from scratch.
-        evaluate_every: score the student on the test set after every so many epochs, and after the last.
-    """
-
-    epochs: int
-    batch_size: int = 64
-    optimizer: str = "sgd"
-    learning_rate: float = 0.05
-    momentum: float = 0.9
-    nesterov: bool = False
-    weight_decay: float = 5e-4
-    decay_norm_and_bias: bool = True
-    schedule: str = "multistep"
-    milestones: tuple[float, ...] = (0.625, 0.75, 0.875)
-    decay_rate: float = 0.1
-    warmup_epochs: int = 0
-    min_learning_rate: float = 0.0
-    clip_grad: float = 0.0
-    augment: tuple[str, ...] = ()
-    image_size: int = 0
-    precision: str = "auto"
-    pretrained: bool = False
-    evaluate_every: int = 1
 
 
 @dataclass(frozen=True)
@@ -271,14 +233,14 @@ def load(name_or_path: str) -> Suite:
     if name_or_path.endswith(".toml"):
         if not path.is_file():
             raise KDBenchError(f"suite file {name_or_path!r} does not exist: give the path of a TOML file")
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes()
     elif name_or_path in names():
-        text = (files("kdbench.suites") / f"{name_or_path}.toml").read_text(encoding="utf-8")
+        text = (files("kdbench.suites") / f"{name_or_path}.toml").read_bytes()
     else:
         raise unknown("suite", name_or_path, names(), "a file of your own must end in .toml")
     try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        table = tomllib.loads(text.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise KDBenchError(f"suite {name_or_path!r} is not valid TOML: {error}") from error
     return parse(table, default_name=path.stem)
 
@@ -289,21 +251,25 @@ def parse(table: dict[str, Any], default_name: str = "suite") -> Suite:
     for key in ("datasets", "pairs", "methods", "recipe"):
         if key not in table:
             raise unknown_or_missing(key, table)
-    recipe = table["recipe"]
+    sections = ("recipe", "teacher_recipe", "student_recipes", "teacher_recipes")
+    recipe, teacher, *_ = (_table(table.get(key, {}), key) for key in sections)
     parts = {
         "datasets": tuple(_build(DatasetSpec, _named(d), "datasets") for d in _list(table, "datasets")),
         "pairs": tuple(_pair(p) for p in _list(table, "pairs")),
         "methods": tuple(method_spec(m) for m in _list(table, "methods")),
         "seeds": tuple(_list(table, "seeds")),
-        "recipe": _build(Recipe, recipe, "recipe"),
-        "teacher_recipe": _build(Recipe, {**recipe, **table["teacher_recipe"]}, "teacher_recipe"),
+        "recipe": _recipe(recipe, "recipe"),
+        "teacher_recipe": _recipe({**recipe, **teacher}, "teacher_recipe"),
     }
     suite = _build(Suite, {**table, **parts}, "the suite", convert=False)
     for section in ("student_recipes", "teacher_recipes"):
         for network, overrides in table.get(section, {}).items():
-            _build(Recipe, {**recipe, **overrides}, f"{section}.{network}")
-    if not all(isinstance(seed, int) and seed >= 0 for seed in suite.seeds) or len(set(suite.seeds)) < len(suite.seeds):
-        raise KDBenchError(f"seeds are {list(suite.seeds)}: give different whole numbers from 0 up")
+            _recipe({**recipe, **_table(overrides, f"{section}.{network}")}, f"{section}.{network}")
+    _check_seeds(suite.seeds)
+    if not (isinstance(suite.name, str) and re.fullmatch(r"\w[\w.-]*", suite.name)) or suite.name == "teachers":
+        raise KDBenchError(
+            f"the suite's name is {suite.name!r}, but it names a folder beside 'teachers': use letters, digits, _ and -"
+        )
     for what, entries in (("pair", [str(p) for p in suite.pairs]), ("method", [m.label for m in suite.methods])):
         twice = {entry for entry in entries if entries.count(entry) > 1}
         if twice:
@@ -348,6 +314,7 @@ def narrow(
                 raise unknown("pair", wanted, map(str, suite.pairs), f"of suite {suite.name!r}")
         suite = dataclasses.replace(suite, pairs=chosen)
     if seeds:
+        _check_seeds(seeds)
         suite = dataclasses.replace(suite, seeds=tuple(seeds))
     changes: dict[str, Any] = {"precision": precision} if precision != "auto" else {}
     if epochs is not None:
@@ -363,7 +330,7 @@ def narrow(
 def method_spec(entry: Any) -> MethodSpec:
     """A method of a suite: its name, or a table of its name and hyperparameters. Checked against the registry."""
     table = _named(entry)
-    if "name" not in table:
+    if not isinstance(table.get("name"), str):
         raise KDBenchError(f"a method of the suite has no name: {table!r}")
     settings = {key: value for key, value in table.items() if key != "name"}
     name = registry.get(table["name"]).info.name
@@ -387,7 +354,7 @@ def _set(suite: Suite, setting: str) -> Suite:
     except tomllib.TOMLDecodeError:
         value = text.strip()
     if owner in ("recipe", "teacher_recipe"):
-        recipe = _build(Recipe, {**dataclasses.asdict(getattr(suite, owner)), key: value}, owner)
+        recipe = _recipe({**dataclasses.asdict(getattr(suite, owner)), key: value}, owner)
         return dataclasses.replace(suite, **{owner: recipe})  # type: ignore[arg-type]
     name = registry.get(owner).info.name
     if name not in {spec.name for spec in suite.methods}:
@@ -408,7 +375,9 @@ def _pair(table: Any) -> Pair:
     parts = dict(table)
     if "teacher" in parts:
         parts["teacher"] = _teacher(parts["teacher"])
-    parts["pool"] = tuple(_teacher(t) for t in parts.get("pool", ()))
+    parts["pool"] = tuple(_teacher(t) for t in (_list(parts, "pool", "a pair") if "pool" in parts else ()))
+    for key in ("student", "name"):
+        _typed(parts.get(key, ""), str, f"pairs.{key}")
     pair = _build(Pair, parts, "pairs", convert=False)
     if pair.pool and pair.teacher != pair.pool[0]:
         raise KDBenchError(
@@ -437,11 +406,28 @@ def _named(entry: Any) -> dict[str, Any]:
     return entry if isinstance(entry, dict) else {"name": entry}
 
 
-def _list(table: dict[str, Any], key: str) -> list[Any]:
+def _list(table: dict[str, Any], key: str, owner: str = "the suite") -> list[Any]:
     value = table[key]
     if not isinstance(value, list) or not value:
-        raise KDBenchError(f"{key} of the suite is {value!r}: give a list with at least one entry")
+        raise KDBenchError(f"{key} of {owner} is {value!r}: give a list with at least one entry")
     return value
+
+
+def _table(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise KDBenchError(f"{where} is {value!r}, but it must be a table of keys and values")
+    return value
+
+
+def _recipe(table: dict[str, Any], where: str) -> Recipe:
+    recipe = _build(Recipe, table, where)
+    recipe.check(where)
+    return recipe
+
+
+def _check_seeds(seeds: Sequence[Any]) -> None:
+    if not all(type(seed) is int and seed >= 0 for seed in seeds) or len(set(seeds)) < len(seeds):
+        raise KDBenchError(f"seeds are {list(seeds)}: give different whole numbers from 0 up")
 
 
 def unknown_or_missing(key: str, table: dict[str, Any]) -> KDBenchError:
@@ -456,7 +442,7 @@ def _build(cls: type[T], table: dict[str, Any], where: str, convert: bool = True
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     hints = get_type_hints(cls)
     values = {}
-    for key, value in table.items():
+    for key, value in _table(table, where).items():
         if key not in fields:
             raise unknown("suite key", key, fields, f"in {where}")
         values[key] = _typed(value, hints[key], f"{where}.{key}") if convert else value
@@ -477,4 +463,6 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
         raise KDBenchError(f"{where} is {value!r}, but it must be of type {hint.__name__}")
     if text.startswith("tuple"):
         raise KDBenchError(f"{where} is {value!r}, but it must be a list")
+    if "Mapping" in text:
+        _table(value, where)
     return value

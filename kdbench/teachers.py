@@ -103,14 +103,14 @@ def load_weights(network: Network, weights: dict[str, Tensor]) -> None:
         KDBenchError: naming the first tensor that is missing, unknown or of another shape.
     """
     own = network.core.state_dict()
-    for key, tensor in weights.items():
-        if key in own and own[key].shape != tensor.shape:
-            raise KDBenchError(
-                f"the checkpoint for network {network.name!r} does not fit: {key!r} is {list(tensor.shape)} there and "
-                f"{list(own[key].shape)} here; it was trained with another number of classes or another input"
-            )
     lacks, strange = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     if lacks or strange:
         what = f"it lacks {lacks[0]!r}" if lacks else f"it has {strange[0]!r}, which the network has not"
         raise KDBenchError(f"the checkpoint is not of network {network.name!r}: {what}")
+    for key, tensor in weights.items():
+        if own[key].shape != tensor.shape:
+            raise KDBenchError(
+                f"the checkpoint for network {network.name!r} does not fit: {key!r} is {list(tensor.shape)} there and "
+                f"{list(own[key].shape)} here; it was trained with another number of classes or another input"
+            )
     network.core.load_state_dict(weights)

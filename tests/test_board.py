@@ -38,7 +38,9 @@ def record(method: str, top1: float | None, seed: int = 0, pair: str = "T -> S",
             "method": {"name": method, "label": method, "family": "logits", "hyperparameters": {}, "source": "x"},
             "seed": seed,
         },
-        "result": {**result, "agreement": 90.0, "kl_to_teacher": 0.1, "extra": changes.pop("extra", {})} if done else {},
+        "result": {**result, "agreement": 90.0, "kl_to_teacher": 0.1, "extra": changes.pop("extra", {})}
+        if done
+        else {},
         "teachers": [{"network": "T", "seed": 0, "top1": 80.0}],
         "cost": {
             "seconds_per_epoch": changes.pop("seconds", 2.0),
@@ -188,7 +190,9 @@ def test_the_same_records_in_any_order_give_the_same_bytes(tmp_path: Path) -> No
 
 
 def test_a_csv_carries_no_formula_and_no_mangled_number(tmp_path: Path) -> None:
-    frame = pd.DataFrame({"text": ["=1+1", "-x", "kd"], "number": [-1.23456789, 3.0, math.nan], "flag": [True, False, True]})
+    frame = pd.DataFrame(
+        {"text": ["=1+1", "-x", "kd"], "number": [-1.23456789, 3.0, math.nan], "flag": [True, False, True]}
+    )
     write_csv(frame, tmp_path / "t.csv")
     assert (tmp_path / "t.csv").read_text().splitlines() == [
         "text,number,flag",

@@ -79,7 +79,7 @@ def shaken(network: TimmNetwork) -> TimmNetwork:
     return network
 
 
-# ---------------------------------------------------------------------------------- the CIFAR networks of the literature
+# -------------------------------------------------------------------------------- the CIFAR networks of the literature
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -24,7 +24,7 @@ LAYERS = (
     ("tasks", "metrics"),
     ("data", "networks"),
     ("suite", "records", "source", "device", "seeding"),
-    ("registry",),
+    ("registry", "recipe"),
     ("losses", "connectors"),
     ("method",),
     ("errors",),

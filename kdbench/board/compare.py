@@ -32,6 +32,8 @@ def compare(records: Sequence[Record], a: str, b: str) -> Comparison:
     """
     runs = runs_table(records)
     labels = sorted(runs["method"].unique())
+    if not labels:
+        raise KDBenchError("there are no records of this suite yet: run it first, or name its folder by --out")
     for label in (a, b):
         if label not in labels:
             raise unknown("method in these results", label, labels, "`kdbench leaderboard` shows all")

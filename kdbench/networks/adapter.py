@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timm.layers import PatchEmbed
 from torch import Tensor, nn
 
 from kdbench.errors import KDBenchError
@@ -177,10 +178,10 @@ def misfit(name: str, input_size: Sequence[int], error: Exception) -> KDBenchErr
 def _check_patches(model: Any, size: Sequence[int]) -> None:
     """Refuse a size that a ViT's patches do not cover: timm would look at the upper left corner only."""
     patches = getattr(model, "patch_embed", None)
-    patch = getattr(patches, "patch_size", None)
-    if isinstance(patch, tuple) and not getattr(patches, "dynamic_img_pad", False):
-        if any(side % length for side, length in zip(size, patch, strict=True)):
-            raise ValueError(f"{patch[0]}-pixel patches do not cover it")
+    if not isinstance(patches, PatchEmbed) or patches.dynamic_img_pad:
+        return
+    if any(side % length for side, length in zip(size, patches.patch_size, strict=True)):
+        raise ValueError(f"patches of {patches.patch_size[0]} pixels do not cover it")
 
 
 @contextmanager

@@ -6,7 +6,8 @@ that a confident teacher all but switches off; weighing them apart brings the se
     L = CE(z_s, y) + min(epoch / 20, 1) * (alpha * TCKD + beta * NCKD), each with T^2
 
 CIFAR-100: alpha 1, T 4, beta by pair: 2 (resnet56 -> resnet20, resnet110 -> resnet32), 6 (vgg13 -> vgg8 and
-mobilenetv2, wrn_40_2 -> wrn_16_2 and wrn_40_1), 8 (others). ImageNet: T 1, beta 0.5 (resnet18) or 2 (mobilenetv1).
+mobilenetv2, wrn_40_2 -> wrn_16_2 and wrn_40_1), 8 (others). ImageNet: T 1, beta 0.5 (resnet18) or 2 (mobilenetv1), no
+warm-up (`warmup_share` 0).
 
 Deviations: the warm-up of 20 of 240 epochs is kept as a share of the training, so that shorter recipes end it too;
 the two terms are computed from log-probabilities, equal to the official code but finite for confident networks.
