@@ -41,7 +41,7 @@ class ContractBroken(Exception):  # noqa: N818  (a verdict)
 class RandomImages:
     """A training set of random images: the loader's interface without a loader."""
 
-    def __init__(self, samples: int, num_classes: int, seed: int, strong_view: bool, size: int = 16) -> None:
+    def __init__(self, samples: int, num_classes: int, seed: int, strong_view: bool, size: int) -> None:
         generator = torch.Generator().manual_seed(derive_seed("random images", num_classes))
         self.images = torch.randn(samples, 3, size, size, generator=generator)
         self.targets = torch.arange(samples) % num_classes
@@ -66,15 +66,17 @@ class RandomImages:
 class RandomTask(Task):
     """Random images for the loop; the last batch of 37 samples holds 5."""
 
-    def __init__(self, numerics: Numerics, num_classes: int = 10, samples: int = 37) -> None:
-        self.numerics, self.num_classes, self.samples = numerics, num_classes, samples
-        self.test = RandomImages(samples, num_classes, seed=0, strong_view=False)
+    def __init__(self, numerics: Numerics, num_classes: int = 10, samples: int = 37, image_size: int = 16) -> None:
+        self.numerics, self.num_classes, self.samples, self.image_size = numerics, num_classes, samples, image_size
+        self.test = self.training_set(seed=0, strong_view=False)
 
     def training_set(self, seed: int, strong_view: bool) -> RandomImages:
-        return RandomImages(self.samples, self.num_classes, seed, strong_view)
+        return RandomImages(self.samples, self.num_classes, seed, strong_view, self.image_size)
 
     def network(self, name: str, pretrained: bool = False, **options: Any) -> Network:
-        network = create(name, num_classes=self.num_classes, in_chans=3, input_size=(3, 16, 16))
+        network = create(
+            name, num_classes=self.num_classes, in_chans=3, input_size=(3, self.image_size, self.image_size)
+        )
         self.numerics.place(network)
         return network
 
@@ -91,7 +93,7 @@ class RandomTask(Task):
         return group(members, self.test.targets)
 
     def example(self) -> Tensor:
-        return torch.zeros(1, 3, 16, 16)
+        return torch.zeros(1, 3, self.image_size, self.image_size)
 
 
 class RandomTeachers(Teachers):
@@ -136,18 +138,20 @@ class Bench:
     student: str = STUDENT
     num_classes: int = 10
     numerics: Numerics = FP32
+    image_size: int = 16
+    epochs: int = RECIPE.epochs
 
     def __post_init__(self) -> None:
         self.weights: dict[str, dict[str, Tensor]] = {}
-        self.task = RandomTask(self.numerics, self.num_classes)
+        self.task = RandomTask(self.numerics, self.num_classes, image_size=self.image_size)
         self.teachers = RandomTeachers(self.folder / "teachers")
 
     def cell(self, method: str, **hyperparameters: Any) -> Cell:
         pool = (TeacherSpec(self.teacher), TeacherSpec(self.teacher, seed=1))
         pair = Pair(pool[0], self.student, pool)
-        return Cell(
-            "check", DatasetSpec("random"), pair, MethodSpec(method, hyperparameters), 0, RECIPE, (RECIPE, RECIPE)
-        )
+        recipe = dataclasses.replace(RECIPE, epochs=self.epochs)
+        spec = MethodSpec(method, hyperparameters)
+        return Cell("check", DatasetSpec("random"), pair, spec, 0, recipe, (RECIPE, RECIPE))
 
     def run(self, cells: Sequence[Cell], stop_after: int = 0, name: str = "results") -> list[Record]:
         """Train the cells; with `stop_after`, leave the run after so many epochs and then start it again."""

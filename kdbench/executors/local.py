@@ -64,6 +64,7 @@ class LocalExecutor:
         trainings = {training.id: training for cell in cells for training in teachers.missing(cell)}
         for identity, training in trainings.items():
             teachers.store.writable()
+            (teachers.store.records / f"{identity}.json").unlink(missing_ok=True)  # its weights were deleted
             self._run_cohort([training], teachers, teachers.store)
             record = teachers.store.read(identity)
             if record["status"] != "done":

@@ -1,0 +1,131 @@
+"""Device rules: what runs where, in which precision, and that the record says so."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from kdbench import device
+from kdbench.device import Clock, Numerics, resolve
+from kdbench.errors import KDBenchError
+
+
+@pytest.fixture
+def cpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+
+
+@pytest.fixture
+def cuda_settings() -> object:
+    """resolve() changes global switches when it finds CUDA; put them back."""
+    switches = [(torch.backends.cuda.matmul, "allow_tf32"), (torch.backends.cudnn, "allow_tf32"),
+                (torch.backends.cudnn, "deterministic"), (torch.backends.cudnn, "benchmark")]  # fmt: skip
+    before = [getattr(owner, name) for owner, name in switches]
+    yield
+    for (owner, name), value in zip(switches, before, strict=True):
+        setattr(owner, name, value)
+
+
+def amx(monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: there, raising=False)
+
+
+@pytest.mark.usefixtures("cpu_only")
+@pytest.mark.parametrize(("there", "precision"), [(False, "fp32"), (True, "bf16")])
+def test_a_cpu_computes_in_bf16_only_with_amx(monkeypatch: pytest.MonkeyPatch, there: bool, precision: str) -> None:
+    amx(monkeypatch, there)
+    numerics = resolve()
+    assert (numerics.device.type, numerics.precision) == ("cpu", precision)
+
+
+@pytest.mark.usefixtures("cpu_only")
+def test_a_torch_that_cannot_tell_of_amx_computes_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported", raising=False)
+    assert resolve().precision == "fp32"
+
+
+@pytest.mark.parametrize(("there", "precision"), [(True, "fp32"), (False, "bf16")])
+def test_a_given_precision_overrides_the_rule(monkeypatch: pytest.MonkeyPatch, there: bool, precision: str) -> None:
+    amx(monkeypatch, there)
+    assert resolve("cpu", precision).precision == precision
+
+
+@pytest.mark.parametrize(("choice", "compiled"), [("auto", False), ("off", False), ("on", True)])
+def test_a_cpu_compiles_only_when_asked(choice: str, compiled: bool) -> None:
+    assert resolve("cpu", compile=choice).compile is compiled
+
+
+@pytest.mark.usefixtures("cuda_settings")
+@pytest.mark.parametrize(("precision", "tf32"), [("auto", True), ("fp32", False)])
+def test_cuda_is_taken_where_it_is_and_fp32_means_fp32(
+    monkeypatch: pytest.MonkeyPatch, precision: str, tf32: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    numerics = resolve(precision=precision)
+    assert (numerics.device.type, numerics.compile, numerics.channels_last) == ("cuda", True, True)
+    assert numerics.precision == ("bf16" if precision == "auto" else "fp32")
+    assert torch.backends.cuda.matmul.allow_tf32 is torch.backends.cudnn.allow_tf32 is tf32
+    assert torch.backends.cudnn.deterministic
+    assert not torch.backends.cudnn.benchmark
+    assert numerics.describe()["tf32"] is tf32
+
+
+def test_mps_is_taken_before_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    numerics = resolve()
+    assert (numerics.device.type, numerics.precision, numerics.channels_last) == ("mps", "fp32", False)
+
+
+@pytest.mark.usefixtures("cpu_only")
+@pytest.mark.parametrize(
+    ("choice", "sentence"),
+    [
+        ({"device": "banana"}, "unknown device 'banana'"),
+        ({"device": "cuda:7"}, "device 'cuda:7' is not available here"),
+        ({"device": "meta"}, "device 'meta' is not available here"),
+        ({"precision": "fp16"}, "unknown precision 'fp16'"),
+        ({"compile": "yes"}, "unknown compile mode 'yes'"),
+    ],
+)
+def test_a_device_or_mode_that_is_not_there_is_refused(choice: dict[str, str], sentence: str) -> None:
+    with pytest.raises(KDBenchError) as caught:
+        resolve(**choice)
+    assert sentence in str(caught.value)
+
+
+def test_bf16_reaches_the_forward_pass_and_fp32_leaves_it_alone() -> None:
+    layer, x = nn.Linear(4, 4), torch.ones(1, 4)
+    for precision, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
+        numerics = Numerics(torch.device("cpu"), precision)
+        with numerics.autocast():
+            assert layer(x).dtype == dtype
+            with numerics.autocast(enabled=False):
+                assert layer(x).dtype == torch.float32
+
+
+def test_convolutions_are_placed_channels_last_where_that_is_on() -> None:
+    numerics = Numerics(torch.device("cpu"))
+    assert numerics.place(nn.Conv2d(3, 4, 3)).weight.is_contiguous(memory_format=torch.channels_last)
+    assert dataclasses.replace(numerics, channels_last=False).place(nn.Conv2d(3, 4, 3)).weight.is_contiguous()
+
+
+def test_what_is_not_compiled_is_the_module_itself() -> None:
+    layer = nn.Linear(2, 2)
+    assert Numerics(torch.device("cpu")).compiled(layer) is layer
+
+
+def test_the_clock_sums_its_spans_and_starts_anew_when_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([10.0, 11.0, 20.0, 22.5])
+    monkeypatch.setattr(device.time, "perf_counter", lambda: next(times))
+    clock = Clock(torch.device("cpu"))
+    for _ in range(2):
+        with clock.running():
+            pass
+    assert clock.read() == 3.5
+    assert clock.read() == 0.0

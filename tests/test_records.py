@@ -1,0 +1,153 @@
+"""Records on disk: whole or not there, read back as written, and full of where the numbers come from."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from kdbench.device import Numerics
+from kdbench.errors import KDBenchError
+from kdbench.provenance import provenance, revision
+from kdbench.records import SCHEMA, Store, read_record, write_atomically
+
+CPU = torch.device("cpu")
+RECORD = {"id": "abc", "status": "done", "cell": {"pair": "a → b"}, "schema": SCHEMA, "top1": 71.25}
+
+
+def test_a_record_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.write(RECORD)
+    assert store.has("abc")
+    assert store.read("abc") == RECORD
+    assert store.all() == [RECORD]
+
+
+def test_records_come_in_the_order_of_their_names(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for identity in ("c", "a", "b"):
+        store.write({**RECORD, "id": identity})
+    assert [record["id"] for record in store.all()] == ["a", "b", "c"]
+
+
+def test_an_empty_store_has_no_records(tmp_path: Path) -> None:
+    assert Store(tmp_path / "absent").all() == []
+    assert not Store(tmp_path / "absent").has("abc")
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_write_that_fails_leaves_the_old_file_and_no_part_of_the_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, step, full)
+    with pytest.raises(KDBenchError, match="no space left on the disk"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_interrupted_write_leaves_no_partial_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", stop)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(tmp_path / "file", b"new")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_below_a_file_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(KDBenchError, match=r"cannot write .* choose another folder with --out"):
+        write_atomically(tmp_path / "file" / "below", b"")
+
+
+def test_trying_the_folder_removes_what_a_kill_left_and_nothing_else(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.write(RECORD)
+    store.save_checkpoint("xyz", {"epoch": 1})
+    for folder in (store.records, store.checkpoints):
+        (folder / ".abc.json.k3x.partial").write_text("half")
+    store.writable()
+    kept = sorted(path.name for path in tmp_path.rglob("*") if path.is_file())
+    assert kept == ["abc.json", "xyz.pt"]
+
+
+def test_a_record_takes_the_place_of_its_checkpoint(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.save_checkpoint("abc", {"epoch": 1, "weights": torch.ones(2)})
+    loaded = store.load_checkpoint("abc", CPU)
+    assert loaded is not None
+    assert loaded["epoch"] == 1
+    assert torch.equal(loaded["weights"], torch.ones(2))
+    store.write(RECORD)
+    assert store.load_checkpoint("abc", CPU) is None
+
+
+def test_a_checkpoint_never_runs_code(tmp_path: Path) -> None:
+    class Payload:
+        def __reduce__(self) -> object:
+            return os.mkdir, (str(tmp_path / "executed"),)
+
+    store = Store(tmp_path)
+    store.save_checkpoint("abc", {"state": Payload()})
+    with pytest.raises(KDBenchError, match=r"abc\.pt' is damaged: delete it"):
+        store.load_checkpoint("abc", CPU)
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b"\xff\xfe", json.dumps({"id": "abc"}).encode(), json.dumps({**RECORD, "id": "xyz"}).encode(),
+     json.dumps({**RECORD, "schema": "1"}).encode()],
+    ids=["empty", "half", "list", "binary", "keys", "id", "schema"],
+)  # fmt: skip
+def test_a_damaged_record_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "abc.json"
+    path.write_bytes(content)
+    with pytest.raises(KDBenchError) as caught:
+        read_record(path)
+    assert f"record {str(path)!r} is damaged" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_record_of_a_newer_kdbench_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "abc.json"
+    path.write_text(json.dumps({**RECORD, "schema": SCHEMA + 1}))
+    with pytest.raises(KDBenchError, match="was written by a newer kdbench: upgrade"):
+        read_record(path)
+
+
+def test_provenance_names_versions_hardware_numerics_revision_and_time() -> None:
+    found = provenance(Numerics(CPU))
+    assert set(found) == {"versions", "hardware", "numerics", "git", "finished_at"}
+    assert set(found["versions"]) == {"kdbench", "python", "torch", "torchvision", "timm", "numpy"}
+    assert found["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert {"processor", "cores", "system"} <= set(found["hardware"])
+    assert found["numerics"] == {
+        "device": "cpu",
+        "precision": "fp32",
+        "compile": False,
+        "channels_last": True,
+        "threads": 1,
+        "tf32": False,
+    }
+    assert found["finished_at"].endswith("+00:00")
+    json.dumps(found, allow_nan=False)
+
+
+def test_without_git_there_is_no_revision(monkeypatch: pytest.MonkeyPatch) -> None:
+    revision.cache_clear()
+    monkeypatch.setenv("PATH", "")
+    assert revision() is None
+    revision.cache_clear()
