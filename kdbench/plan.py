@@ -86,7 +86,7 @@ def print_plan(
 
 def measure(cell: Cell, numerics: Numerics, data_root: Path | None, steps: int = 5) -> float:
     """Seconds an epoch of plain distillation would take, from a few steps on random data of the right shape."""
-    task = tasks.create(cell.dataset, cell.recipe, numerics, data_root)
+    task = tasks.create(cell.dataset, cell.recipe, numerics, data_root, download=False)
     data = task.training_set(0, False)
     student = task.network(cell.pair.student).train()
     teacher = task.network(cell.pair.teacher.network).eval() if cell.role == "student" else None

@@ -35,7 +35,7 @@ def record(method: str, top1: float | None, seed: int = 0, pair: str = "T -> S",
             "pair": pair,
             "teachers": [{"network": "T", "seed": 0}],
             "student": "S",
-            "method": {"name": method, "label": method, "family": "logits", "hyperparameters": {}, "source": "x"},
+            "method": {"name": method, "label": method, "family": "logits", "hyperparameters": {}, "source": ""},
             "seed": seed,
         },
         "result": {**result, "agreement": 90.0, "kl_to_teacher": 0.1, "extra": changes.pop("extra", {})}
@@ -130,7 +130,7 @@ def test_equal_means_share_a_rank() -> None:
 
 def test_a_missing_seed_is_counted_and_its_pair_mean_says_so() -> None:
     expected = [cell(method, seed) for method in ("student", "kd") for seed in range(3)]
-    kd = row(leaderboard_table([r for r in THREE[:5]], expected), "kd")
+    kd = row(leaderboard_table(THREE[:5], expected), "kd")
     assert (kd["n"], kd["missing"], kd["top1_mean"], kd["vs_student_n"]) == (2, 1, 72.25, 2)
     assert kd["remark"] == "1 missing"
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+import toy_task  # noqa: F401  (registers the task `tokens`)
 from torch import Tensor
 
-import toy_task  # noqa: F401  (registers the task `tokens`)
 from kdbench import Batch, Method, Network, Output, register, registry
 from kdbench.check import Bench
 from kdbench.executors.local import LocalExecutor

@@ -73,7 +73,9 @@ class TokenData:
 class TokenTask(Task):
     num_classes = CLASSES
 
-    def __init__(self, dataset: DatasetSpec, recipe: Recipe, numerics: Numerics, root: Path | None) -> None:
+    def __init__(
+        self, dataset: DatasetSpec, recipe: Recipe, numerics: Numerics, root: Path | None, download: bool
+    ) -> None:
         self.recipe, self.numerics = recipe, numerics
         self.test = TokenData(60, 0, recipe.batch_size)
 

@@ -10,6 +10,7 @@ import numpy as np
 from scipy import stats
 
 CONFIDENCE = 0.95
+DIGITS = 9  # means are rounded here, so that equal results are equal whatever the order of their sum
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def summary(values: Sequence[float]) -> Summary:
     n = len(sample)
     if n == 0:
         return Summary(0, math.nan, math.nan, math.nan, math.nan)
-    mean = float(sample.mean())
+    mean = round(float(sample.mean()), DIGITS)
     if n == 1:
         return Summary(1, mean, math.nan, math.nan, math.nan)
     std = float(sample.std(ddof=1))

@@ -54,9 +54,11 @@ def _title(dataset: str, protocol: str, pair: str, rows: pd.DataFrame) -> str:
 
 
 def _table(title: str, rows: pd.DataFrame, shown: list[str]) -> Table:
+    overall = bool((rows["pair"] == OVERALL).all())
+    spread = "each seed's mean over the pairs, n runs" if overall else "n seeds"
     caption = (
-        "top-1 of the last epoch in %, mean ± sample std over n seeds; differences in points paired by seed, [95 % CI];"
-        " time as a multiple of student"
+        f"top-1 of the last epoch in %, mean ± sample std over {spread}; differences in points, paired by"
+        f" {'pair and ' * overall}seed, [95 % CI]; time as a multiple of student"
     )
     table = Table(title=title, title_justify="left", caption=caption, caption_justify="left", box=box.SIMPLE_HEAD)
     for name in shown:

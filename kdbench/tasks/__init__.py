@@ -62,13 +62,13 @@ class Task(ABC):
         """One input, `[1, ...]`, for counting parameters and multiplications."""
 
 
-TaskFactory = Callable[[DatasetSpec, Recipe, Numerics, Path | None], Task]
+TaskFactory = Callable[[DatasetSpec, Recipe, Numerics, Path | None, bool], Task]
 
 
-def _image(dataset: DatasetSpec, recipe: Recipe, numerics: Numerics, root: Path | None) -> Task:
+def _image(dataset: DatasetSpec, recipe: Recipe, numerics: Numerics, root: Path | None, download: bool) -> Task:
     from kdbench.tasks.image import ImageTask
 
-    return ImageTask(dataset, recipe, numerics, root)
+    return ImageTask(dataset, recipe, numerics, root, download)
 
 
 _TASKS: dict[str, TaskFactory] = {"image": _image}
@@ -79,15 +79,18 @@ def register_task(name: str, factory: TaskFactory) -> None:
     _TASKS[name] = factory
 
 
-def create(dataset: DatasetSpec, recipe: Recipe, numerics: Numerics, root: Path | None) -> Task:
+def create(dataset: DatasetSpec, recipe: Recipe, numerics: Numerics, root: Path | None, download: bool = True) -> Task:
     """Load the data set and make its task.
+
+    Args:
+        download: whether a set that is absent may be fetched, where its library does so.
 
     Raises:
         KDBenchError: for an unknown task or data set, or data that is absent.
     """
     if dataset.task not in _TASKS:
         raise unknown("task", dataset.task, _TASKS)
-    return _TASKS[dataset.task](dataset, recipe, numerics, root)
+    return _TASKS[dataset.task](dataset, recipe, numerics, root, download)
 
 
 __all__ = ["Task", "TrainingSet", "create", "register_task"]

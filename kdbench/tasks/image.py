@@ -21,10 +21,14 @@ from kdbench.tasks import Task, TrainingSet
 class ImageTask(Task):
     """An image data set under one recipe, on one device."""
 
-    def __init__(self, dataset: DatasetSpec, recipe: Recipe, numerics: Numerics, root: Path | None) -> None:
+    def __init__(
+        self, dataset: DatasetSpec, recipe: Recipe, numerics: Numerics, root: Path | None, download: bool = True
+    ) -> None:
         self.numerics, self.recipe = numerics, recipe
         size = recipe.image_size or None
-        self.data = load_data(dataset.name, root=root, protocol=dict(dataset.protocol), image_size=size, download=True)
+        self.data = load_data(
+            dataset.name, root=root, protocol=dict(dataset.protocol), image_size=size, download=download
+        )
         self.num_classes = self.data.num_classes
         self._test = self._loader(seed=0, strong_view=False)
         self._targets: Tensor | None = None
