@@ -179,6 +179,14 @@ def test_without_kd_its_columns_are_empty() -> None:
     assert row(table, "dkd")["vs_student"] == 1.0
 
 
+def test_a_baseline_with_settings_of_its_own_is_the_baseline_where_it_is_the_only_one() -> None:
+    records = [record("kd", 70.0), record("dkd", 71.5)]
+    records[0]["cell"]["method"]["label"] = "kd(temperature=1.0)"
+    table = leaderboard_table(records)
+    assert row(table, "dkd")["vs_kd"] == 1.5
+    assert math.isnan(row(table, "kd(temperature=1.0)")["vs_kd"])
+
+
 def test_the_same_records_in_any_order_give_the_same_bytes(tmp_path: Path) -> None:
     shuffled = THREE.copy()
     random.Random(1).shuffle(shuffled)

@@ -56,7 +56,8 @@ def leaderboard_table(
 
     The rank is by mean top-1 of the last epoch. A pair row's mean is over its finished seeds, with `n` and the counts
     of the others beside it; an overall row has no mean as soon as one of its cells is not done. Differences are paired
-    by seed (overall: by pair and seed) over the runs that both methods finished.
+    by seed (overall: by pair and seed) over the runs that both methods finished. A suite that runs a baseline with
+    settings of its own, and only so, is compared with that.
     """
     runs = runs_table(records, expected)
     rows = []
@@ -171,7 +172,7 @@ def _method_row(group: pd.DataFrame, method: str, pair: str, baselines: Sequence
 
 
 def _difference(group: pd.DataFrame, done: pd.DataFrame, method: str, baseline: str) -> dict[str, Any]:
-    if method == baseline:
+    if method == _label_of(group, baseline):
         return {}
     both = _matched(group, done, baseline)
     if both.empty:
@@ -190,8 +191,14 @@ def _time_ratio(group: pd.DataFrame, done: pd.DataFrame, baseline: str) -> float
 
 def _matched(group: pd.DataFrame, done: pd.DataFrame, baseline: str) -> pd.DataFrame:
     """The method's finished runs beside the baseline's of the same pair and seed."""
-    base = group[(group["method"] == baseline) & (group["status"] == "done")]
+    base = group[(group["method"] == _label_of(group, baseline)) & (group["status"] == "done")]
     return done.merge(base[["pair", "seed", "top1", "seconds_per_epoch"]], on=["pair", "seed"], suffixes=("", "_base"))
+
+
+def _label_of(group: pd.DataFrame, baseline: str) -> str:
+    """The baseline's label: its plain name, or the one variant of it that ran (ImageNet's `kd` has other weights)."""
+    variants = group.loc[group["name"] == baseline, "method"].unique()
+    return baseline if baseline in variants or len(variants) != 1 else str(variants[0])
 
 
 def _ranked(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
