@@ -94,19 +94,15 @@ class Cohort:
             self._guard(cell, partial(self._join, cell, learners))
         while learners := [learner for learner in learners if not self.store.has(learner.cell.id)]:
             epoch = min(learner.epoch for learner in learners)
-            present = [
-                learner for learner in learners if learner.epoch == epoch
-            ]  # a kill may leave some an epoch ahead
-            self._train_epoch(epoch, present)
+            # after a kill some may be an epoch ahead of the others: they wait
+            self._train_epoch(epoch, [learner for learner in learners if learner.epoch == epoch])
 
     # ------------------------------------------------------------------------------------------ one epoch
 
     def _train_epoch(self, epoch: int, learners: list[Learner]) -> None:
         active = [learner for learner in learners if self._guard(learner.cell, learner.begin_epoch)]
-        batch_clock, teacher_clocks = (
-            Clock(self.numerics.device),
-            {spec: Clock(self.numerics.device) for spec in self.loaded},
-        )
+        batch_clock = Clock(self.numerics.device)
+        teacher_clocks = {spec: Clock(self.numerics.device) for spec in self.loaded}
         strong = any(learner.wants_strong_view for learner in active)
         for number, batch in enumerate(_timed(self._batches(epoch, strong), batch_clock)):
             outputs = self._run_teachers(batch, active, teacher_clocks)
