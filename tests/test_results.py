@@ -1,0 +1,28 @@
+"""Published tables: they are what their records give, to the byte."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kdbench.board.tables import leaderboard_table, runs_table, write_csv
+from kdbench.records import Store
+
+RESULTS = Path(__file__).parents[1] / "results"
+SUITES = sorted(path.parent for path in RESULTS.glob("*/leaderboard.csv"))
+
+
+@pytest.mark.parametrize("folder", SUITES, ids=lambda folder: folder.name)
+def test_a_published_table_is_made_from_its_records(folder: Path, tmp_path: Path) -> None:
+    records = Store(folder).all()
+    for name, table in (("runs", runs_table(records)), ("leaderboard", leaderboard_table(records))):
+        write_csv(table, tmp_path / f"{name}.csv")
+        assert (tmp_path / f"{name}.csv").read_bytes() == (folder / f"{name}.csv").read_bytes()
+
+
+@pytest.mark.parametrize("folder", SUITES, ids=lambda folder: folder.name)
+def test_every_published_teacher_has_its_record(folder: Path) -> None:
+    trained = {path.stem for path in (RESULTS / "teachers" / "records").glob("*.json")}
+    used = {teacher["weights"] for record in Store(folder).all() for teacher in record["teachers"]}
+    assert used <= trained
