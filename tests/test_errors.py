@@ -481,6 +481,8 @@ def test_ctrl_c_says_how_to_go_on_and_gives_status_130(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # whoever started the tests in the background may have let them inherit a SIGINT that is ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
     assert "teacher cifar_resnet8@0: top-1" in process.stdout.readline()  # now the students train, for long
