@@ -38,8 +38,10 @@ class _Step:
         self.teacher_outputs = outputs
         self.optimizer = learner.optimizer
 
-    def forward(self, student: int = 0) -> Output:
+    def forward(self, student: int = 0, inputs: Tensor | None = None) -> Output:
         run = self._learner.calls[student]
+        if inputs is not None:
+            return run(inputs)
         output = run(self.batch.inputs)
         if self._learner.wants_strong_view:
             assert self.batch.strong is not None

@@ -101,6 +101,17 @@ class Network(nn.Module):
         """The module whose `state_dict` a checkpoint file holds: the network itself, or the one that it wraps."""
         return self
 
+    def tail(self, stage: int) -> nn.Module:
+        """What follows stage number `stage` (from 1; 0: the stem): a module from that stage's map to an `Output`.
+
+        It shares the network's layers; `copy.deepcopy` makes layers of its own. Its `features` are those of the later
+        stages.
+
+        Raises:
+            NotApplicable: if this network cannot be entered in its middle.
+        """
+        raise NotApplicable(f"network {self.name!r} cannot be entered in its middle")
+
     def stage_parameters(self) -> list[frozenset[str]]:
         """Names of the parameters of stage 1 (with the stem), stage 2, ..., and last of the head."""
         raise NotImplementedError
@@ -148,8 +159,8 @@ class Step(Protocol):
     teacher_outputs: Sequence[Output]
     optimizer: torch.optim.Optimizer
 
-    def forward(self, student: int = 0) -> Output:
-        """Run one student on the batch (both views where the method asks for a strong one)."""
+    def forward(self, student: int = 0, inputs: Tensor | None = None) -> Output:
+        """Run one student on the batch (both views where the method asks for a strong one), or on other inputs."""
         ...
 
     def update(self, terms: Mapping[str, Tensor]) -> None:
@@ -248,7 +259,8 @@ class Method(nn.Module):
     # How the engine calls the hooks; base classes of other shapes override these, methods do not.
 
     def members(self) -> tuple[str, ...]:
-        """Which networks train together: `"student"` or `"teacher"` (that architecture, from scratch).
+        """Which networks train together, all from scratch: `"student"`, `"teacher"` (that architecture), `"assistant"`
+        (the pair's next one, in its order) or `"student*0.8"` (the student with 0.8 times its channels).
 
         The first is ranked.
         """
