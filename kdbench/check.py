@@ -140,6 +140,7 @@ class Bench:
     numerics: Numerics = FP32
     image_size: int = 16
     epochs: int = RECIPE.epochs
+    assistants: tuple[str, ...] = ("cifar_resnet8", "cifar_resnet8")
 
     def __post_init__(self) -> None:
         self.weights: dict[str, dict[str, Tensor]] = {}
@@ -148,7 +149,7 @@ class Bench:
 
     def cell(self, method: str, **hyperparameters: Any) -> Cell:
         pool = (TeacherSpec(self.teacher), TeacherSpec(self.teacher, seed=1))
-        pair = Pair(pool[0], self.student, pool)
+        pair = Pair(pool[0], self.student, pool, self.assistants)
         recipe = dataclasses.replace(RECIPE, epochs=self.epochs)
         spec = MethodSpec(method, hyperparameters)
         return Cell("check", DatasetSpec("random"), pair, spec, 0, recipe, (RECIPE, RECIPE))

@@ -76,6 +76,7 @@ class Learner:
         self.recipe: Recipe = cell.recipe
         self.method: Method = registry.create(cell.method.name, dict(cell.method.hyperparameters))
         self.roles = self.method.members()
+        self._check_assistants()
         self.students = [self._member(index, role) for index, role in enumerate(self.roles)]
         self.teachers = teachers
         self._seed("build")
@@ -109,9 +110,28 @@ class Learner:
         seed_all(self.cell.role, self.cell.seed, *parts)
 
     def _member(self, index: int, role: str) -> Network:
-        network = self.cell.pair.student if role == "student" else self.cell.pair.teacher.network
+        pair = self.cell.pair
+        kind, _, factor = role.partition("*")
+        if kind == "assistant":
+            network = pair.assistants[self.roles[:index].count("assistant")]
+        else:
+            network = pair.student if kind == "student" else pair.teacher.network
         self._seed("network", network, index)
-        return self.task.network(network, pretrained=self.recipe.pretrained)
+        options = {"width_factor": float(factor)} if factor else {}
+        try:
+            return self.task.network(network, pretrained=self.recipe.pretrained, **options)
+        except KDBenchError as error:
+            if not factor:
+                raise
+            raise NotApplicable(f"{self.cell.method.name} needs a student of another width: {error}") from error
+
+    def _check_assistants(self) -> None:
+        wanted, pair = self.roles.count("assistant"), self.cell.pair
+        if wanted > len(pair.assistants):
+            raise NotApplicable(
+                f"{self.cell.method.name} needs {wanted} assistants between {pair.teacher.network!r} and "
+                f"{pair.student!r}, but the pair names {len(pair.assistants)}: add `assistants = [...]` to it"
+            )
 
     def _phase_bounds(self) -> list[int]:
         """The epoch at which each phase ends."""

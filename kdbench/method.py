@@ -6,7 +6,7 @@ autocast, optimizers, schedules, evaluation, checkpoints, files) belongs to the 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -26,12 +26,15 @@ class Batch:
         indices: position of each sample in the training set, `[B]`, int64, stable over epochs.
         strong: a second, strongly augmented view of the same samples, where a method asks for one
             (`needs` contains `"strong_view"`), else None.
+        follow: applies each sample's own crop and flip to other maps of the images' size, `[B, C, H, W]`; None where
+            the loader does not know them (images that are streamed from disk).
     """
 
     inputs: Tensor
     targets: Tensor
     indices: Tensor
     strong: Tensor | None = None
+    follow: Callable[[Tensor], Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.targets)

@@ -12,11 +12,13 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from kdbench.composition import Composite, compose, split
 from kdbench.errors import KDBenchError, unknown
 from kdbench.method import Info, Method, Paper
 
 _METHODS: dict[str, type[Method]] = {}
 _ALIASES: dict[str, str] = {}
+_COMPOSED: dict[tuple[type[Method], ...], type[Composite]] = {}
 _discovered = False
 
 FIDELITIES = ("official-code", "paper", "reconstructed")
@@ -103,20 +105,29 @@ def names() -> list[str]:
 
 
 def get(name: str) -> type[Method]:
-    """The class registered under a name or an alias.
+    """The class registered under a name or an alias, or composed of several (`crd+kd`).
 
     Raises:
-        KDBenchError: naming the nearest method, if there is none.
+        KDBenchError: naming the nearest method, if there is none, or if the parts cannot be composed.
     """
     _discover()
     name = _ALIASES.get(name, name)
+    if name not in _METHODS and len(split(name)) > 1:
+        parts = tuple(get(part) for part in split(name))
+        if parts not in _COMPOSED:
+            _COMPOSED[parts] = compose(parts, hyperparameters)
+        return _COMPOSED[parts]
     if name not in _METHODS:
         raise unknown("method", name, _METHODS, "`kdbench list` shows all")
     return _METHODS[name]
 
 
 def hyperparameters(cls: type[Method]) -> dict[str, Any]:
-    """A method's hyperparameters and their defaults, from the signature of its constructor."""
+    """A method's hyperparameters and their defaults, from the signature of its constructor (a composition's: of its
+    parts', as `part.name`).
+    """
+    if issubclass(cls, Composite):
+        return dict(cls.defaults)
     parameters = inspect.signature(cls).parameters.values()
     return {p.name: p.default for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
 
@@ -138,7 +149,12 @@ def resolve(name: str, overrides: dict[str, Any]) -> dict[str, Any]:
                 f"hyperparameter {key!r} of {name} is {value!r}, but it takes a {type(default).__name__} "
                 f"like its default {default!r}"
             )
-    return {key: overrides.get(key, default) for key, default in defaults.items()}
+    return {key: _like(default, overrides.get(key, default)) for key, default in defaults.items()}
+
+
+def _like(default: Any, value: Any) -> Any:
+    """2 for a hyperparameter of 4.0 is 2.0, so that it is the same cell however it was written."""
+    return float(value) if isinstance(default, float) and isinstance(value, int) else value
 
 
 def create(name: str, overrides: dict[str, Any] | None = None) -> Method:

@@ -22,9 +22,10 @@ _DIGESTS: dict[type, str] = {}
 
 
 def source_digest(cls: type) -> str:
-    """16 hex digits over the class and all that it reaches, transitively."""
+    """16 hex digits over the class and all that it reaches, transitively; a composition's over its parts'."""
     if cls not in _DIGESTS:
-        _DIGESTS[cls] = _digest(cls)
+        parts = "+".join(source_digest(part) for part in getattr(cls, "parts", ()))
+        _DIGESTS[cls] = hashlib.sha256(parts.encode()).hexdigest()[:16] if parts else _digest(cls)
     return _DIGESTS[cls]
 
 

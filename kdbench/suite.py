@@ -54,11 +54,14 @@ class TeacherSpec:
 
 @dataclass(frozen=True)
 class Pair:
-    """A student, its teacher, and the pool that multi-teacher methods use."""
+    """A student, its teacher, the pool that multi-teacher methods use, and the networks between teacher and student
+    that methods with assistants train on the way, largest first.
+    """
 
     teacher: TeacherSpec
     student: str
     pool: tuple[TeacherSpec, ...] = ()
+    assistants: tuple[str, ...] = ()
     name: str = ""
 
     def __str__(self) -> str:
@@ -84,7 +87,8 @@ class MethodSpec:
     @property
     def label(self) -> str:
         """How tables call it: `kd`, or `kd(temperature=2)`."""
-        values = ", ".join(f"{key}={value}" for key, value in sorted(self.hyperparameters.items()))
+        plain = {key: f"{v:g}" if isinstance(v, float) else v for key, v in sorted(self.hyperparameters.items())}
+        values = ", ".join(f"{key}={value}" for key, value in plain.items())
         return f"{self.name}({values})" if values else self.name
 
 
@@ -112,6 +116,7 @@ class Cell:
         """The record's `cell`: plain values only."""
         cls = registry.get(self.method.name)
         return {
+            **self._assistants(),
             "role": self.role,
             "dataset": self.dataset.name,
             "task": self.dataset.task,
@@ -130,6 +135,12 @@ class Cell:
             "seed": self.seed,
             "recipe": plain(dataclasses.asdict(self.recipe)),
         }
+
+    def _assistants(self) -> dict[str, Any]:
+        """Those of the pair's assistants that the method trains; nothing for methods without."""
+        members = registry.create(self.method.name, dict(self.method.hyperparameters)).members()
+        count = members.count("assistant")
+        return {"assistants": list(self.pair.assistants[:count])} if count else {}
 
     @cached_property
     def id(self) -> str:
@@ -376,6 +387,10 @@ def _pair(table: Any) -> Pair:
     if "teacher" in parts:
         parts["teacher"] = _teacher(parts["teacher"])
     parts["pool"] = tuple(_teacher(t) for t in (_list(parts, "pool", "a pair") if "pool" in parts else ()))
+    if "assistants" in parts:
+        parts["assistants"] = tuple(_list(parts, "assistants", "a pair"))
+        for network in parts["assistants"]:
+            _typed(network, str, "pairs.assistants")
     for key in ("student", "name"):
         _typed(parts.get(key, ""), str, f"pairs.{key}")
     pair = _build(Pair, parts, "pairs", convert=False)

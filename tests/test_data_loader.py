@@ -162,3 +162,22 @@ def test_seed_all_seeds_every_global_stream():
 
     with seeded(0):  # so that this test leaves the global streams as they were
         assert numbers() == numbers()
+
+
+def test_a_batchs_follow_moves_other_maps_as_its_images_were_moved() -> None:
+    loader = DeviceLoader(load_data("digits"), 32, augment=("pad_crop:1", "flip"), seed=3)
+    batch = next(loader.epoch(1))
+    images = loader.train_images[batch.indices].float()
+    assert batch.follow is not None
+    torch.testing.assert_close((batch.follow(images) - loader._mean) / loader._std, batch.inputs)
+
+
+def test_follow_uses_up_the_random_numbers_of_augmentations_that_change_colours() -> None:
+    loader = DeviceLoader(load_data("digits"), 32, augment=("rand_augment:1:5", "cutout:2", "flip"), seed=3)
+    batch = next(loader.epoch(1))
+    position = torch.arange(64.0).reshape(1, 1, 8, 8).repeat(32, 1, 1, 1)
+    assert batch.follow is not None
+    moved = batch.follow(position)
+    flipped = moved.eq(position.flip(-1)).flatten(1).all(1)
+    assert 0 < flipped.sum() < 32
+    assert moved[~flipped].equal(position[~flipped])

@@ -25,6 +25,7 @@ LAYERS = (
     ("data", "networks"),
     ("suite", "records", "source", "device", "seeding"),
     ("registry", "recipe"),
+    ("composition",),
     ("losses", "connectors"),
     ("method",),
     ("errors",),

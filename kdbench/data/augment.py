@@ -65,7 +65,7 @@ def random_resized_crop(images: Tensor, draws: torch.Generator, fill: Fill, min_
     transform[:, 0, 2], transform[:, 1, 2] = (1 - width) * (2 * left - 1), (1 - height) * (2 * top - 1)
     grid = F.affine_grid(transform, list(images.shape), align_corners=False)
     crops = F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
-    return crops.round().to(images.dtype)
+    return crops if images.is_floating_point() else crops.round().to(images.dtype)
 
 
 def rand_augment(images: Tensor, draws: torch.Generator, fill: Fill, num_ops: int = 2, magnitude: int = 10) -> Tensor:
@@ -123,6 +123,8 @@ RAND_AUGMENT: dict[str, Callable[[Tensor, float, list[float]], Tensor]] = {
 }
 UNSIGNED = ("identity", "posterize", "solarize", "autocontrast", "equalize")
 
+GEOMETRIC = (pad_crop, flip, random_resized_crop)  # they move pixels and change no colour
+
 # Name -> (function, (meaning, type, smallest, largest) of each optional argument).
 AUGMENTATIONS: dict[str, tuple[Callable[..., Tensor], tuple[tuple[str, type, float, float], ...]]] = {
     "pad_crop": (pad_crop, (("padding in px", int, 0, 1024),)),
@@ -158,6 +160,16 @@ class Augment:
         for step in self.steps:
             images = step(images, draws, self.fill)
         return images
+
+    def follow(self, maps: Tensor, draws: torch.Generator) -> Tensor:
+        """Move other maps `[B, C, H, W]`, float, as the images of the same generator state were moved."""
+        blank = torch.zeros_like(maps, dtype=torch.uint8)
+        for step in self.steps:
+            if step.func in GEOMETRIC:
+                maps = step(maps, draws, self.fill)
+            else:  # it only has to use up its random numbers
+                step(blank, draws, [0.0] * maps.shape[1])
+        return maps
 
 
 def parse(text: str) -> tuple[str, dict[str, float]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,7 +33,10 @@ class Loader(ABC):
         num_classes: K.
         input_size: (C, H, W) of a network's input.
         steps_per_epoch: batches in an epoch.
+        knows_crops: whether all crops are drawn here, so that a batch's `follow` can repeat them.
     """
+
+    knows_crops = False
 
     def __init__(
         self,
@@ -100,9 +104,16 @@ class Loader(ABC):
         """The shuffled, augmented training batches of one epoch."""
         draws, strong_draws = generator(self.seed, "view", epoch), generator(self.seed, "strong view", epoch)
         for indices, images, second in self._views(epoch):
+            state = draws.get_state()
             inputs = self._finish(self.augment(images, draws))
             strong = self._finish(self.augment_strong(second, strong_draws)) if self.strong else None
-            yield Batch(inputs, self.targets[indices], indices, strong)
+            follow = partial(self._follow, state) if self.knows_crops else None
+            yield Batch(inputs, self.targets[indices], indices, strong, follow)
+
+    def _follow(self, state: Tensor, maps: Tensor) -> Tensor:
+        draws = torch.Generator()
+        draws.set_state(state)
+        return self.augment.follow(maps, draws)
 
     def batches(self) -> Iterator[Batch]:
         """All training samples in index order, without augmentation."""
@@ -141,6 +152,7 @@ class DeviceLoader(Loader):
     """Batches of an `ImageData` that lies on the device as a whole."""
 
     data: ImageData
+    knows_crops = True
 
     def __init__(self, data: ImageData, batch_size: int, *, test_batch_size: int | None = None, **options: Any):
         """As `Loader`; test batches hold at least 512 images."""

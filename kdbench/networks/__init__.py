@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import timm
+from torch import nn
 
 from kdbench.errors import KDBenchError, unknown
 from kdbench.networks import cifar_mobilenet, cifar_resnet, cifar_shufflenet, cifar_vgg, cifar_wrn  # noqa: F401  (register)
@@ -37,7 +38,8 @@ def create(
         pretrained: load timm's weights; their input normalisation then applies.
         data_normalization: mean and std that the data is normalised with.
         own_normalization: mean and std that the weights were trained with, if others.
-        timm_kwargs: passed to `timm.create_model`.
+        timm_kwargs: passed to `timm.create_model`; `width_factor` multiplies the channels of CIFAR ResNets, WRNs and
+            VGGs and of timm's ResNets and EfficientNets.
 
     Raises:
         KDBenchError: for an unknown network, one that cannot take the data, or weights that cannot be had.
@@ -50,6 +52,8 @@ def create(
         raise KDBenchError(
             f"timm has no pretrained weights of {name!r}: let kdbench train it, or name a checkpoint file by `weights`"
         )
+    if not name.startswith("cifar_"):
+        timm_kwargs = _timm_widths(name, timm_kwargs)
     options = {"num_classes": num_classes, "in_chans": in_chans, **timm_kwargs}
     try:
         model: Any = timm.create_model(name, pretrained=pretrained, **options)
@@ -71,6 +75,20 @@ def create(
             "network whose classifier can be replaced"
         )
     return network
+
+
+def _timm_widths(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """`width_factor` as timm's networks call it; those that have no such option answer with an error."""
+    factor = options.pop("width_factor", 1.0) if "width_factor" in options else 1.0
+    if factor == 1.0:
+        return options
+    module = timm.models.model_entrypoint(name.partition(".")[0]).__module__.rpartition(".")[2]
+    if module == "resnet":
+        plain = timm.create_model(name)  # its stem stays as it is
+        widths = [round(getattr(plain, f"layer{k}")[0].conv2.out_channels * factor) for k in range(1, 5)]
+        return {**options, "channels": tuple(widths)}
+    key = "channel_multiplier" if module in ("efficientnet", "mobilenetv3") else "width_factor"
+    return {**options, key: factor}
 
 
 def _config(name: str) -> Any:

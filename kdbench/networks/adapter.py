@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from timm.layers import PatchEmbed
 from torch import Tensor, nn
 
-from kdbench.errors import KDBenchError
+from kdbench.errors import KDBenchError, NotApplicable
 from kdbench.method import Network, Output, Shapes
+from kdbench.networks import tail
 from kdbench.networks.cifar_base import CifarNet, Taps
 
 Normalization = tuple[Sequence[float], Sequence[float]]
@@ -57,7 +58,7 @@ class TimmNetwork(Network):
         super().__init__()
         self.model = model
         self.name = name
-        self._input_size = tuple(input_size)
+        self._input_size = input_size
         self._own_size = None if own_size is None or tuple(own_size) == self._input_size[1:] else tuple(own_size)
         # what follows from the data is no part of a checkpoint
         scale, shift = _conversion(normalization, own_normalization, input_size[0])
@@ -69,9 +70,27 @@ class TimmNetwork(Network):
     def forward(self, inputs: Tensor) -> Output:
         """Images `[B, C, H, W]`, normalised as the data is, to an `Output`."""
         stem, features, before, final = self._run(self._converted(inputs))
+        return self.head(final, features, before, stem)
+
+    def head(
+        self, final: Tensor, features: Sequence[Tensor] = (), before: Sequence[Tensor] = (), stem: Tensor | None = None
+    ) -> Output:
+        """What the body gives to an `Output`: pooling, embedding and classifier."""
         embedding = _wide(self.model.forward_head(final, pre_logits=True).flatten(1))
         logits = _wide(self.classifier(embedding))
         return Output(logits, embedding, tuple(features), tuple(before), stem)
+
+    def tail(self, stage: int) -> nn.Module:
+        rest = tail.cut(self, stage)
+        with _dry_run(self):
+            if rest is None or not tail.fits(self, rest, stage, self._zeros()):
+                raise NotApplicable(f"network {self.name!r} cannot be entered after stage {stage}")
+        return rest
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """(C, H, W) of the data's images."""
+        return self._input_size
 
     def _run(self, x: Tensor) -> Taps | tuple[Tensor | None, list[Tensor], list[Tensor], Tensor]:
         """The model's body: stem, features, pre-activations and what the head takes."""

@@ -165,6 +165,11 @@ def build(network: type[CifarNet], name: str, pretrained: bool, /, **options: An
     return build_model_with_cfg(network, name, pretrained, **options)
 
 
+def scaled(widths: Sequence[int], factor: float) -> tuple[int, ...]:
+    """Numbers of channels times a factor, at least one each."""
+    return tuple(max(round(width * factor), 1) for width in widths)
+
+
 def conv3x3(c_in: int, c_out: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(c_in, c_out, 3, stride, padding=1, bias=False)
 

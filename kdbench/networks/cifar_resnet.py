@@ -7,7 +7,17 @@ from typing import Any
 from timm.models import register_model
 from torch import Tensor, nn
 
-from kdbench.networks.cifar_base import CifarNet, Taps, build, cifar_cfgs, conv1x1, conv3x3, norm_relu, run_stages
+from kdbench.networks.cifar_base import (
+    CifarNet,
+    Taps,
+    build,
+    cifar_cfgs,
+    conv1x1,
+    conv3x3,
+    norm_relu,
+    run_stages,
+    scaled,
+)
 
 NARROW, WIDE = (16, 16, 32, 64), (32, 64, 128, 256)  # the stem's and each stage's width
 
@@ -63,6 +73,7 @@ class CifarResNet(CifarNet):
     Args:
         depths: blocks of each stage.
         widths: of the stem and of each stage, before the block's expansion.
+        width_factor: multiplies all widths.
     """
 
     def __init__(
@@ -72,7 +83,9 @@ class CifarResNet(CifarNet):
         block: type[BasicBlock] | type[Bottleneck] = BasicBlock,
         num_classes: int = 100,
         in_chans: int = 3,
+        width_factor: float = 1.0,
     ) -> None:
+        widths = scaled(widths, width_factor)
         reductions = [2**index for index in range(len(depths))]
         super().__init__(num_classes, [block.expansion * width for width in widths[1:]], reductions)
         c_in = widths[0]

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from timm.models import register_model
 from torch import Tensor, nn
 
-from kdbench.networks.cifar_base import CifarNet, Taps, build, cifar_cfgs, init_small, norm_relu
+from kdbench.networks.cifar_base import CifarNet, Taps, build, cifar_cfgs, init_small, norm_relu, scaled
 
 # convolutions of each block, by the network's depth
 DEPTHS = {8: (1, 1, 1, 1, 1), 11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
@@ -22,13 +22,20 @@ class CifarVGG(CifarNet):
     """The first block is the stem, the other four are the stages; maps are taken before each pooling.
 
     As in the literature's code, the map is pooled between the last two blocks only for inputs of 64 pixels or more.
+
+    Attributes:
+        first, big: set for a tail of the network: the number of its first block, and whether images are that large.
     """
 
-    def __init__(self, depth: int, num_classes: int = 100, in_chans: int = 3) -> None:
-        super().__init__(num_classes, WIDTHS[1:], (2, 4, 8, 8))
+    first = 0
+    big = False
+
+    def __init__(self, depth: int, num_classes: int = 100, in_chans: int = 3, width_factor: float = 1.0) -> None:
+        widths = scaled(WIDTHS, width_factor)
+        super().__init__(num_classes, widths[1:], (2, 4, 8, 8))
         self.blocks = nn.ModuleList()
         c_in = in_chans
-        for convolutions, width in zip(DEPTHS[depth], WIDTHS, strict=True):
+        for convolutions, width in zip(DEPTHS[depth], widths, strict=True):
             layers: list[nn.Module] = []
             for _ in range(convolutions):
                 layers += [nn.Conv2d(c_in, width, 3, padding=1), *norm_relu(width)]
@@ -42,13 +49,15 @@ class CifarVGG(CifarNet):
         init_small(linear)
 
     def run_taps(self, x: Tensor) -> Taps:
-        pooled = {1, 2, 3, 4} if x.shape[2] >= 64 else {1, 2, 3}  # the blocks that start with a pooling
+        big = x.shape[2] >= 64 if not self.first else self.big
+        pooled = {1, 2, 3, 4} if big else {1, 2, 3}  # the blocks that start with a pooling
         features, before = [], []
-        for index, block in enumerate(self.blocks):
+        for index, block in enumerate(self.blocks, self.first):
             before.append(block(F.max_pool2d(x, 2) if index in pooled else x))
             x = torch.relu(before[-1])
             features.append(x)
-        return Taps(features[0], features[1:], before[1:], x)
+        later = 0 if self.first else 1  # the first block is the stem
+        return Taps(features[0], features[later:], before[later:], x)
 
 
 def _vgg(name: str, depth: int, pretrained: bool, options: dict[str, Any]) -> CifarVGG:

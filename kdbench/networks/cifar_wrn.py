@@ -8,7 +8,7 @@ import torch
 from timm.models import register_model
 from torch import Tensor, nn
 
-from kdbench.networks.cifar_base import CifarNet, Taps, build, cifar_cfgs, conv1x1, conv3x3, norm_relu
+from kdbench.networks.cifar_base import CifarNet, Taps, build, cifar_cfgs, conv1x1, conv3x3, norm_relu, scaled
 
 default_cfgs = cifar_cfgs("cifar_wrn_16_1", "cifar_wrn_16_2", "cifar_wrn_40_1", "cifar_wrn_40_2")
 
@@ -36,12 +36,14 @@ class CifarWideResNet(CifarNet):
     stage's first block.
     """
 
-    def __init__(self, depth: int, width: int, num_classes: int = 100, in_chans: int = 3) -> None:
-        channels = (16 * width, 32 * width, 64 * width)
+    def __init__(
+        self, depth: int, width: int, num_classes: int = 100, in_chans: int = 3, width_factor: float = 1.0
+    ) -> None:
+        channels = scaled((16 * width, 32 * width, 64 * width), width_factor)
         super().__init__(num_classes, channels, (1, 2, 4))
-        self.stem = conv3x3(in_chans, 16)
+        (c_in,) = scaled((16,), width_factor)
+        self.stem = conv3x3(in_chans, c_in)
         self.stages = nn.ModuleList()
-        c_in = 16
         for index, c_out in enumerate(channels):
             blocks = nn.ModuleList()
             for position in range((depth - 4) // 6):
