@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench.errors import NotApplicable
-from kdbench.method import Dataset, Network
+from kdbench.method import Dataset, Network, Phase
 
 Shape = tuple[int, ...]  # (C, *space), without the batch
 
@@ -106,3 +106,78 @@ class Ensemble(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         logits = torch.stack([network(inputs).logits for network in self.networks])  # [N, B, K]
         return logits.log_softmax(2).logsumexp(0) - torch.tensor(float(len(logits))).log().to(logits)
+
+
+def stage_pairs(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """The stages' maps side by side from the shallowest on, the larger of each pooled to the smaller."""
+    return [pool_match(*pair) for pair in zip(student, teacher, strict=False)]
+
+
+def init_phases(epochs: int, share: float = 30 / 240) -> tuple[Phase, Phase]:
+    """An initialisation of 30 of 240 epochs, of one epoch at least, and then the training."""
+    share = max(share, 1 / epochs)
+    return Phase("init", share), Phase("train", 1 - share)
+
+
+def check_pooled_student(method: str, student: Network, data: Dataset) -> None:
+    """`require_pooled_embedding` for a student, whose running statistics stay as they are."""
+    training = student.training
+    student.eval()
+    require_pooled_embedding(method, student, data)
+    student.train(training)
+
+
+class ABF(nn.Module):
+    """Attention-based fusion of a map with the fused deeper one (Chen et al., ReviewKD, 2021).
+
+    The map is brought to `middle` channels, the deeper residual is enlarged to its size, and a gate of two channels
+    weighs the sum. Each convolution is followed by BatchNorm, or by ReLU for UniKD's variant.
+
+    Args:
+        c_in, middle, c_out: channels of the map, inside, and of the result.
+        fuse: False for the deepest map, which has nothing to be fused with.
+    """
+
+    def __init__(self, c_in: int, middle: int, c_out: int, fuse: bool, relu: bool = False) -> None:
+        super().__init__()
+        after = (lambda width: nn.ReLU()) if relu else nn.BatchNorm2d
+        self.conv1 = nn.Sequential(nn.Conv2d(c_in, middle, 1, bias=False), after(middle))
+        self.conv2 = nn.Sequential(nn.Conv2d(middle, c_out, 3, padding=1, bias=False), after(c_out))
+        self.att_conv = nn.Sequential(nn.Conv2d(2 * middle, 2, 1), nn.Sigmoid()) if fuse else None
+        for conv in (self.conv1[0], self.conv2[0]):
+            nn.init.kaiming_uniform_(conv.weight, a=1)
+
+    def forward(self, x: Tensor, deeper: Tensor | None, space: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """`[B, C, H, W]` and the deeper residual to the result at size `space` and this level's residual."""
+        x = self.conv1(x)
+        if self.att_conv is not None and deeper is not None:
+            deeper = F.interpolate(deeper, size=x.shape[2:], mode="nearest")
+            gate = self.att_conv(torch.cat([x, deeper], 1))
+            x = x * gate[:, :1] + deeper * gate[:, 1:]
+        out = x if tuple(x.shape[2:]) == tuple(space) else F.interpolate(x, size=tuple(space), mode="nearest")
+        return self.conv2(out), x
+
+
+class Fusion(nn.Module):
+    """A chain of `ABF` from a network's pooled embedding to its shallowest map.
+
+    Args:
+        student: shapes (C, H, W) of the maps, shallow to deep, and the embedding's width last.
+        teacher: the same of what the results are compared with.
+    """
+
+    def __init__(self, student: Sequence[Shape], teacher: Sequence[Shape], relu: bool = False) -> None:
+        super().__init__()
+        middle = min(512, student[-1][0])
+        pairs = list(zip(student, teacher, strict=True))[::-1]
+        self.abfs = nn.ModuleList(ABF(s[0], middle, t[0], bool(i), relu) for i, (s, t) in enumerate(pairs))
+        self.spaces = [tuple(t[1:]) or (1, 1) for _, t in pairs]
+
+    def forward(self, maps: Sequence[Tensor], embedding: Tensor) -> list[Tensor]:
+        """Fused maps, shallow to deep, the embedding's (`[B, C, 1, 1]`) last."""
+        levels = [embedding[:, :, None, None], *reversed(maps)]
+        results, residual = [], None
+        for abf, level, space in zip(self.abfs, levels, self.spaces, strict=True):
+            result, residual = abf(level, residual, space)
+            results.append(result)
+        return results[::-1]

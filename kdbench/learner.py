@@ -75,6 +75,7 @@ class Learner:
         self.cell, self.task, self.data, self.numerics = cell, task, data, numerics
         self.recipe: Recipe = cell.recipe
         self.method: Method = registry.create(cell.method.name, dict(cell.method.hyperparameters))
+        self.method.epochs = self.recipe.epochs
         self.roles = self.method.members()
         self._check_assistants()
         self.students = [self._member(index, role) for index, role in enumerate(self.roles)]

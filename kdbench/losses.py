@@ -56,3 +56,30 @@ def decoupled_kl(student: Tensor, teacher: Tensor, targets: Tensor, temperature:
 def wide(x: Tensor) -> Tensor:
     """bfloat16 and float16 to float32, for sums that half precision would lose; float32 and float64 as they are."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+def pearson(a: Tensor, b: Tensor, eps: float = 1e-8) -> Tensor:
+    """Pearson correlation of each row of `a` with the same row of `b`, both `[N, M]`: `[N]`."""
+    a, b = _centred(a), _centred(b)
+    return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1) + eps)
+
+
+def _centred(x: Tensor) -> Tensor:
+    return x - x.mean(1, keepdim=True)
+
+
+def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """-sum_c softmax(teacher / T)_c log softmax(student / T)_c for each sample, `[B]`; no T² factor."""
+    return -(F.softmax(teacher / temperature, 1) * F.log_softmax(student / temperature, 1)).sum(1)
+
+
+def squared_distances(x: Tensor, floor: float = 1e-12) -> Tensor:
+    """|x_i - x_j|² of the rows of `[B, D]`, at least `floor` (for the gradient of a root) off the diagonal: `[B, B]`."""
+    squares = x.pow(2).sum(1)
+    distances = (squares[:, None] + squares[None, :] - 2 * x @ x.T).clamp(min=floor)
+    return distances * (1 - torch.eye(len(x), dtype=x.dtype, device=x.device))
+
+
+def same_batch_scale(batch_size: int, reference: int = 64) -> float:
+    """Factor that gives a loss of size 1 / B the weight that it has at a batch of 64, whatever the batch."""
+    return batch_size / reference

@@ -165,7 +165,7 @@ def test_seed_all_seeds_every_global_stream():
 
 
 def test_a_batchs_follow_moves_other_maps_as_its_images_were_moved() -> None:
-    loader = DeviceLoader(load_data("digits"), 32, augment=("pad_crop:1", "flip"), seed=3)
+    loader = DeviceLoader(load("digits"), 32, augment=("pad_crop:1", "flip"), seed=3)
     batch = next(loader.epoch(1))
     images = loader.train_images[batch.indices].float()
     assert batch.follow is not None
@@ -173,7 +173,7 @@ def test_a_batchs_follow_moves_other_maps_as_its_images_were_moved() -> None:
 
 
 def test_follow_uses_up_the_random_numbers_of_augmentations_that_change_colours() -> None:
-    loader = DeviceLoader(load_data("digits"), 32, augment=("rand_augment:1:5", "cutout:2", "flip"), seed=3)
+    loader = DeviceLoader(load("digits"), 32, augment=("rand_augment:1:5", "cutout:2", "flip"), seed=3)
     batch = next(loader.epoch(1))
     position = torch.arange(64.0).reshape(1, 1, 8, 8).repeat(32, 1, 1, 1)
     assert batch.follow is not None

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import timm
-from torch import nn
 
 from kdbench.errors import KDBenchError, unknown
 from kdbench.networks import cifar_mobilenet, cifar_resnet, cifar_shufflenet, cifar_vgg, cifar_wrn  # noqa: F401  (register)

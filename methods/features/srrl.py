@@ -1,0 +1,68 @@
+"""Knowledge Distillation via Softmax Regression Representation Learning (Yang, Martinez, Bulat, Tzimiropoulos, ICLR 2021).
+
+The student's representation matches the teacher's, and the teacher's frozen classifier reads from it what it reads
+from its own.
+
+    g = ReLU(BN(conv1x1(F_s)))
+    L = CE(z_s, y) + weight [mean (GAP g - GAP F_t)^2 + mean (W_t GAP g + b_t - z_t)^2]
+
+CIFAR-100 and ImageNet: weight 1. `variant="vector"` is the SimKD toolbox's: the layer acts on the pooled embedding.
+
+Deviations: none.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdbench import Batch, Dataset, KDBenchError, Method, Network, Output, Paper, register
+from kdbench.connectors import global_pool, require_pooled_embedding
+from kdbench.losses import wide
+
+
+@register(
+    "srrl",
+    family="features",
+    paper=Paper(
+        "Knowledge Distillation via Softmax Regression Representation Learning",
+        "Yang et al.",
+        2021,
+        "ICLR",
+        "",
+        "jingyang2017/KD_SRRL",
+    ),
+    fidelity="official-code",
+)
+class SRRL(Method):
+    needs = frozenset({"maps"})
+
+    def __init__(self, weight: float = 1.0, variant: str = "map") -> None:
+        super().__init__()
+        if variant not in ("map", "vector"):
+            raise KDBenchError(f"srrl's variant is {variant!r}: give 'map' or 'vector'")
+        self.weight, self.variant = weight, variant
+
+    def build(self, student: Network, teacher: Network) -> None:
+        c_in = student.shapes.features[-1][0] if self.variant == "map" else student.shapes.embedding
+        c_out = teacher.shapes.embedding
+        self.transfer = nn.Sequential(nn.Conv2d(c_in, c_out, 1, bias=False), nn.BatchNorm2d(c_out), nn.ReLU())
+        self.classifier = copy.deepcopy(teacher.classifier).requires_grad_(False)
+
+    def prepare(self, data: Dataset, teachers: Sequence[Network]) -> None:
+        require_pooled_embedding("srrl", teachers[0], data)
+
+    def loss(self, batch: Batch, student: Output, teacher: Output) -> dict[str, Tensor]:
+        feature = student.features[-1] if self.variant == "map" else student.embedding[:, :, None, None]
+        ours = wide(global_pool(self.transfer(feature)))
+        with torch.autocast(ours.device.type, enabled=False):
+            logits = self.classifier(ours)
+        return {
+            "ce": F.cross_entropy(student.logits, batch.targets),
+            "feature": self.weight * F.mse_loss(ours, teacher.embedding),
+            "regression": self.weight * F.mse_loss(logits, teacher.logits),
+        }

@@ -1,0 +1,52 @@
+"""From Knowledge Distillation to Self-Knowledge Distillation: A Unified Approach with Normalized Loss and Customized
+Soft Labels (Yang, Zeng, Li, Zhang, Yuan, Li, ICCV 2023): normalised KD.
+
+The target class is taught by its probability, the others by their distribution, normalised to sum to one.
+
+    L = CE(z_s, y) - mean_b p_t[y] log p_s[y] - gamma T^2 mean_b sum_{i != y} q_t[i] log q_s[i]
+    p = softmax(z), q = softmax of the other classes' z / T
+
+CIFAR-100 and ImageNet: gamma 1.5, T 1.
+
+Deviations: none. With two classes the last term is zero.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdbench import Batch, Method, Output, Paper, register
+from kdbench.losses import soft_cross_entropy
+
+
+@register(
+    "nkd",
+    family="logits",
+    paper=Paper(
+        "From Knowledge Distillation to Self-Knowledge Distillation: A Unified Approach with Normalized Loss and"
+        " Customized Soft Labels",
+        "Yang et al.",
+        2023,
+        "ICCV",
+        "2303.13005",
+        "yzd-v/cls_KD",
+    ),
+    fidelity="official-code",
+)
+class NKD(Method):
+    def __init__(self, gamma: float = 1.5, temperature: float = 1.0) -> None:
+        super().__init__()
+        self.gamma, self.temperature = gamma, temperature
+
+    def loss(self, batch: Batch, student: Output, teacher: Output) -> dict[str, Tensor]:
+        ours, theirs, label = student.logits, teacher.logits, batch.targets[:, None]
+        others = torch.ones_like(ours, dtype=torch.bool).scatter_(1, label, False)
+        rest = [z[others].reshape(len(z), -1) for z in (ours, theirs)]  # [B, K - 1]
+        target = -(theirs.softmax(1).gather(1, label) * ours.log_softmax(1).gather(1, label)).mean()
+        return {
+            "ce": F.cross_entropy(ours, batch.targets),
+            "target": target,
+            "others": self.gamma * self.temperature**2 * soft_cross_entropy(*rest, self.temperature).mean(),
+        }
