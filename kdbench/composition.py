@@ -27,23 +27,27 @@ class Composite(Method):
 
     def __init__(self, **hyperparameters: Any) -> None:
         super().__init__()
-        self.methods = nn.ModuleList()
+        methods = []
         for part in self.parts:
             start = f"{part.info.name}."
             own = {key.removeprefix(start): v for key, v in hyperparameters.items() if key.startswith(start)}
-            self.methods.append(part(**own))
+            methods.append(part(**own))
+        self.methods = nn.ModuleList(methods)
+
+    def _methods(self) -> list[Method]:
+        return list(self.methods)  # type: ignore[arg-type]
 
     def build(self, student: Network, teacher: Any) -> None:
-        for method in self.methods:
+        for method in self._methods():
             method.build(student, teacher if method.uses_teacher else None)
 
     def prepare(self, data: Dataset, teachers: Sequence[Network]) -> None:
-        for method in self.methods:
+        for method in self._methods():
             method.prepare(data, teachers)
 
     def loss(self, batch: Batch, student: Output, teacher: Output | None) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = {}
-        for index, method in enumerate(self.methods):
+        for index, method in enumerate(self._methods()):
             method.epoch, method.epochs, method.phase = self.epoch, self.epochs, self.phase
             for name, term in method.loss(batch, student, teacher if method.uses_teacher else None).items():
                 if not index or name != "ce":
@@ -51,7 +55,7 @@ class Composite(Method):
         return terms
 
     def deploy(self, student: Network) -> nn.Module:
-        changed = [method for method in self.methods if type(method).deploy is not Method.deploy]
+        changed = [method for method in self._methods() if type(method).deploy is not Method.deploy]
         return changed[0].deploy(student) if changed else student
 
 

@@ -143,9 +143,10 @@ class ABF(nn.Module):
         after = (lambda width: nn.ReLU()) if relu else nn.BatchNorm2d
         self.conv1 = nn.Sequential(nn.Conv2d(c_in, middle, 1, bias=False), after(middle))
         self.conv2 = nn.Sequential(nn.Conv2d(middle, c_out, 3, padding=1, bias=False), after(c_out))
-        self.att_conv = nn.Sequential(nn.Conv2d(2 * middle, 2, 1), nn.Sigmoid()) if fuse else None
-        for conv in (self.conv1[0], self.conv2[0]):
-            nn.init.kaiming_uniform_(conv.weight, a=1)
+        self.att_conv: nn.Module | None = nn.Sequential(nn.Conv2d(2 * middle, 2, 1), nn.Sigmoid()) if fuse else None
+        for conv in self.modules():
+            if isinstance(conv, nn.Conv2d) and conv.bias is None:  # the gate keeps torch's initial weights
+                nn.init.kaiming_uniform_(conv.weight, a=1)
 
     def forward(self, x: Tensor, deeper: Tensor | None, space: Sequence[int]) -> tuple[Tensor, Tensor]:
         """`[B, C, H, W]` and the deeper residual to the result at size `space` and this level's residual."""

@@ -74,7 +74,7 @@ def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float = 1.
 
 
 def squared_distances(x: Tensor, floor: float = 1e-12) -> Tensor:
-    """|x_i - x_j|² of the rows of `[B, D]`, at least `floor` (for the gradient of a root) off the diagonal: `[B, B]`."""
+    """|x_i - x_j|² of the rows of `[B, D]`, off the diagonal at least `floor` (a root needs a gradient): `[B, B]`."""
     squares = x.pow(2).sum(1)
     distances = (squares[:, None] + squares[None, :] - 2 * x @ x.T).clamp(min=floor)
     return distances * (1 - torch.eye(len(x), dtype=x.dtype, device=x.device))

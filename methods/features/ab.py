@@ -1,4 +1,4 @@
-"""Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons (Heo, Lee, Yun, Choi, AAAI 2019).
+"""Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons (Heo et al., AAAI 2019).
 
 Before training for the task, the student learns on which side of zero each neuron of the teacher is, with a margin.
 

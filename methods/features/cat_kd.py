@@ -5,8 +5,8 @@ The student attends to the regions by which the teacher tells the classes apart:
     CAM_c = sum_k W_ck F_k, the classifier at each location of the last map, without bias
     L = CE(z_s, y) + weight mean (N(pool(CAM_s)) - N(pool(CAM_t)))^2,  pool to resolution x resolution, N = l2 by map
 
-CIFAR-100 by pair: 15 (resnet32x4 -> resnet8x4), 0.7 (resnet56 -> 20), 1.8 (110 -> 32), 4.5 (vgg13 -> vgg8), 12 and 1.5
-(wrn_40_2 -> 16_2, 40_1), all at resolution 2 without N; with N: 15 (vgg13 -> mobilenetv2), 40 (resnet50 -> mobilenetv2),
+CIFAR-100 by pair: 15 (resnet32x4 -> resnet8x4), 0.7 (resnet56 -> 20), 1.8 (110 -> 32), 4.5 (vgg13 -> vgg8), 12 and
+1.5 (wrn_40_2 -> 16_2, 40_1), all at resolution 2 without N; with N: 15 and 40 (vgg13 and resnet50 -> mobilenetv2),
 and at resolution 4: 600 (resnet32x4 -> shufflenets), 80 (wrn_40_2 -> shufflenetv1).
 
 Deviations: the official code turns the classifier into a 1x1 convolution without bias before the pooling. That is the

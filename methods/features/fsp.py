@@ -1,4 +1,4 @@
-"""A Gift from Knowledge Distillation: Fast Optimization, Network Minimization and Transfer Learning (Yim, Joo, Bae, Kim,
+"""A Gift from Knowledge Distillation: Fast Optimization, Network Minimization and Transfer Learning (Yim et al.,
 CVPR 2017).
 
 Before training for the task, the student learns the flow from layer to layer: the products of successive maps'
@@ -15,6 +15,8 @@ channels; the larger map of two successive ones is pooled to the smaller.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -28,7 +30,7 @@ def flow(output: Output) -> list[Tensor]:
     """FSP matrices `[B, C_{k+1}, C_k]` of successive maps."""
     maps = [*([] if output.stem is None else [output.stem]), *output.features]
     matrices = []
-    for pair in zip(maps[:-1], maps[1:], strict=True):
+    for pair in pairwise(maps):
         bottom, top = (wide(x).flatten(2) for x in pool_match(*pair))
         matrices.append(top @ bottom.transpose(1, 2) / bottom.shape[2])
     return matrices

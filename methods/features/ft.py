@@ -15,6 +15,8 @@ training and use the recipe's rate; the student learns with the labels alone in 
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -26,7 +28,7 @@ from kdbench.losses import wide
 def convolutions(layer: type[nn.Module], widths: tuple[int, ...], batch_norm: bool = False) -> nn.Sequential:
     """Three 3x3 (transposed) convolutions with LeakyReLU(0.1)."""
     layers: list[nn.Module] = []
-    for c_in, c_out in zip(widths[:-1], widths[1:], strict=True):
+    for c_in, c_out in pairwise(widths):
         between = nn.BatchNorm2d(c_out) if batch_norm else nn.Identity()
         layers += [layer(c_in, c_out, 3, padding=1), between, nn.LeakyReLU(0.1)]
     return nn.Sequential(*layers)

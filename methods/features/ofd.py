@@ -7,10 +7,10 @@ Maps are matched before their ReLU; the teacher's negative values count only as 
 
 CIFAR-100: weight 1e-3. ImageNet: 1e-3 (mobilenetv1: 1e-4).
 
-Deviations: m is the mean of each channel's negative responses on the training set (one pass). The official code computes
-it from the scale and shift of the last BatchNorm as for a normal variable, which needs a network that ends its stages
-so. The teacher is in eval mode as everywhere here; the official code leaves it in train mode, so that its running
-statistics drift.
+Deviations: m is the mean of each channel's negative responses on the training set (one pass). The official code
+computes it from the scale and shift of the last BatchNorm as for a normal variable, which needs a network that ends
+its stages so. The teacher is in eval mode as everywhere here; the official code leaves it in train mode, so that its
+running statistics drift.
 """
 
 from __future__ import annotations

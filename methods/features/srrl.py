@@ -1,4 +1,4 @@
-"""Knowledge Distillation via Softmax Regression Representation Learning (Yang, Martinez, Bulat, Tzimiropoulos, ICLR 2021).
+"""Knowledge Distillation via Softmax Regression Representation Learning (Yang et al., ICLR 2021).
 
 The student's representation matches the teacher's, and the teacher's frozen classifier reads from it what it reads
 from its own.

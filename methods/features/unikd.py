@@ -1,10 +1,11 @@
-"""Harmonizing Knowledge Transfer in Neural Network with Unified Distillation (Huang, Yan, Shen, Fang, Zhang, ECCV 2024).
+"""Harmonizing Knowledge Transfer in Neural Network with Unified Distillation (Huang et al., ECCV 2024).
 
 Intermediate maps are turned into distributions over the classes, so that features and logits speak one language.
 
     F = fusion of the student's maps (ABF without BN) at the first stage; F_t = the teacher's first map before its ReLU
     z = mu + exp(log variance / 2) eps,  mu and log variance linear in GAP(F), for student and teacher each
-    L = CE(z_s, y) + ramp (alpha TCKD + beta NCKD) + KL(z_t' || z_s') + KL(z_s || z_s') + KL(z_t || z_t'),  T 1 for the last
+    L = CE(z_s, y) + ramp (alpha TCKD + beta NCKD) + KL(z_t' || z_s') + KL(z_s || z_s') + KL(z_t || z_t'),
+        the last three at T 1
 
 alpha 1, beta 8 (2, 6 by pair), T 4, ramp over 20 epochs, all other weights 1 (`weight`). `fdp="gaussian_kl"` replaces
 the sampled KL(z_t' || z_s') by the closed form of the two Gaussians, as the paper describes it.

@@ -5,7 +5,8 @@ The student keeps the teacher's relations between classes: their values by Pears
 Spearman's, weighed sample by sample by how hard the sample is.
 
     L = CE(z_s, y) + weight T^2 mean_b [(1 - d_b) (1 - r(p_s, p_t)) + d_b (1 - r(R(z_s), R(z_t)))]
-    p = softmax(z / T), r = Pearson's correlation, R(z_t) = ranks, R(z_s)_c = 1/2 + sum_j sigmoid((z_c - z_j) / softness)
+    p = softmax(z / T), r = Pearson's correlation, R(z_t) = ranks,
+        R(z_s)_c = 1/2 + sum_j sigmoid((z_c - z_j) / softness)
     d_b = H(p_t) / log K, the teacher's normalised entropy
 
 Deviations: only the abstract was at hand; it fixes the two correlations, the weighting by difficulty and a

@@ -3,7 +3,8 @@
 The student keeps the teacher's relations, not its values: probabilities correlate within each sample (between classes)
 and within each class (between samples).
 
-    L = CE(z_s, y) + inter_weight T^2 (1 - mean_b r(p_s[b], p_t[b])) + intra_weight T^2 (1 - mean_c r(p_s[:, c], p_t[:, c]))
+    L = CE(z_s, y) + inter_weight T^2 (1 - mean_b r(p_s[b], p_t[b]))
+        + intra_weight T^2 (1 - mean_c r(p_s[:, c], p_t[:, c]))
     p = softmax(z / T), r = Pearson's correlation
 
 CIFAR-100: both weights 2, T 4. ImageNet: both 2, T 1.

@@ -12,6 +12,8 @@ shape, their vertices' change is matched too, as there.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -56,6 +58,6 @@ class IRG(Method):
         if student.embedding.shape == teacher.embedding.shape:
             graph = graph + F.mse_loss(student.embedding, teacher.embedding)
         stages = list(zip(student.features, teacher.features, strict=False))
-        changes = [change(*pair) for pair in list(zip(stages, stages[1:], strict=False))[::2]]
+        changes = [change(*pair) for pair in list(pairwise(stages))[::2]]
         terms = {"ce": F.cross_entropy(student.logits, batch.targets), "graph": self.weight * graph}
         return {**terms, "transform": self.transform_weight * torch.stack(changes).sum()} if changes else terms
