@@ -46,10 +46,10 @@ def cut(network: Any, stage: int) -> Tail | None:
     if stage == count and not hasattr(model, "last"):  # CIFAR networks with a convolution in the head keep it
         return Tail(network, None, stage)
     if isinstance(model, CifarVGG):
-        rest = network.model.blocks[stage + 1 :]
+        rest = model.blocks[stage + 1 :]
         return Tail(network, _with(model, blocks=rest, first=stage + 1, big=network.input_size[1] >= 64), stage)
     if isinstance(model, CifarNet):
-        return Tail(network, _with(model, stem=nn.Identity(), stages=model.stages[stage:]), stage)
+        return Tail(network, _with(model, stem=nn.Identity(), stages=network.model.stages[stage:]), stage)
     if stage == 0:
         return None
     front = {name: nn.Identity() for name in FRONT if hasattr(model, name)}
