@@ -24,6 +24,7 @@ from torch import Tensor
 
 from kdbench import records
 from kdbench.device import Clock, Numerics
+from kdbench.energy import EnergyMeter
 from kdbench.errors import KDBenchError, NotApplicable
 from kdbench.learner import Learner, NonFinite
 from kdbench.method import Batch, Network, Output
@@ -103,6 +104,7 @@ class Cohort:
         active = [learner for learner in learners if self._guard(learner.cell, learner.begin_epoch)]
         batch_clock = Clock(self.numerics.device)
         teacher_clocks = {spec: Clock(self.numerics.device) for spec in self.loaded}
+        meter = EnergyMeter(self.numerics.device)
         strong = any(learner.wants_strong_view for learner in active)
         for number, batch in enumerate(_timed(self._batches(epoch, strong), batch_clock)):
             outputs = self._run_teachers(batch, active, teacher_clocks)
@@ -114,9 +116,10 @@ class Cohort:
                 return
             self.listener.step_done(epoch, self.cells[0].recipe.epochs, number + 1, self.data.steps_per_epoch)
         batches, teaching = batch_clock.read(), {spec: clock.read() for spec, clock in teacher_clocks.items()}
+        watts = meter.watts()
         for learner in active:
             shared = batches + sum(teaching[spec] for spec in self._teachers_of(learner))
-            self._guard(learner.cell, partial(self._end_epoch, learner, shared))
+            self._guard(learner.cell, partial(self._end_epoch, learner, shared, watts))
 
     def _batches(self, epoch: int, strong: bool) -> Iterator[Batch]:
         if strong and self.strong_data is None:
@@ -140,9 +143,9 @@ class Cohort:
                 outputs[spec] = self.loaded[spec](batch)
         return outputs
 
-    def _end_epoch(self, learner: Learner, shared_seconds: float) -> None:
+    def _end_epoch(self, learner: Learner, shared_seconds: float, watts: float | None) -> None:
         first = self.loaded.get(learner.cell.pair.teacher)
-        learner.end_epoch(first.logits if first else None, shared_seconds)
+        learner.end_epoch(first.logits if first else None, shared_seconds, watts)
         self.listener.epoch_done(learner.cell, learner.epoch, learner.curve[-1])
         self.store.save_checkpoint(learner.cell.id, learner.state_dict())
         if learner.finished:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kdbench.errors import KDBenchError, unknown
 
@@ -45,6 +45,11 @@ class Numerics:
         """Move a module to the device, convolution weights channels-last where that is on."""
         module = module.to(self.device)
         return module.to(memory_format=torch.channels_last) if self.channels_last else module  # type: ignore[call-overload]
+
+    def place_inputs(self, inputs: Tensor) -> Tensor:
+        """A batch on the device, images channels-last where that is on."""
+        images = self.channels_last and inputs.dim() == 4
+        return inputs.to(self.device, memory_format=torch.channels_last if images else torch.preserve_format)
 
     def compiled(self, module: nn.Module) -> Callable[..., Any]:
         """The module, compiled where that is on; its weights stay those of `module`."""

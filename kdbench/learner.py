@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from kdbench import registry
 from kdbench.device import Clock, Numerics
 from kdbench.errors import KDBenchError, NotApplicable
+from kdbench.latency import latencies
 from kdbench.method import Batch, Method, Network, Output
 from kdbench.metrics import deployed_cost
 from kdbench.seeding import seed_all
@@ -67,6 +68,8 @@ class Learner:
         curve: one dict an epoch.
         clock: this learner's own time, without the shared batch and teacher.
         seconds: what the clock has counted in all epochs, and the learner's part in the shared work.
+        joules: the energy of that, where the device counts it.
+        reliability: of the deployed network after the last epoch, see `kdbench.metrics.reliability`.
     """
 
     def __init__(
@@ -95,6 +98,8 @@ class Learner:
         self.curve: list[dict[str, Any]] = []
         self.clock = Clock(numerics.device)
         self.seconds = {"own": 0.0, "alone": 0.0}
+        self.joules: float | None = None
+        self.reliability: dict[str, list[float]] | None = None
         self.peak_memory_mb: float | None = None
         self._sums: dict[str, Tensor] = {}
         self._steps = 0
@@ -219,13 +224,14 @@ class Learner:
             self._sums[name] = self._sums[name] + value if name in self._sums else value
         self._steps += 1
 
-    def end_epoch(self, teacher_logits: Tensor | None, shared_seconds: float) -> None:
+    def end_epoch(self, teacher_logits: Tensor | None, shared_seconds: float, watts: float | None = None) -> None:
         """Check the losses, evaluate what would be deployed, and extend the curve.
 
         Args:
             teacher_logits: the first teacher's on the test set, if there is one.
             shared_seconds: what this epoch's batches and (where the method uses them) teachers cost the cohort, and
                 would cost this learner if it trained alone.
+            watts: what the device used in this epoch's work, on average.
 
         Raises:
             NonFinite: if a loss term was NaN or infinite.
@@ -234,10 +240,16 @@ class Learner:
         for name, value in terms.items():
             if not math.isfinite(value):
                 raise NonFinite(f"loss term {name!r} became {value} in epoch {self.epoch + 1}")
-        due = (self.epoch + 1) % self.recipe.evaluate_every == 0 or self.epoch + 1 == self.recipe.epochs
-        scores = self.task.metrics(self.task.logits(self.deployed()), teacher_logits) if due else {}
+        last = self.epoch + 1 == self.recipe.epochs
+        scores: dict[str, float | None] = {}
+        if last or (self.epoch + 1) % self.recipe.evaluate_every == 0:
+            logits = self.task.logits(self.deployed())
+            scores = self.task.metrics(logits, teacher_logits)
+            self.reliability = self.task.reliability(logits) if last else None
         own = self.clock.read()
         self.seconds = {"own": self.seconds["own"] + own, "alone": self.seconds["alone"] + own + shared_seconds}
+        if watts is not None:
+            self.joules = (self.joules or 0.0) + watts * (own + shared_seconds)
         self.epoch += 1
         point = {"epoch": self.epoch, "loss": sum(terms.values()), "terms": terms, "seconds": own + shared_seconds}
         self.curve.append({**point, "learning_rate": self.optimizer.param_groups[0]["lr"], **scores})
@@ -260,6 +272,8 @@ class Learner:
             "optimizer": self.optimizer.state_dict(),
             "curve": self.curve,
             "seconds": self.seconds,
+            "joules": self.joules,
+            "reliability": self.reliability,
             "peak_memory_mb": self.peak_memory_mb,
         }
 
@@ -270,11 +284,12 @@ class Learner:
         self.method.load_state_dict(state["method"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch, self.curve, self.seconds = state["epoch"], state["curve"], state["seconds"]
+        self.joules, self.reliability = state["joules"], state["reliability"]
         self.peak_memory_mb = state["peak_memory_mb"]
 
     def result(self) -> dict[str, Any]:
         """The record's `result`, from the finished curve."""
-        scores = ("top1", "top5", "nll", "agreement", "kl_to_teacher")
+        scores = ("top1", "top5", "nll", "ece", "agreement", "kl_to_teacher")
         last = self.curve[-1]
         best = max((point for point in self.curve if "top1" in point), key=lambda point: point["top1"])
         extra: dict[str, float] = {}
@@ -282,7 +297,8 @@ class Learner:
         if len(peers) > 1:
             extra = self.task.group([self.task.logits(peer) for peer in peers])
         result = {name: last[name] for name in scores}
-        return {**result, "best_top1": best["top1"], "best_epoch": best["epoch"], "extra": extra}
+        best_of = {"best_top1": best["top1"], "best_epoch": best["epoch"]}
+        return {**result, **best_of, "reliability": self.reliability, "extra": extra}
 
     def cost(self) -> dict[str, Any]:
         """The record's `cost`."""
@@ -291,10 +307,12 @@ class Learner:
         return {
             "seconds_per_epoch": self.seconds["alone"] / max(self.epoch, 1),
             "own_seconds_per_epoch": self.seconds["own"] / max(self.epoch, 1),
+            "joules_per_epoch": None if self.joules is None else self.joules / max(self.epoch, 1),
             "peak_memory_mb": self.peak_memory_mb,
             "extra_parameters": trained + extra_students,
             "student_parameters": sum(p.numel() for p in self.students[0].parameters()),
             **deployed_cost(self.deployed(), self.task.example()),
+            **latencies(self.deployed(), self.task.example(), self.numerics),
         }
 
 

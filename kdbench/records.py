@@ -16,7 +16,7 @@ import torch
 
 from kdbench.errors import KDBenchError
 
-SCHEMA = 1
+SCHEMA = 2
 Record = dict[str, Any]
 
 
@@ -126,4 +126,13 @@ def read_record(path: Path) -> Record:
         ) from error
     if record["schema"] > SCHEMA:
         raise KDBenchError(f"record {str(path)!r} was written by a newer kdbench: upgrade kdbench to read it")
-    return record
+    return migrated(record)
+
+
+def migrated(record: Record) -> Record:
+    """A record of an older version with today's keys; what was not measured then is None."""
+    if record["schema"] < 2 and record["status"] == "done":  # 1 had no calibration, energy and latency
+        record["result"] = {"ece": None, "reliability": None, **record["result"]}
+        new = dict.fromkeys(("joules_per_epoch", "latency_ms_batch1", "latency_ms_batch128"))
+        record["cost"] = {**new, **record["cost"]}
+    return {**record, "schema": SCHEMA}

@@ -9,7 +9,7 @@ from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
 from torch import Tensor, nn
 
 from kdbench.method import Output
-from kdbench.metrics import classification, deployed_cost, group, logits_of
+from kdbench.metrics import classification, deployed_cost, group, logits_of, reliability
 
 CLASSES = 12
 
@@ -136,3 +136,27 @@ def test_a_deployed_module_may_give_logits_or_an_output() -> None:
     plain = torch.ones(1, 2)
     assert logits_of(lambda x: plain, torch.zeros(1)) is plain
     assert logits_of(lambda x: Output(plain, torch.ones(1, 4)), torch.zeros(1)) is plain
+
+
+def test_reliability_bins_hold_every_sample_once_and_their_means(logits: Tensor, targets: Tensor) -> None:
+    bins = reliability(logits, targets)
+    confidence, predicted = logits.double().softmax(1).max(1)
+    for b in range(15):
+        inside = [i for i in range(len(logits)) if b / 15 < confidence[i] <= (b + 1) / 15]
+        assert bins["count"][b] == len(inside)
+        if inside:
+            assert bins["confidence"][b] == pytest.approx(confidence[inside].mean().item())
+            hits = sum(bool(predicted[i] == targets[i]) for i in inside)
+            assert bins["accuracy"][b] == pytest.approx(hits / len(inside))
+    assert sum(bins["count"]) == len(logits)
+
+
+def test_calibration_error_is_the_mean_gap_between_confidence_and_accuracy(logits: Tensor, targets: Tensor) -> None:
+    bins = reliability(logits, targets)
+    gaps = [n / 200 * abs(a - c) for n, a, c in zip(bins["count"], bins["accuracy"], bins["confidence"], strict=True)]
+    assert classification(logits, targets, None)["ece"] == pytest.approx(100 * sum(gaps))
+
+
+def test_a_network_that_is_always_sure_and_right_half_the_time_is_off_by_half() -> None:
+    logits = torch.tensor([[50.0, 0.0]]).repeat(10, 1)
+    assert classification(logits, torch.arange(10) % 2, None)["ece"] == pytest.approx(50)

@@ -151,3 +151,18 @@ def test_without_git_there_is_no_revision(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("PATH", "")
     assert revision() is None
     revision.cache_clear()
+
+
+def test_a_record_of_the_first_schema_is_read_with_what_it_lacks_empty(tmp_path: Path) -> None:
+    old = {**RECORD, "schema": 1, "result": {"top1": 71.25}, "cost": {"seconds_per_epoch": 2.0}}
+    (tmp_path / "abc.json").write_text(json.dumps(old))
+    record = read_record(tmp_path / "abc.json")
+    assert record["schema"] == SCHEMA
+    assert record["result"] == {"top1": 71.25, "ece": None, "reliability": None}
+    assert record["cost"]["seconds_per_epoch"] == 2.0
+    assert record["cost"]["latency_ms_batch1"] is None
+
+
+def test_a_failed_record_of_the_first_schema_is_read(tmp_path: Path) -> None:
+    (tmp_path / "abc.json").write_text(json.dumps({**RECORD, "schema": 1, "status": "failed"}))
+    assert read_record(tmp_path / "abc.json")["status"] == "failed"

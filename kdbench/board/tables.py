@@ -16,15 +16,18 @@ from kdbench.records import Record, write_atomically
 OVERALL = "overall"
 BASELINES = ("student", "kd")
 GROUP = ["dataset", "protocol", "pair", "method"]
-RESULT = ("top1", "top5", "nll", "best_top1", "best_epoch", "agreement", "kl_to_teacher")
+RESULT = ("top1", "top5", "nll", "ece", "best_top1", "best_epoch", "agreement", "kl_to_teacher")
 COST = (
     "seconds_per_epoch",
     "own_seconds_per_epoch",
+    "joules_per_epoch",
     "peak_memory_mb",
     "extra_parameters",
     "student_parameters",
     "deployed_parameters",
     "deployed_macs",
+    "latency_ms_batch1",
+    "latency_ms_batch128",
 )
 STATES = ("failed", "not_applicable", "missing")
 

@@ -53,6 +53,10 @@ class Task(ABC):
     def metrics(self, logits: Tensor, teacher_logits: Tensor | None) -> dict[str, float | None]:
         """Scores of test-set logits; the first key is the primary one (`top1`)."""
 
+    def reliability(self, logits: Tensor) -> dict[str, list[float]] | None:
+        """Confidence against accuracy on the test set, by bins of confidence; None where a task has no such thing."""
+        return None
+
     @abstractmethod
     def group(self, members: list[Tensor]) -> dict[str, float]:
         """Scores of several students that trained together, from each one's test-set logits."""

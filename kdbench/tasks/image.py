@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kdbench.data import load_data, make_loader
 from kdbench.device import Numerics
 from kdbench.method import Network
-from kdbench.metrics import classification, group, logits_of
+from kdbench.metrics import classification, group, logits_of, reliability
 from kdbench.networks import create
 from kdbench.suite import DatasetSpec, Recipe
 from kdbench.tasks import Task, TrainingSet
@@ -81,6 +81,9 @@ class ImageTask(Task):
 
     def metrics(self, logits: Tensor, teacher_logits: Tensor | None) -> dict[str, float | None]:
         return classification(logits, self.targets, teacher_logits)
+
+    def reliability(self, logits: Tensor) -> dict[str, list[float]]:
+        return reliability(logits, self.targets)
 
     def group(self, members: list[Tensor]) -> dict[str, float]:
         return group(members, self.targets)
