@@ -15,7 +15,7 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from kdbench import registry
-from kdbench.check import Bench
+from kdbench.trial import Bench
 from kdbench.errors import NotApplicable
 
 SIX = ("student", "kd", "dkd", "fitnet", "at", "simkd")

@@ -1,184 +1,80 @@
 """The contract of a method, held by running it: `kdbench check`, and the tests over every registered method.
 
-Everything runs on small random images and small networks of the CIFAR family, in the real training loop.
+Everything runs on small random images and small networks, in the real training loop. A check finds what an earlier one
+has trained: `Bench.run` trains a cell once, so the tests train all methods of a variant as one cohort beforehand.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from torch import Tensor, nn
+from torch import Tensor
 
 from kdbench import registry
-from kdbench.cohort import Cohort
-from kdbench.device import Numerics
-from kdbench.learner import Learner
-from kdbench.method import Batch, Network
-from kdbench.metrics import classification, group, logits_of
-from kdbench.networks import create
-from kdbench.records import Record, Store
-from kdbench.seeding import derive_seed, seed_all
-from kdbench.suite import PLAIN, Cell, DatasetSpec, MethodSpec, Pair, Recipe, TeacherSpec
-from kdbench.tasks import Task
-from kdbench.teachers import Teachers
+from kdbench.metrics import logits_of
+from kdbench.records import Record
+from kdbench.suite import PLAIN
+from kdbench.trial import FP32, Bench
 
-TEACHER, STUDENT = "cifar_resnet14", "cifar_resnet8"
-FP32 = Numerics(torch.device("cpu"))
-# no decay: what moves had a gradient; clipped, since a paper's weight may be too much for an untrained teacher
-RECIPE = Recipe(epochs=4, batch_size=16, learning_rate=0.02, weight_decay=0.0, clip_grad=5.0)
+# the pairs that a method trains on or gives the reason why it cannot
+PAIRS: Mapping[str, Mapping[str, Any]] = {
+    "another width": {"teacher": "cifar_resnet8x4", "student": "cifar_resnet8"},
+    "another family": {"teacher": "cifar_vgg8", "student": "cifar_shufflenetv2"},
+    "another number of stages": {"teacher": "cifar_resnet8", "student": "cifar_mobilenetv2"},
+    "ViT to CNN": {"teacher": "test_vit", "student": "test_convnext", "image_size": 64},
+    "CNN to ViT": {"teacher": "test_convnext", "student": "test_vit", "image_size": 64},
+}
+# what every method trains on, beside the plain pair of one family
+SETTINGS: Mapping[str, Mapping[str, Any]] = {
+    "two classes": {"num_classes": 2},
+    "a hundred classes": {"num_classes": 100},
+    "bf16": {"numerics": dataclasses.replace(FP32, precision="bf16")},
+    "compiled networks": {"numerics": dataclasses.replace(FP32, compile=True, backend="aot_eager")},
+}
+EPOCHS_OF_PAIRS = 6  # staged methods have a phase a stage
 
 
 class ContractBroken(Exception):  # noqa: N818  (a verdict)
     """A method broke the contract; the message says how."""
 
 
-class RandomImages:
-    """A training set of random images: the loader's interface without a loader."""
-
-    def __init__(self, samples: int, num_classes: int, seed: int, strong_view: bool, size: int) -> None:
-        generator = torch.Generator().manual_seed(derive_seed("random images", num_classes))
-        self.images = torch.randn(samples, 3, size, size, generator=generator)
-        self.targets = torch.arange(samples) % num_classes
-        self.num_classes, self.seed, self.strong_view = num_classes, seed, strong_view
-        self.steps_per_epoch = -(-samples // RECIPE.batch_size)
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def _batch(self, indices: Tensor) -> Batch:
-        images = self.images[indices]
-        return Batch(images, self.targets[indices], indices, images.flip(3) if self.strong_view else None)
-
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch))
-        return map(self._batch, torch.randperm(len(self), generator=generator).split(RECIPE.batch_size))
-
-    def batches(self) -> Iterator[Batch]:
-        return map(self._batch, torch.arange(len(self)).split(RECIPE.batch_size))
-
-
-class RandomTask(Task):
-    """Random images for the loop; the last batch of 37 samples holds 5."""
-
-    def __init__(self, numerics: Numerics, num_classes: int = 10, samples: int = 37, image_size: int = 16) -> None:
-        self.numerics, self.num_classes, self.samples, self.image_size = numerics, num_classes, samples, image_size
-        self.test = self.training_set(seed=0, strong_view=False)
-
-    def training_set(self, seed: int, strong_view: bool) -> RandomImages:
-        return RandomImages(self.samples, self.num_classes, seed, strong_view, self.image_size)
-
-    def network(self, name: str, pretrained: bool = False, **options: Any) -> Network:
-        network = create(
-            name, num_classes=self.num_classes, in_chans=3, input_size=(3, self.image_size, self.image_size)
-        )
-        self.numerics.place(network)
-        return network
-
-    @torch.no_grad()
-    def logits(self, model: Callable[..., object]) -> Tensor:
-        assert isinstance(model, nn.Module)
-        model.eval()
-        return torch.cat([logits_of(model, batch.inputs).float() for batch in self.test.batches()])
-
-    def metrics(self, logits: Tensor, teacher_logits: Tensor | None) -> dict[str, float | None]:
-        return classification(logits, self.test.targets, teacher_logits)
-
-    def group(self, members: list[Tensor]) -> dict[str, float]:
-        return group(members, self.test.targets)
-
-    def example(self) -> Tensor:
-        return torch.zeros(1, 3, self.image_size, self.image_size)
-
-
-class RandomTeachers(Teachers):
-    """Teachers with random weights, one a seed."""
-
-    def load(self, cell: Cell, teacher: TeacherSpec, task: Task) -> Network:
-        seed_all("teacher", teacher.network, teacher.seed)
-        return task.network(teacher.network).requires_grad_(False).eval()
-
-
-class _Stop(BaseException):
-    """Ends a run between two epochs, as a kill would."""
-
-
-@dataclass
-class _Silent:
-    """A listener that says nothing, and may end the run after some epochs."""
-
-    stop_after: int = 0
-
-    def cohort_started(self, cells: Sequence[Cell]) -> None: ...
-
-    def step_done(self, epoch: int, epochs: int, step: int, steps: int) -> None:
-        if self.stop_after and epoch == self.stop_after:
-            raise _Stop
-
-    def epoch_done(self, cell: Cell, epoch: int, scores: dict[str, Any]) -> None: ...
-
-    def cell_ended(self, cell: Cell, status: str, reason: str, scores: dict[str, Any]) -> None: ...
-
-
-@dataclass
-class Bench:
-    """One pair on which a method is tried, in a folder of its own.
-
-    Attributes:
-        weights: the first student's final weights by cell id, of the cells that were run.
-    """
-
-    folder: Path
-    teacher: str = TEACHER
-    student: str = STUDENT
-    num_classes: int = 10
-    numerics: Numerics = FP32
-    image_size: int = 16
-    epochs: int = RECIPE.epochs
-    assistants: tuple[str, ...] = ("cifar_resnet8", "cifar_resnet8")
-
-    def __post_init__(self) -> None:
-        self.weights: dict[str, dict[str, Tensor]] = {}
-        self.task = RandomTask(self.numerics, self.num_classes, image_size=self.image_size)
-        self.teachers = RandomTeachers(self.folder / "teachers")
-
-    def cell(self, method: str, **hyperparameters: Any) -> Cell:
-        pool = (TeacherSpec(self.teacher), TeacherSpec(self.teacher, seed=1))
-        pair = Pair(pool[0], self.student, pool, self.assistants)
-        recipe = dataclasses.replace(RECIPE, epochs=self.epochs)
-        spec = MethodSpec(method, hyperparameters)
-        return Cell("check", DatasetSpec("random"), pair, spec, 0, recipe, (RECIPE, RECIPE))
-
-    def run(self, cells: Sequence[Cell], stop_after: int = 0, name: str = "results") -> list[Record]:
-        """Train the cells; with `stop_after`, leave the run after so many epochs and then start it again."""
-        store = Store(self.folder / name)
-        for listener in (_Silent(stop_after), _Silent()):
-            todo = [cell for cell in cells if not store.has(cell.id)]
-            try:
-                if todo:
-                    Cohort(todo, self.task, self.teachers, store, self.numerics, listener, self._keep).run()
-            except _Stop:
-                continue
-        return [store.read(cell.id) for cell in cells]
-
-    def _keep(self, cell: Cell, network: Network) -> None:
-        self.weights[cell.id] = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-
-    def learner(self, cell: Cell) -> Learner:
-        """The cell's learner at its start."""
-        teachers = [self.teachers.load(cell, spec, self.task) for spec in cell.teachers]
-        return Learner(cell, self.task, self.task.training_set(0, True), self.numerics, teachers)
-
-
 def trains(bench: Bench, method: str) -> None:
     """It trains to the end with finite terms, an odd last batch included."""
     _done(bench.run([bench.cell(method)])[0])
+
+
+def trains_with(setting: str, bench: Bench, method: str) -> None:
+    """It trains under one of `SETTINGS`."""
+    trains(in_setting(bench, setting), method)
+
+
+def in_setting(bench: Bench, setting: str) -> Bench:
+    if setting == "compiled networks":
+        torch._dynamo.reset()
+    return bench.variant(setting, **SETTINGS[setting])
+
+
+def trains_on(pair: str, bench: Bench, method: str) -> str:
+    """It trains on one of `PAIRS`, or does not apply and says why (that is returned) by naming one of its networks."""
+    bench = on_pair(bench, pair)
+    record = bench.run([bench.cell(method)])[0]
+    if record["status"] != "not_applicable":
+        _done(record)
+        return ""
+    if not any(repr(network) in record["reason"] for network in (bench.teacher, bench.student)):
+        raise ContractBroken(f"its reason for not applying names no network: {record['reason']}")
+    return f"not applicable: {record['reason']}"
+
+
+def on_pair(bench: Bench, pair: str) -> Bench:
+    return bench.variant(pair, epochs=EPOCHS_OF_PAIRS, **PAIRS[pair])
 
 
 def moves_the_student(bench: Bench, method: str) -> None:
@@ -193,7 +89,7 @@ def moves_the_student(bench: Bench, method: str) -> None:
     still = [
         name
         for (name, start), gradient in zip(named.items(), used, strict=True)
-        if gradient is not None and torch.equal(start, bench.weights[cell.id][name])
+        if gradient is not None and torch.equal(start, bench.weights["results", cell.id][name])
     ]
     if still:
         raise ContractBroken(f"{len(still)} student parameters never get a gradient, {still[0]!r} first")
@@ -219,69 +115,48 @@ def leaves_the_teacher(bench: Bench, method: str) -> None:
             raise ContractBroken("a gradient reached the teacher")
 
 
-def takes_two_classes(bench: Bench, method: str) -> None:
-    """It trains with 2 classes."""
-    trains(dataclasses.replace(bench, num_classes=2), method)
-
-
-def takes_bf16(bench: Bench, method: str) -> None:
-    """It trains under autocast to bfloat16."""
-    trains(dataclasses.replace(bench, numerics=dataclasses.replace(FP32, precision="bf16")), method)
-
-
-def takes_compiled_networks(bench: Bench, method: str) -> None:
-    """It trains with networks that went through torch.compile."""
-    torch._dynamo.reset()
-    trains(dataclasses.replace(bench, numerics=dataclasses.replace(FP32, compile=True, backend="aot_eager")), method)
-
-
 def resumes_to_the_same_bits(bench: Bench, method: str) -> None:
     """Stopped in its third epoch and started again, it ends at the same weights, to the bit."""
     cell = bench.cell(method)
     _done(bench.run([cell])[0])
-    straight = bench.weights[cell.id]
-    record = bench.run([cell], stop_after=2, name="interrupted")[0]
-    _done(record)
-    _same(straight, bench.weights[cell.id], "resumed after a stop it ends at other weights")
+    _done(bench.run([cell], stop_after=2, name="interrupted")[0])
+    _same(bench, cell.id, "interrupted", "resumed after a stop it ends at other weights")
 
 
 def ignores_its_neighbours(bench: Bench, method: str) -> None:
     """Alone and in a cohort it ends at the same weights, to the bit."""
     cell = bench.cell(method)
-    _done(bench.run([cell])[0])
-    alone = bench.weights[cell.id]
     others = [name for name in (PLAIN, registry.names()[0], registry.names()[-1]) if name != method]
-    neighbours = [bench.cell(name) for name in dict.fromkeys(others)]
-    _done(bench.run([*neighbours[:1], cell, *neighbours[1:]], name="cohort")[1])
-    _same(alone, bench.weights[cell.id], "in a cohort it ends at other weights than alone")
+    before, *after = [bench.cell(name) for name in dict.fromkeys(others)]
+    _done(bench.run([before, cell, *after])[1])
+    _done(bench.run([cell], name="alone")[0])
+    _same(bench, cell.id, "alone", "alone it ends at other weights than in a cohort")
 
 
-CHECKS: tuple[Callable[[Bench, str], None], ...] = (
-    trains,
-    moves_the_student,
-    leaves_the_teacher,
-    takes_two_classes,
-    takes_bf16,
-    takes_compiled_networks,
-    resumes_to_the_same_bits,
-    ignores_its_neighbours,
-)
+CHECKS: Mapping[str, Callable[[Bench, str], str | None]] = {
+    "trains": trains,
+    "moves the student": moves_the_student,
+    "leaves the teacher": leaves_the_teacher,
+    "ignores its neighbours": ignores_its_neighbours,
+    "resumes to the same bits": resumes_to_the_same_bits,
+    **{f"takes {setting}": partial(trains_with, setting) for setting in SETTINGS},
+    **{f"takes {pair}": partial(trains_on, pair) for pair in PAIRS},
+}
 
 
 def print_checks(console: Console, method: str) -> bool:
     """Run every check, print one line each, and say whether all passed."""
     passed = True
-    for check in CHECKS:
-        try:
-            with tempfile.TemporaryDirectory() as folder:
-                check(Bench(Path(folder)), method)
-            outcome = "ok"
-        except ContractBroken as error:
-            outcome, passed = str(error), False
-        except Exception as error:
-            outcome, passed = f"{type(error).__name__}: {error}".splitlines()[0], False
-        title = check.__name__.replace("_", " ")
-        console.print(f"{method}: {title}: {outcome}", markup=False, highlight=False, soft_wrap=True)
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(Path(folder))
+        for title, check in CHECKS.items():
+            try:
+                outcome = check(bench, method) or "ok"
+            except ContractBroken as error:
+                outcome, passed = str(error), False
+            except Exception as error:
+                outcome, passed = f"{type(error).__name__}: {error}".splitlines()[0], False
+            console.print(f"{method}: {title}: {outcome}", markup=False, highlight=False, soft_wrap=True)
     return passed
 
 
@@ -290,7 +165,9 @@ def _done(record: Record) -> None:
         raise ContractBroken(f"the cell ended as {record['status'].replace('_', ' ')}: {record['reason']}")
 
 
-def _same(a: dict[str, Tensor], b: dict[str, Tensor], complaint: str) -> None:
-    for name, tensor in a.items():
-        if not torch.equal(tensor, b[name]):
-            raise ContractBroken(f"{complaint}: {name!r} differs first")
+def _same(bench: Bench, identity: str, name: str, complaint: str) -> None:
+    """The weights of the results folder `name` are those of the undisturbed run."""
+    weights: dict[str, Tensor] = bench.weights[name, identity]
+    for key, tensor in bench.weights["results", identity].items():
+        if not torch.equal(tensor, weights[key]):
+            raise ContractBroken(f"{complaint}: {key!r} differs first")

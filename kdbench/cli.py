@@ -164,7 +164,7 @@ def list_command(
 def new(
     name: Annotated[str, typer.Argument(help="the method's name, e.g. my_method")],
     family: Annotated[
-        str, typer.Option(help="logits, features, relations, mutual, multi_teacher, multi_head, staged")
+        str, typer.Option(help="logits, features, relations, mutual, multi_teacher, multi_head, staged, inputs")
     ] = "logits",
     folder: Annotated[Path, typer.Option(help="where to write the file")] = Path(),
 ) -> None:

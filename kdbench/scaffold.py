@@ -120,6 +120,23 @@ _STAGED = """    def phases(self) -> tuple[Phase, ...]:
         return {"ce": F.cross_entropy(student.logits, batch.targets)}
 """
 
+_INPUTS = """    def __init__(self, weight: float = 0.9, temperature: float = 4.0, noise: float = 0.1) -> None:
+        super().__init__()
+        self.weight, self.temperature, self.noise = weight, temperature, noise
+
+    def step(self, step: Step) -> Mapping[str, Tensor]:
+        batch, teacher = step.batch, step.teachers[0]
+        moved = batch.inputs + self.noise * torch.randn_like(batch.inputs)  # your own inputs here
+        with torch.no_grad():
+            theirs = teacher(moved)
+        terms = {
+            "ce": F.cross_entropy(step.forward().logits, batch.targets),
+            "kd": self.weight * kl(step.forward(inputs=moved).logits, theirs.logits, self.temperature),
+        }
+        step.update(terms)
+        return terms
+"""
+
 _BODIES = {
     "logits": (_LOGITS, "Method", ("kl",)),
     "features": (_FEATURES, "Method", ()),
@@ -128,6 +145,7 @@ _BODIES = {
     "multi_teacher": (_MULTI_TEACHER, "MultiTeacherMethod", ("kl",)),
     "multi_head": (_MULTI_HEAD, "Method", ("kl",)),
     "staged": (_STAGED, "Method", ("kl",)),
+    "inputs": (_INPUTS, "Method", ("kl",)),
 }
 
 
@@ -146,10 +164,11 @@ def method_source(name: str, family: str) -> str:
     body, base, helpers = _BODIES[family]
     public = sorted(
         n
-        for n in ("Batch", "Network", "Output", "Paper", "Phase", base, "register")
-        if f"{n}" in body + _HEAD or n == base
+        for n in ("Batch", "Network", "Output", "Paper", "Phase", "Step", base, "register")
+        if n in body + _HEAD or n == base
     )
-    lines = ["from collections.abc import Sequence\n"] if "Sequence[" in body else []
+    containers = [n for n in ("Mapping", "Sequence") if f"{n}[" in body]
+    lines = [f"from collections.abc import {', '.join(containers)}\n"] if containers else []
     lines += ["import torch"] if "torch." in body else []
     lines += ["import torch.nn.functional as F"]
     lines += [f"from torch import Tensor{', nn' if 'nn.' in body.replace('torch.nn', '') else ''}\n"]

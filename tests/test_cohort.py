@@ -13,11 +13,11 @@ import toy_task  # noqa: F401  (registers the task `tokens`)
 from torch import Tensor
 
 from kdbench import Batch, Method, Network, Output, register, registry
-from kdbench.check import Bench
 from kdbench.executors.local import LocalExecutor
 from kdbench.progress import Display
 from kdbench.seeding import seed_all
 from kdbench.suite import parse
+from kdbench.trial import Bench
 
 COHORT = ["student", "kd", "dml", "camkd", "sskd", "mhkd", "crd", "simkd"]
 SMALL = {"mhkd": {"width": 8}, "crd": {"negatives": 16}}
@@ -45,8 +45,8 @@ def test_a_cell_trains_to_the_same_bits_alone_and_in_a_cohort(tmp_path: Path) ->
     for name, cell in zip(COHORT, cells, strict=True):
         alone = Bench(tmp_path / name)
         alone.run([cell])
-        for key, tensor in alone.weights[cell.id].items():
-            assert torch.equal(tensor, together.weights[cell.id][key]), (name, key)
+        for key, tensor in alone.weights["results", cell.id].items():
+            assert torch.equal(tensor, together.weights["results", cell.id][key]), (name, key)
 
 
 def test_the_teacher_runs_once_a_batch_whatever_the_cohorts_size(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +127,8 @@ def test_a_learner_fails_alone(bench: Bench) -> None:
         cell = cells[names.index(name)]
         assert records[name]["status"] == "done"
         alone.run([cell])
-        assert all(torch.equal(t, bench.weights[cell.id][k]) for k, t in alone.weights[cell.id].items())
+        here, there = (each.weights["results", cell.id] for each in (bench, alone))
+        assert all(torch.equal(tensor, here[key]) for key, tensor in there.items())
 
 
 def test_a_staged_method_trains_only_what_its_phase_names(bench: Bench) -> None:

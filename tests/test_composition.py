@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from goldens import batch, output
 
 from kdbench import KDBenchError, registry
-from kdbench.check import CHECKS, Bench, takes_compiled_networks
+from kdbench.check import CHECKS
 from kdbench.source import source_digest
 from kdbench.suite import load, narrow
+from kdbench.trial import Bench
 
 
 def test_a_composition_adds_the_terms_of_its_parts_and_takes_the_labels_once() -> None:
@@ -55,7 +54,13 @@ def test_what_cannot_be_composed_is_refused_by_name(name: str, sentence: str) ->
         registry.get(name)
 
 
-@pytest.mark.parametrize("check", [c for c in CHECKS if c is not takes_compiled_networks], ids=lambda c: c.__name__)
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return Bench(tmp_path_factory.mktemp("composition"))
+
+
+@pytest.mark.xdist_group("composition")
+@pytest.mark.parametrize("title", [title for title in CHECKS if title != "takes compiled networks"])
 @pytest.mark.parametrize("method", ["crd+kd", "simkd+at"])
-def test_a_composition_keeps_the_contract(tmp_path: Path, method: str, check) -> None:  # type: ignore[no-untyped-def]
-    check(Bench(tmp_path), method)
+def test_a_composition_keeps_the_contract(bench: Bench, method: str, title: str) -> None:
+    CHECKS[title](bench, method)

@@ -1,55 +1,53 @@
-"""The contract of a method, held by every registered one, and what each makes of pairs that do not look alike."""
+"""The contract of a method, held by every registered one, and what each makes of pairs that do not look alike.
+
+All methods of a setting or pair train as one cohort, once; a group's tests stay in one process (`--dist loadgroup`).
+"""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from kdbench import registry
-from kdbench.check import CHECKS, Bench, takes_compiled_networks
-from kdbench.records import Record
+from kdbench.check import CHECKS, PAIRS, SETTINGS, in_setting, on_pair
+from kdbench.trial import Bench
 
 METHODS = registry.names()
-SLOW = {takes_compiled_networks: pytest.mark.slow}  # it compiles two networks
-
-PAIRS: dict[str, dict[str, Any]] = {
-    "same widths": {"teacher": "cifar_resnet14", "student": "cifar_resnet8"},
-    "other widths": {"teacher": "cifar_resnet8x4", "student": "cifar_resnet8"},
-    "other family": {"teacher": "cifar_vgg8", "student": "cifar_shufflenetv2"},
-    "other number of stages": {"teacher": "cifar_resnet8", "student": "cifar_mobilenetv2"},
-    "ViT to CNN": {"teacher": "test_vit", "student": "test_convnext", "image_size": 64},
-    "CNN to ViT": {"teacher": "test_convnext", "student": "test_vit", "image_size": 64},
-}
+SLOW = {"takes compiled networks"}  # it compiles every student
 
 
-@pytest.mark.parametrize(
-    "check", [pytest.param(check, id=check.__name__, marks=SLOW.get(check, ())) for check in CHECKS]
-)
-@pytest.mark.parametrize("method", METHODS)
-def test_a_method_keeps_the_contract(tmp_path: Path, method: str, check: Callable[[Bench, str], None]) -> None:
-    check(Bench(tmp_path), method)
+def of(title: str) -> object:
+    """A check as a parameter: it is one group of tests, and those of the plain pair are one together."""
+    varied = title.removeprefix("takes ")
+    group = varied if varied in (*SETTINGS, *PAIRS) else "plain pair"
+    marks = [pytest.mark.xdist_group(group), *([pytest.mark.slow] if title in SLOW else [])]
+    return pytest.param(title, id=title, marks=marks)
 
 
 @pytest.fixture(scope="module")
-def records(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Record]:
-    """Every method's record on one pair; they train as one cohort, in which each may fail alone."""
-    bench = Bench(tmp_path_factory.mktemp("pair"), epochs=6, **PAIRS[request.param])
-    return dict(zip(METHODS, bench.run([bench.cell(method) for method in METHODS]), strict=True))
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return Bench(tmp_path_factory.mktemp("contract"))
+
+
+@pytest.fixture(scope="module")
+def trained(bench: Bench) -> set[str]:
+    """Which cohorts of all methods have been trained already."""
+    return set()
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("records", PAIRS, indirect=True, scope="module")
-def test_a_method_trains_on_a_pair_or_says_why_it_cannot(records: dict[str, Record], method: str) -> None:
-    record = records[method]
-    assert record["status"] in ("done", "not_applicable"), record["reason"]
-    if record["status"] == "not_applicable":
-        pair = record["cell"]["student"], record["cell"]["teachers"][0]["network"]
-        assert any(repr(network) in record["reason"] for network in pair), record["reason"]
+@pytest.mark.parametrize("title", [of(title) for title in CHECKS])
+def test_a_method_keeps_the_contract(bench: Bench, trained: set[str], title: str, method: str) -> None:
+    varied = title.removeprefix("takes ")
+    if title not in trained:
+        trained.add(title)
+        there = (
+            on_pair(bench, varied) if varied in PAIRS else in_setting(bench, varied) if varied in SETTINGS else bench
+        )
+        interrupted = {"stop_after": 2, "name": "interrupted"} if title == "resumes to the same bits" else {}
+        there.run([there.cell(name) for name in METHODS], **interrupted)
+    CHECKS[title](bench, method)
 
 
-@pytest.mark.parametrize("records", ["same widths"], indirect=True)
-def test_every_method_applies_to_a_pair_of_one_family(records: dict[str, Record]) -> None:
-    assert {record["status"] for record in records.values()} == {"done"}
+@pytest.mark.xdist_group("plain pair")
+def test_every_method_applies_to_a_pair_of_one_family(bench: Bench) -> None:
+    assert {record["status"] for record in bench.run([bench.cell(name) for name in METHODS])} == {"done"}

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from kdbench import energy
-from kdbench.check import FP32
 from kdbench.energy import EnergyMeter
 from kdbench.latency import latencies
+from kdbench.trial import FP32
 
 CPU = torch.device("cpu")
 

@@ -18,6 +18,7 @@ METHODS = sorted((ROOT / "methods").rglob("*.py"))
 LAYERS = (
     ("cli",),
     ("plan", "listing", "scaffold", "check", "progress"),
+    ("trial",),
     ("executors", "board", "lock"),
     ("cohort",),
     ("learner", "teachers", "provenance"),

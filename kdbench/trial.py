@@ -1,0 +1,178 @@
+"""Small random data and small networks on which a method is tried in the real training loop."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdbench.cohort import Cohort
+from kdbench.device import Numerics
+from kdbench.learner import Learner
+from kdbench.method import Batch, Network
+from kdbench.metrics import classification, group, logits_of
+from kdbench.networks import create
+from kdbench.records import Record, Store
+from kdbench.seeding import derive_seed, seed_all
+from kdbench.suite import Cell, DatasetSpec, MethodSpec, Pair, Recipe, TeacherSpec
+from kdbench.tasks import Task
+from kdbench.teachers import Teachers
+
+FP32 = Numerics(torch.device("cpu"))
+# no decay: what moves had a gradient; clipped, since a paper's weight may be too much for an untrained teacher
+RECIPE = Recipe(epochs=4, batch_size=16, learning_rate=0.02, weight_decay=0.0, clip_grad=5.0)
+
+
+class RandomImages:
+    """A training set of random images: the loader's interface without a loader."""
+
+    def __init__(self, samples: int, num_classes: int, seed: int, strong_view: bool, size: int) -> None:
+        generator = torch.Generator().manual_seed(derive_seed("random images", num_classes))
+        self.images = torch.randn(samples, 3, size, size, generator=generator)
+        self.targets = torch.arange(samples) % num_classes
+        self.num_classes, self.seed, self.strong_view = num_classes, seed, strong_view
+        self.steps_per_epoch = -(-samples // RECIPE.batch_size)
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def _batch(self, indices: Tensor) -> Batch:
+        images = self.images[indices]
+        return Batch(images, self.targets[indices], indices, images.flip(3) if self.strong_view else None)
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch))
+        return map(self._batch, torch.randperm(len(self), generator=generator).split(RECIPE.batch_size))
+
+    def batches(self) -> Iterator[Batch]:
+        return map(self._batch, torch.arange(len(self)).split(RECIPE.batch_size))
+
+
+class RandomTask(Task):
+    """Random images for the loop; the last batch of 21 samples holds 5."""
+
+    def __init__(self, numerics: Numerics, num_classes: int = 10, samples: int = 21, image_size: int = 16) -> None:
+        self.numerics, self.num_classes, self.samples, self.image_size = numerics, num_classes, samples, image_size
+        self.test = self.training_set(seed=0, strong_view=False)
+
+    def training_set(self, seed: int, strong_view: bool) -> RandomImages:
+        return RandomImages(self.samples, self.num_classes, seed, strong_view, self.image_size)
+
+    def network(self, name: str, pretrained: bool = False, **options: Any) -> Network:
+        network = create(
+            name, num_classes=self.num_classes, in_chans=3, input_size=(3, self.image_size, self.image_size)
+        )
+        self.numerics.place(network)
+        return network
+
+    @torch.no_grad()
+    def logits(self, model: Callable[..., object]) -> Tensor:
+        assert isinstance(model, nn.Module)
+        model.eval()
+        return torch.cat([logits_of(model, batch.inputs).float() for batch in self.test.batches()])
+
+    def metrics(self, logits: Tensor, teacher_logits: Tensor | None) -> dict[str, float | None]:
+        return classification(logits, self.test.targets, teacher_logits)
+
+    def group(self, members: list[Tensor]) -> dict[str, float]:
+        return group(members, self.test.targets)
+
+    def example(self) -> Tensor:
+        return torch.zeros(1, 3, self.image_size, self.image_size)
+
+
+class RandomTeachers(Teachers):
+    """Teachers with random weights, one a seed."""
+
+    def load(self, cell: Cell, teacher: TeacherSpec, task: Task) -> Network:
+        seed_all("teacher", teacher.network, teacher.seed)
+        return task.network(teacher.network).requires_grad_(False).eval()
+
+
+class _Stop(BaseException):
+    """Ends a run between two epochs, as a kill would."""
+
+
+@dataclass
+class _Silent:
+    """A listener that says nothing, and may end the run after some epochs."""
+
+    stop_after: int = 0
+
+    def cohort_started(self, cells: Sequence[Cell]) -> None: ...
+
+    def step_done(self, epoch: int, epochs: int, step: int, steps: int) -> None:
+        if self.stop_after and epoch == self.stop_after:
+            raise _Stop
+
+    def epoch_done(self, cell: Cell, epoch: int, scores: dict[str, Any]) -> None: ...
+
+    def cell_ended(self, cell: Cell, status: str, reason: str, scores: dict[str, Any]) -> None: ...
+
+
+@dataclass
+class Bench:
+    """One pair on which methods are tried, in a folder of its own.
+
+    Attributes:
+        weights: the first student's final weights, by results folder and cell id, of the cells that were run.
+    """
+
+    folder: Path
+    teacher: str = "cifar_resnet14"
+    student: str = "cifar_resnet8"
+    num_classes: int = 10
+    numerics: Numerics = FP32
+    image_size: int = 16
+    epochs: int = RECIPE.epochs
+    assistants: tuple[str, ...] = ("cifar_resnet8", "cifar_resnet8")
+    weights: dict[tuple[str, str], dict[str, Tensor]] = field(default_factory=dict, init=False)
+    _variants: dict[str, Bench] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        self.task = RandomTask(self.numerics, self.num_classes, image_size=self.image_size)
+        self.teachers = RandomTeachers(self.folder / "teachers")
+
+    def variant(self, name: str, **changes: Any) -> Bench:
+        """The same with other fields, in a folder of its own; one name is always the same bench."""
+        if name not in self._variants:
+            self._variants[name] = dataclasses.replace(self, folder=self.folder / name, **changes)
+        return self._variants[name]
+
+    def cell(self, method: str, **hyperparameters: Any) -> Cell:
+        pool = (TeacherSpec(self.teacher), TeacherSpec(self.teacher, seed=1))
+        pair = Pair(pool[0], self.student, pool, self.assistants)
+        recipe = dataclasses.replace(RECIPE, epochs=self.epochs)
+        spec = MethodSpec(method, hyperparameters)
+        return Cell("check", DatasetSpec("random"), pair, spec, 0, recipe, (RECIPE, RECIPE))
+
+    def run(self, cells: Sequence[Cell], stop_after: int = 0, name: str = "results") -> list[Record]:
+        """Train the cells that have no record yet side by side, and give all records.
+
+        Args:
+            stop_after: leave the run after so many epochs and then start it again.
+            name: the results folder.
+        """
+        store = Store(self.folder / name)
+
+        def keep(cell: Cell, network: Network) -> None:
+            self.weights[name, cell.id] = {key: tensor.clone() for key, tensor in network.state_dict().items()}
+
+        for listener in (_Silent(stop_after), _Silent()):
+            todo = [cell for cell in cells if not store.has(cell.id)]
+            try:
+                if todo:
+                    Cohort(todo, self.task, self.teachers, store, self.numerics, listener, keep).run()
+            except _Stop:
+                continue
+        return [store.read(cell.id) for cell in cells]
+
+    def learner(self, cell: Cell) -> Learner:
+        """The cell's learner at its start."""
+        teachers = [self.teachers.load(cell, spec, self.task) for spec in cell.teachers]
+        return Learner(cell, self.task, self.task.training_set(0, True), self.numerics, teachers)
