@@ -15,8 +15,8 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from kdbench import registry
-from kdbench.trial import Bench
 from kdbench.errors import NotApplicable
+from kdbench.trial import Bench
 
 SIX = ("student", "kd", "dkd", "fitnet", "at", "simkd")
 

@@ -11,9 +11,9 @@ import pytest
 
 from kdbench import cli, registry
 from kdbench.check import trains
-from kdbench.trial import Bench
 from kdbench.errors import KDBenchError
 from kdbench.scaffold import _BODIES, method_source, write_method
+from kdbench.trial import Bench
 
 ROOT = Path(__file__).parents[1]
 FAMILIES = sorted(_BODIES)
