@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +18,26 @@ Shape = tuple[int, ...]  # (C, *space), without the batch
 _POOL: dict[int, Callable[..., Tensor]] = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d}
 _CONV = {1: nn.Conv1d, 2: nn.Conv2d}
 _TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d}
-_NORM = {0: nn.BatchNorm1d, 1: nn.BatchNorm1d, 2: nn.BatchNorm2d}
+
+
+class _BatchNorm(nn.modules.batchnorm._BatchNorm):
+    """BatchNorm that takes one value a channel too: it has no variance, so running statistics stand in, unchanged."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and x.numel() == x.shape[1]:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(x)
+
+
+class BatchNorm1d(_BatchNorm, nn.BatchNorm1d):
+    """`nn.BatchNorm1d` for vectors and sequences that takes a single one."""
+
+
+class BatchNorm2d(_BatchNorm, nn.BatchNorm2d):
+    """`nn.BatchNorm2d` for maps that takes a single one of 1x1."""
+
+
+_NORM = {0: BatchNorm1d, 1: BatchNorm1d, 2: BatchNorm2d}
 
 
 def pool_to(x: Tensor, space: Sequence[int]) -> Tensor:
@@ -56,7 +77,7 @@ def pointwise(c_in: int, c_out: int, axes: int, bias: bool = True) -> nn.Module:
 
 
 def norm(channels: int, axes: int) -> nn.Module:
-    """BatchNorm for features with that many spatial axes."""
+    """BatchNorm for features with that many spatial axes, which takes a batch of one sample too."""
     return _NORM[axes](channels)
 
 
@@ -68,9 +89,10 @@ class Hint(nn.Module):
 
     Args:
         student, teacher: shapes (C, *space).
+        relu: False to leave the ReLU out, for maps before their activation.
     """
 
-    def __init__(self, student: Shape, teacher: Shape) -> None:
+    def __init__(self, student: Shape, teacher: Shape, relu: bool = True) -> None:
         super().__init__()
         axes, (c_in, c_out) = len(student) - 1, (student[0], teacher[0])
         ours, theirs = student[1:], teacher[1:]
@@ -83,17 +105,27 @@ class Hint(nn.Module):
             self.conv = _CONV[axes](c_in, c_out, kernel)  # type: ignore[arg-type]
         else:
             self.conv = pointwise(c_in, c_out, axes)
-        self.bn = norm(c_out, axes)
+        self.bn, self.relu = norm(c_out, axes), relu
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(self.bn(self.conv(x)))
+        x = self.bn(self.conv(x))
+        return torch.relu(x) if self.relu else x
+
+
+def bottleneck(c_in: int, middle: int, c_out: int) -> list[nn.Module]:
+    """Layers 1x1 to `middle`, 3x3, 1x1 to `c_out` without biases, BatchNorm and ReLU after the first two."""
+    return [
+        nn.Conv2d(c_in, middle, 1, bias=False), norm(middle, 2), nn.ReLU(),
+        nn.Conv2d(middle, middle, 3, padding=1, bias=False), norm(middle, 2), nn.ReLU(),
+        nn.Conv2d(middle, c_out, 1, bias=False),
+    ]  # fmt: skip
 
 
 class Embed(nn.Sequential):
     """1x1 convolution with bias, BatchNorm, ReLU: the multi-teacher methods' adapter for `[B, C, H, W]`."""
 
     def __init__(self, c_in: int, c_out: int) -> None:
-        super().__init__(nn.Conv2d(c_in, c_out, 1), nn.BatchNorm2d(c_out), nn.ReLU())
+        super().__init__(nn.Conv2d(c_in, c_out, 1), norm(c_out, 2), nn.ReLU())
 
 
 class Ensemble(nn.Module):
@@ -114,9 +146,22 @@ def stage_pairs(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> list[tu
 
 
 def init_phases(epochs: int, share: float = 30 / 240) -> tuple[Phase, Phase]:
-    """An initialisation of 30 of 240 epochs, of one epoch at least, and then the training."""
+    """An initialisation of 30 of 240 epochs, of one epoch at least and at a constant rate, and then the training."""
     share = max(share, 1 / epochs)
-    return Phase("init", share), Phase("train", 1 - share)
+    return Phase("init", share, milestones=()), Phase("train", 1 - share)
+
+
+def chain_phases(assistants: int) -> tuple[Phase, ...]:
+    """Equal phases in which the assistants 1, 2, ... (their places in `Method.members`) and then the student train."""
+    share = 1 / (assistants + 1)
+    links = [Phase(f"assistant_{k}", share, members=(k,)) for k in range(1, assistants + 1)]
+    return (*links, Phase("student", share, members=(0,)))
+
+
+def chain_link(phase: str, assistants: int) -> tuple[int, int]:
+    """Who trains in a phase of `chain_phases`, as a place in `Method.members`, and who is above: 0 is the teacher."""
+    pupil = 0 if phase == "student" else int(phase.removeprefix("assistant_"))
+    return pupil, pupil - 1 if pupil else assistants
 
 
 def check_pooled_student(method: str, student: Network, data: Dataset) -> None:
@@ -125,6 +170,49 @@ def check_pooled_student(method: str, student: Network, data: Dataset) -> None:
     student.eval()
     require_pooled_embedding(method, student, data)
     student.train(training)
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """The network in eval mode; afterwards each of its modules is back in the mode that it had."""
+    training = [module for module in network.modules() if module.training]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def require_images(method: str, network: Network, data: Dataset) -> None:
+    """Hold that the data are images, for methods that change what a network reads.
+
+    Raises:
+        NotApplicable: if a batch's inputs are not real numbers `[B, C, H, W]`.
+    """
+    inputs = next(iter(data.batches())).inputs
+    if not (isinstance(inputs, Tensor) and inputs.is_floating_point() and inputs.dim() == 4):
+        raise NotApplicable(f"{method} changes images, which network {network.name!r} does not read")
+
+
+@torch.no_grad()
+def pixel_range(data: Dataset, batches: int = 32) -> tuple[Tensor, Tensor]:
+    """Black and white as networks read them: the extremes of each channel in the first batches, `[C, 1, 1]` each."""
+    first = [(x.amin((0, 2, 3)), x.amax((0, 2, 3))) for x in (b.inputs for b in islice(data.batches(), batches))]
+    low, high = (torch.stack(extremes) for extremes in zip(*first, strict=True))  # [batches, C]
+    return low.amin(0)[:, None, None], high.amax(0)[:, None, None]
+
+
+def require_memory(method: str, network: Network, size: int, instead: str) -> None:
+    """Hold that `size` bytes, which a method would keep for the whole training set, are not beyond reason.
+
+    Raises:
+        NotApplicable: with what to do `instead`, if they are more than 4 GiB.
+    """
+    if size > 4 * 2**30:
+        raise NotApplicable(
+            f"{method} would keep {size / 2**30:.1f} GiB for what network {network.name!r} reads: {instead}"
+        )
 
 
 class ABF(nn.Module):
@@ -140,7 +228,7 @@ class ABF(nn.Module):
 
     def __init__(self, c_in: int, middle: int, c_out: int, fuse: bool, relu: bool = False) -> None:
         super().__init__()
-        after = (lambda width: nn.ReLU()) if relu else nn.BatchNorm2d
+        after = (lambda width: nn.ReLU()) if relu else BatchNorm2d
         self.conv1 = nn.Sequential(nn.Conv2d(c_in, middle, 1, bias=False), after(middle))
         self.conv2 = nn.Sequential(nn.Conv2d(middle, c_out, 3, padding=1, bias=False), after(c_out))
         self.att_conv: nn.Module | None = nn.Sequential(nn.Conv2d(2 * middle, 2, 1), nn.Sigmoid()) if fuse else None

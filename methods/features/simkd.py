@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench import Batch, Dataset, Method, Network, Output, Paper, register
-from kdbench.connectors import global_pool, pool_match, pool_to, require_pooled_embedding
+from kdbench.connectors import bottleneck, global_pool, pool_match, pool_to, require_pooled_embedding
 
 
 class Deployed(nn.Module):
@@ -60,11 +60,7 @@ class SimKD(Method):
     def build(self, student: Network, teacher: Network) -> None:
         (c_in, *ours), (c_out, *theirs) = student.shapes.features[-1], teacher.shapes.features[-1]
         middle = c_out // self.factor
-        self.transfer = nn.Sequential(
-            nn.Conv2d(c_in, middle, 1, bias=False), nn.BatchNorm2d(middle), nn.ReLU(),
-            nn.Conv2d(middle, middle, 3, padding=1, bias=False), nn.BatchNorm2d(middle), nn.ReLU(),
-            nn.Conv2d(middle, c_out, 1, bias=False), nn.BatchNorm2d(c_out), nn.ReLU(),
-        )  # fmt: skip
+        self.transfer = nn.Sequential(*bottleneck(c_in, middle, c_out), nn.BatchNorm2d(c_out), nn.ReLU())
         self.classifier = copy.deepcopy(teacher.classifier).requires_grad_(False)
         self.space = tuple(min(pair) for pair in zip(ours, theirs, strict=True))
 
