@@ -145,6 +145,18 @@ def test_lshfms_bias_may_be_the_mean_or_nothing() -> None:
     assert not prepared_bias("zero", embeddings)[1].any()
 
 
+def test_lshfm_refuses_to_hold_embeddings_beyond_reason() -> None:
+    class Millions:
+        def __len__(self) -> int:
+            return 10**9
+
+    teacher = Embeds()
+    teacher.name = "some"
+    with pytest.raises(NotApplicable, match="'some'.*'zero'"):
+        made_lshfm().prepare(Millions(), [teacher])
+    made_lshfm(bias="zero").prepare(Millions(), [teacher])
+
+
 def test_lshfm_has_32_hashes_a_dimension_up_to_a_cap() -> None:
     def hashes(width: int, **hyperparameters: Any) -> int:
         method = registry.create("lshfm", hyperparameters)

@@ -31,6 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench import Batch, Dataset, KDBenchError, Method, Network, NotApplicable, Output, Paper, register
+from kdbench.connectors import require_memory
 from kdbench.losses import kl
 
 VARIANTS = ("l2", "lsh", "lshl2", "lshl2_s")
@@ -102,6 +103,8 @@ class LSHFM(Method):
     def prepare(self, data: Dataset, teachers: Sequence[Network]) -> None:
         if self.variant == "l2" or self.bias == "zero":
             return
+        size = len(data) * self.hash_weight.shape[1] * self.hash_weight.element_size()
+        require_memory("lshfm", teachers[0], size, "set `bias` to 'zero', as the paper does on ImageNet")
         embeddings = torch.cat([teachers[0](batch.inputs).embedding for batch in data.batches()]).to(self.hash_weight)
         centres = []
         with torch.autocast(embeddings.device.type, enabled=False):
