@@ -152,7 +152,7 @@ def test_lshfm_refuses_to_hold_embeddings_beyond_reason() -> None:
 
     teacher = Embeds()
     teacher.name = "some"
-    with pytest.raises(NotApplicable, match="'some'.*'zero'"):
+    with pytest.raises(NotApplicable, match=r"'some'.*'zero'"):
         made_lshfm().prepare(Millions(), [teacher])
     made_lshfm(bias="zero").prepare(Millions(), [teacher])
 
