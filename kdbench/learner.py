@@ -160,9 +160,10 @@ class Learner:
         phase = self.phases[index]
         self.phase_index = index
         self.method.phase = phase.name
-        for student in self.students:
+        for place, student in enumerate(self.students):
+            trains = phase.members is None or place in phase.members
             for name, parameter in student.named_parameters():
-                parameter.requires_grad_(phase.student is None or name in phase.student)
+                parameter.requires_grad_(trains and (phase.student is None or name in phase.student))
         for name, parameter in self.method.named_parameters():
             chosen = phase.modules is None or any(name.startswith(prefix) for prefix in phase.modules)
             parameter.requires_grad_(chosen and name in self._method_trains)
@@ -206,8 +207,9 @@ class Learner:
         if self.scheduler is not None:
             self.scheduler.step(self.epoch - self._phase_start(index))
         self.method.train()
-        for student in self.students:
-            student.train()
+        members = self.phases[self.phase_index].members
+        for place, student in enumerate(self.students):
+            student.train(members is None or place in members)
             _freeze_norms(student)
         _freeze_norms(self.method)
         self._sums, self._steps = {}, 0

@@ -131,6 +131,8 @@ class Phase:
         modules: prefixes of the method's own parameter names that train (None: all).
         milestones: where the learning rate drops tenfold, as shares of this phase (None: the recipe's schedule,
             stretched to the phase).
+        members: places in `Method.members` of the networks that train (None: all). The others are frozen and in eval
+            mode.
     """
 
     name: str = "all"
@@ -138,6 +140,7 @@ class Phase:
     student: Collection[str] | None = None
     modules: Collection[str] | None = None
     milestones: tuple[float, ...] | None = None
+    members: Collection[int] | None = None
 
 
 class Dataset(Protocol):
