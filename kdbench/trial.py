@@ -31,15 +31,16 @@ RECIPE = Recipe(epochs=4, batch_size=16, learning_rate=0.02, weight_decay=0.0, c
 class RandomImages:
     """A training set of random images: the loader's interface without a loader."""
 
-    def __init__(self, samples: int, num_classes: int, seed: int, strong_view: bool, size: int) -> None:
-        generator = torch.Generator().manual_seed(derive_seed("random images", num_classes))
-        self.images = torch.randn(samples, 3, size, size, generator=generator)
-        self.targets = torch.arange(samples) % num_classes
-        self.num_classes, self.seed, self.strong_view = num_classes, seed, strong_view
-        self.steps_per_epoch = -(-samples // RECIPE.batch_size)
+    def __init__(self, task: RandomTask, seed: int, strong_view: bool) -> None:
+        self.num_classes, self.seed, self.strong_view = task.num_classes, seed, strong_view
+        self.samples, self.batch_size = task.samples, task.batch_size
+        generator = torch.Generator().manual_seed(derive_seed("random images", self.num_classes))
+        self.images = torch.randn(self.samples, *task.input_size, generator=generator)
+        self.targets = torch.arange(self.samples) % self.num_classes
+        self.steps_per_epoch = -(-self.samples // self.batch_size)
 
     def __len__(self) -> int:
-        return len(self.targets)
+        return self.samples
 
     def _batch(self, indices: Tensor) -> Batch:
         images = self.images[indices]
@@ -47,26 +48,34 @@ class RandomImages:
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch))
-        return map(self._batch, torch.randperm(len(self), generator=generator).split(RECIPE.batch_size))
+        return map(self._batch, torch.randperm(self.samples, generator=generator).split(self.batch_size))
 
     def batches(self) -> Iterator[Batch]:
-        return map(self._batch, torch.arange(len(self)).split(RECIPE.batch_size))
+        return map(self._batch, torch.arange(self.samples).split(self.batch_size))
 
 
+@dataclass
 class RandomTask(Task):
-    """Random images for the loop; the last batch of 21 samples holds 5."""
+    """Random images for the loop; by default the last batch of 21 samples holds 5."""
 
-    def __init__(self, numerics: Numerics, num_classes: int = 10, samples: int = 21, image_size: int = 16) -> None:
-        self.numerics, self.num_classes, self.samples, self.image_size = numerics, num_classes, samples, image_size
+    numerics: Numerics
+    num_classes: int = 10
+    image_size: int = 16
+    samples: int = 21
+    batch_size: int = 16
+
+    def __post_init__(self) -> None:
         self.test = self.training_set(seed=0, strong_view=False)
 
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        return 3, self.image_size, self.image_size
+
     def training_set(self, seed: int, strong_view: bool) -> RandomImages:
-        return RandomImages(self.samples, self.num_classes, seed, strong_view, self.image_size)
+        return RandomImages(self, seed, strong_view)
 
     def network(self, name: str, pretrained: bool = False, **options: Any) -> Network:
-        network = create(
-            name, num_classes=self.num_classes, in_chans=3, input_size=(3, self.image_size, self.image_size)
-        )
+        network = create(name, num_classes=self.num_classes, in_chans=3, input_size=self.input_size, **options)
         self.numerics.place(network)
         return network
 
@@ -83,7 +92,7 @@ class RandomTask(Task):
         return group(members, self.test.targets)
 
     def example(self) -> Tensor:
-        return torch.zeros(1, 3, self.image_size, self.image_size)
+        return torch.zeros(1, *self.input_size)
 
 
 class RandomTeachers(Teachers):
@@ -130,12 +139,14 @@ class Bench:
     numerics: Numerics = FP32
     image_size: int = 16
     epochs: int = RECIPE.epochs
+    samples: int = 21
+    batch_size: int = RECIPE.batch_size
     assistants: tuple[str, ...] = ("cifar_resnet8", "cifar_resnet8")
     weights: dict[tuple[str, str], dict[str, Tensor]] = field(default_factory=dict, init=False)
     _variants: dict[str, Bench] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        self.task = RandomTask(self.numerics, self.num_classes, image_size=self.image_size)
+        self.task = RandomTask(self.numerics, self.num_classes, self.image_size, self.samples, self.batch_size)
         self.teachers = RandomTeachers(self.folder / "teachers")
 
     def variant(self, name: str, **changes: Any) -> Bench:
@@ -147,7 +158,7 @@ class Bench:
     def cell(self, method: str, **hyperparameters: Any) -> Cell:
         pool = (TeacherSpec(self.teacher), TeacherSpec(self.teacher, seed=1))
         pair = Pair(pool[0], self.student, pool, self.assistants)
-        recipe = dataclasses.replace(RECIPE, epochs=self.epochs)
+        recipe = dataclasses.replace(RECIPE, epochs=self.epochs, batch_size=self.batch_size)
         spec = MethodSpec(method, hyperparameters)
         return Cell("check", DatasetSpec("random"), pair, spec, 0, recipe, (RECIPE, RECIPE))
 
