@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from kdbench.errors import NotApplicable
 from kdbench.method import Dataset, Network, Phase
@@ -213,6 +215,45 @@ def require_memory(method: str, network: Network, size: int, instead: str) -> No
         raise NotApplicable(
             f"{method} would keep {size / 2**30:.1f} GiB for what network {network.name!r} reads: {instead}"
         )
+
+
+class Unrolled:
+    """A module on its way through a few steps of an optimizer, as a function of the losses that it descends.
+
+    It starts with the module's weights and running statistics and the optimizer's rates and momenta, none of which
+    change. SGD's update is followed exactly; another optimizer's is replaced by plain SGD at its rates.
+
+    Args:
+        nesterov: whether Nesterov's part of the update is followed, where the optimizer has it.
+    """
+
+    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, nesterov: bool = True) -> None:
+        self._module, self._nesterov = module, nesterov
+        trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        self.weights = {name: p.detach().requires_grad_() for name, p in trained.items()}
+        self._buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+        groups = {p: group for group in optimizer.param_groups for p in group["params"]}
+        self._groups: dict[str, dict[str, Any]] = {name: groups[p] for name, p in trained.items()}
+        self._momenta = {name: optimizer.state[p].get("momentum_buffer") for name, p in trained.items()}
+        if not isinstance(optimizer, torch.optim.SGD):
+            plain = {"momentum": 0.0, "dampening": 0.0, "weight_decay": 0.0, "nesterov": False}
+            self._groups = {name: plain | {"lr": group["lr"]} for name, group in self._groups.items()}
+
+    def __call__(self, *args: Any) -> Any:
+        return functional_call(self._module, {**self.weights, **self._buffers}, args)
+
+    def descend(self, loss: Tensor) -> None:
+        """One step; the new weights are a function of the loss's inputs, its other parameters among them."""
+        gradients = torch.autograd.grad(loss, list(self.weights.values()), create_graph=True, allow_unused=True)
+        for name, gradient in zip(list(self.weights), gradients, strict=True):
+            if gradient is None:
+                continue
+            group, kept = self._groups[name], self._momenta[name]
+            step = gradient + group["weight_decay"] * self.weights[name]
+            if group["momentum"]:
+                kept = step if kept is None else group["momentum"] * kept + (1 - group["dampening"]) * step
+                step = step + group["momentum"] * kept if self._nesterov and group["nesterov"] else kept
+            self.weights[name], self._momenta[name] = self.weights[name] - group["lr"] * step, kept
 
 
 class ABF(nn.Module):

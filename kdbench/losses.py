@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kdbench.errors import KDBenchError
+
 
 def kl_per_sample(student: Tensor, teacher: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
     """T² · KL(softmax(teacher / T) ‖ softmax(student / T)) for each sample, `[B]`."""
@@ -35,6 +37,24 @@ def peer_kl(logits: Sequence[Tensor], index: int, temperature: float) -> Tensor:
 def log_kl(student: Tensor, teacher: Tensor) -> Tensor:
     """KL(exp(teacher) ‖ exp(student)) of log-probabilities `[B, K]`, for each sample, `[B]`."""
     return F.kl_div(student, teacher, reduction="none", log_target=True).sum(1)
+
+
+def weighted_kl(student: Tensor, teachers: Sequence[Tensor], weights: Tensor, temperature: float) -> Tensor:
+    """sum_k w_k T² · KL(teacher k ‖ student), mean over the batch, with weights `[K, B]` of K teachers."""
+    divergences = torch.stack([kl_per_sample(student, teacher, temperature) for teacher in teachers])  # [K, B]
+    return (weights * divergences).sum(0).mean()
+
+
+def sums_to_one(method: str, kd_scale: str) -> bool:
+    """Whether a method's weights of its teachers are to sum to 1 (`"unit"`), or to what its authors' code makes of them
+    (`"official"`).
+
+    Raises:
+        KDBenchError: for another `kd_scale`.
+    """
+    if kd_scale not in ("official", "unit"):
+        raise KDBenchError(f"{method}'s kd_scale is {kd_scale!r}: give 'official' or 'unit'")
+    return kd_scale == "unit"
 
 
 def decoupled_kl(student: Tensor, teacher: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -76,10 +96,21 @@ def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float = 1.
 def squared_distances(x: Tensor, floor: float = 1e-12) -> Tensor:
     """|x_i - x_j|² of the rows of `[B, D]`, off the diagonal at least `floor` (a root needs a gradient): `[B, B]`."""
     squares = x.pow(2).sum(1)
-    distances = (squares[:, None] + squares[None, :] - 2 * x @ x.T).clamp(min=floor)
+    with torch.autocast(x.device.type, enabled=False):  # the small difference of large numbers
+        distances = (squares[:, None] + squares[None, :] - 2 * x @ x.T).clamp(min=floor)
     return distances * (1 - torch.eye(len(x), dtype=x.dtype, device=x.device))
 
 
 def same_batch_scale(batch_size: int, reference: int = 64) -> float:
     """Factor that gives a loss of size 1 / B the weight that it has at a batch of 64, whatever the batch."""
     return batch_size / reference
+
+
+def attention_map(feature: Tensor, power: float = 2.0) -> Tensor:
+    """Where a map `[B, C, *space]` is active: mean over channels of |F|^power, flattened and normalised, `[B, M]`."""
+    return F.normalize(wide(feature).abs().pow(power).mean(1).flatten(1), dim=1)
+
+
+def sample_norms(x: Tensor) -> Tensor:
+    """The L2 norm of each sample of `[B, C, H, W]`, never zero, in a shape that divides it: `[B, 1, 1, 1]`."""
+    return x.flatten(1).norm(dim=1).clamp(min=torch.finfo(torch.float32).tiny)[:, None, None, None]

@@ -107,13 +107,15 @@ class Loader(ABC):
             state = draws.get_state()
             inputs = self._finish(self.augment(images, draws))
             strong = self._finish(self.augment_strong(second, strong_draws)) if self.strong else None
-            follow = partial(self._follow, state) if self.knows_crops else None
+            follow = partial(self._follow, state, images.shape[-2:]) if self.knows_crops else None
             yield Batch(inputs, self.targets[indices], indices, strong, follow)
 
-    def _follow(self, state: Tensor, maps: Tensor) -> Tensor:
+    def _follow(self, state: Tensor, stored: torch.Size, maps: Tensor) -> Tensor:
+        """Crops are drawn in pixels of the size at which images are stored; maps of another size pass through it."""
         draws = torch.Generator()
         draws.set_state(state)
-        return self.augment.follow(maps, draws)
+        moved = self.augment.follow(_resized(maps, stored), draws)
+        return _resized(moved, maps.shape[-2:])
 
     def batches(self) -> Iterator[Batch]:
         """All training samples in index order, without augmentation."""
@@ -141,11 +143,16 @@ class Loader(ABC):
 
     def _finish(self, images: Tensor) -> Tensor:
         """uint8 -> resized to `image_size` where they are stored at another one, normalised, in `dtype`."""
-        inputs = images.to(torch.float32)
-        if inputs.shape[-2:] != self.input_size[1:]:
-            inputs = F.interpolate(inputs, size=self.input_size[1:], mode="bilinear", antialias=True)
+        inputs = _resized(images.to(torch.float32), self.input_size[1:])
         inputs = ((inputs - self._mean) / self._std).to(self.dtype)
         return inputs.contiguous(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)
+
+
+def _resized(images: Tensor, size: Sequence[int]) -> Tensor:
+    """Float images `[B, C, H, W]` at another size (H, W)."""
+    if tuple(images.shape[-2:]) == tuple(size):
+        return images
+    return F.interpolate(images, size=tuple(size), mode="bilinear", antialias=True)
 
 
 class DeviceLoader(Loader):
