@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._functorch import config as functorch
 
 from kdbench.errors import KDBenchError, unknown
 
@@ -53,7 +54,10 @@ class Numerics:
 
     def compiled(self, module: nn.Module) -> Callable[..., Any]:
         """The module, compiled where that is on; its weights stay those of `module`."""
-        return torch.compile(module, backend=self.backend) if self.compile else module
+        if not self.compile:
+            return module
+        functorch.donated_buffer = False  # a method may go backward through a network twice
+        return torch.compile(module, backend=self.backend)
 
     def describe(self) -> dict[str, Any]:
         """What the record keeps."""

@@ -3,12 +3,15 @@
 Before training for the task, the student learns on which side of zero each neuron of the teacher is, with a margin.
 
     first 30 of 240 epochs: L = weight 3 / (1000 B) sum_i 2^(i - n) sum [(s + m)^2 1(s > -m, t <= 0) + (s - m)^2
-                            1(s <= m, t > 0)],  s = BN(conv1x1(pre-activation of stage i of n)), t the teacher's, m 1
+                            1(s <= m, t > 0)],  s = BN(conv(pre-activation of stage i of n)), t the teacher's, m 1
     then:                   L = CE(z_s, y)
 
-CIFAR-100: weight 1.
+The convolution is FitNets' for two sizes of map; where both maps have one shape, s is the student's as it is.
+CIFAR-100: weight 1. ImageNet: no value known.
 
-Deviations: none from RepDistiller. The 30 epochs are kept as a share of the training; the head has no gradient in them.
+Deviations: RepDistiller initialises for 30 epochs before its 240; here they are part of the training, as a share, so
+that all methods train equally long. The head has no gradient in them. Stages are matched from the shallowest on where
+their numbers differ, and a teacher's map that is larger, but not twice as large, is pooled; there both fail.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench import Batch, Method, Network, Output, Paper, Phase, register
-from kdbench.connectors import init_phases, norm, pointwise, stage_pairs
+from kdbench.connectors import Hint, init_phases, stage_pairs
 from kdbench.losses import wide
 
 
@@ -44,7 +47,7 @@ class AB(Method):
 
     def build(self, student: Network, teacher: Network) -> None:
         shapes = zip(student.shapes.preactivations, teacher.shapes.preactivations, strict=False)
-        self.connectors = nn.ModuleList(nn.Sequential(pointwise(s[0], t[0], 2), norm(t[0], 2)) for s, t in shapes)
+        self.connectors = nn.ModuleList(nn.Identity() if s == t else Hint(s, t, relu=False) for s, t in shapes)
 
     def phases(self) -> tuple[Phase, ...]:
         return init_phases(self.epochs, self.init_share)
@@ -52,8 +55,8 @@ class AB(Method):
     def loss(self, batch: Batch, student: Output, teacher: Output) -> dict[str, Tensor]:
         if self.phase != "init":
             return {"ce": F.cross_entropy(student.logits, batch.targets)}
-        maps = zip(self.connectors, stage_pairs(student.preactivations, teacher.preactivations), strict=True)
-        costs = [self.boundary(connector(ours), theirs) for connector, (ours, theirs) in maps]
+        ours = [connector(x) for connector, x in zip(self.connectors, student.preactivations, strict=False)]
+        costs = [self.boundary(*pair) for pair in stage_pairs(ours, teacher.preactivations)]
         weighted = [cost * 2.0 ** (i - len(costs) + 1) for i, cost in enumerate(costs)]
         return {"boundary": self.weight * 3 / (1000 * len(batch)) * torch.stack(weighted).sum()}
 

@@ -3,18 +3,20 @@
 An auto-encoder rewrites the teacher's last map as factors that a student can understand; the student's translator
 learns the same factors.
 
-    first 30 of 240 epochs: L = mean (decoder(encoder(F_t)) - F_t)^2, training the paraphraser alone
-    then:                   L = CE(z_s, y) + weight mean |A(translator(F_s)) - A(encoder(F_t))|
+    first 30 of 240 epochs: L = CE(z_s, y) + mean (decoder(encoder(F_t)) - F_t)^2
+    then:                   L = CE(z_s, y) + weight mean |A(translator(F_s)) - A(encoder(F_t))|, paraphraser frozen
     A(x) = l2norm(flatten(mean_c x^2)); both have `rate` times the teacher's channels
 
-CIFAR-100: weight 200, rate 0.5.
+CIFAR-100: weight 200, rate 0.5. ImageNet: no value known.
 
-Deviations: none from RepDistiller but the time: its 30 epochs of the paraphraser (rate 0.01) are kept as a share of the
-training and use the recipe's rate; the student learns with the labels alone in them, where it would stand still.
+Deviations: RepDistiller trains the paraphraser for 30 epochs before its 240, at a learning rate of 0.01; here they are
+part of the training, as a share, at the recipe's rate, and the student, which stands still there, learns from labels.
+The larger of the two last maps is pooled to the smaller.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from itertools import pairwise
 
 import torch.nn.functional as F
@@ -68,8 +70,8 @@ class FT(Method):
 
     def phases(self) -> tuple[Phase, ...]:
         init, train = init_phases(self.epochs, self.init_share)
-        paraphraser = Phase(init.name, init.share, modules=("encoder.", "decoder."))
-        return paraphraser, Phase(train.name, train.share, modules=("translator.",))
+        paraphraser = dataclasses.replace(init, modules=("encoder.", "decoder."))
+        return paraphraser, dataclasses.replace(train, modules=("translator.",))
 
     def loss(self, batch: Batch, student: Output, teacher: Output) -> dict[str, Tensor]:
         terms = {"ce": F.cross_entropy(student.logits, batch.targets)}

@@ -6,7 +6,9 @@ From its map with random channels masked, the student generates the teacher's wh
 
 ImageNet classification (cls_KD): weight 7e-5, a channel is masked with probability 0.15, last map.
 
-Deviations: none. `align` is a 1x1 convolution where the channels differ; a larger map is pooled to the smaller.
+`align` is a 1x1 convolution where the channels differ, else nothing. CIFAR-100: no value known.
+
+Deviations: a larger map is pooled to the smaller; the code wants equal sizes.
 """
 
 from __future__ import annotations

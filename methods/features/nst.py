@@ -6,9 +6,9 @@ under a polynomial kernel is small.
     L = CE(z_s, y) + weight sum_stages [mean k(t, t) + mean k(s, s) - 2 mean k(s, t)],  k(a, b) = (a . b)^2
     s, t = a map's channels, flattened and normalised
 
-CIFAR-100: weight 50.
+CIFAR-100: weight 50; the larger of two maps is pooled to the smaller. ImageNet: no value known.
 
-Deviations: none.
+Deviations: none from RepDistiller.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ def discrepancy(student: Tensor, teacher: Tensor) -> Tensor:
     def kernel(a: Tensor, b: Tensor) -> Tensor:
         return (a @ b.transpose(1, 2)).pow(2).mean()
 
-    return kernel(theirs, theirs) + kernel(ours, ours) - 2 * kernel(ours, theirs)
+    with torch.autocast(ours.device.type, enabled=False):  # half precision rounds small differences away
+        return kernel(theirs, theirs) + kernel(ours, ours) - 2 * kernel(ours, theirs)
 
 
 @register(

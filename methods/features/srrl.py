@@ -8,7 +8,7 @@ from its own.
 
 CIFAR-100 and ImageNet: weight 1. `variant="vector"` is the SimKD toolbox's: the layer acts on the pooled embedding.
 
-Deviations: none.
+Deviations: none. A map is pooled on its own side, so sizes need not agree.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench import Batch, Dataset, KDBenchError, Method, Network, Output, Paper, register
-from kdbench.connectors import global_pool, require_pooled_embedding
+from kdbench.connectors import global_pool, norm, pointwise, require_pooled_embedding
 from kdbench.losses import wide
 
 
@@ -46,15 +46,20 @@ class SRRL(Method):
         if variant not in ("map", "vector"):
             raise KDBenchError(f"srrl's variant is {variant!r}: give 'map' or 'vector'")
         self.weight, self.variant = weight, variant
+        if variant == "vector":
+            self.needs = frozenset()
 
     def build(self, student: Network, teacher: Network) -> None:
         c_in = student.shapes.features[-1][0] if self.variant == "map" else student.shapes.embedding
         c_out = teacher.shapes.embedding
-        self.transfer = nn.Sequential(nn.Conv2d(c_in, c_out, 1, bias=False), nn.BatchNorm2d(c_out), nn.ReLU())
+        self.transfer = nn.Sequential(pointwise(c_in, c_out, 2, bias=False), norm(c_out, 2), nn.ReLU())
+        if self.variant == "map":
+            nn.init.kaiming_normal_(self.transfer[0].weight, mode="fan_out")  # as the authors' code does
         self.classifier = copy.deepcopy(teacher.classifier).requires_grad_(False)
 
     def prepare(self, data: Dataset, teachers: Sequence[Network]) -> None:
-        require_pooled_embedding("srrl", teachers[0], data)
+        if self.variant == "map":
+            require_pooled_embedding("srrl", teachers[0], data)
 
     def loss(self, batch: Batch, student: Output, teacher: Output) -> dict[str, Tensor]:
         feature = student.features[-1] if self.variant == "map" else student.embedding[:, :, None, None]

@@ -3,16 +3,17 @@
 Intermediate maps are turned into distributions over the classes, so that features and logits speak one language.
 
     F = fusion of the student's maps (ABF without BN) at the first stage; F_t = the teacher's first map before its ReLU
-    z = mu + exp(log variance / 2) eps,  mu and log variance linear in GAP(F), for student and teacher each
-    L = CE(z_s, y) + ramp (alpha TCKD + beta NCKD) + KL(z_t' || z_s') + KL(z_s || z_s') + KL(z_t || z_t'),
-        the last three at T 1
+    z' = mu + exp(log variance / 2) eps,  mu and log variance linear in GAP(F), for student and teacher each
+    L = CE(z_s, y) + ramp (alpha TCKD + beta NCKD) + weight [KL(z_t' || z_s') + KL(z_s || z_s') + KL(z_t || z_t')],
+        the last three at T 1, z the logits
 
-alpha 1, beta 8 (2, 6 by pair), T 4, ramp over 20 epochs, all other weights 1 (`weight`). `fdp="gaussian_kl"` replaces
-the sampled KL(z_t' || z_s') by the closed form of the two Gaussians, as the paper describes it.
+CIFAR-100: alpha 1, beta 8 (2, 6 by pair), T 4, ramp over 20 epochs, all other weights 1 (`weight`). ImageNet: beta 0.5,
+T 1. `fdp="gaussian_kl"` replaces the sampled KL(z_t' || z_s') by the closed form of the two Gaussians, as the paper
+describes it; `fuse_teacher=True` fuses the teacher's maps too, which the paper does and the code does not.
 
 Deviations: the equations are those of the repository that is very likely the authors' (FabienCode/mdistiller); the
-paper's text was not at hand. As there, the teacher's side is not fused and the target z_s of the third term is not
-detached. The ramp is kept as a share.
+paper's text was not at hand. As there, the teacher's side is not fused by default and the target z_s is not detached.
+The ramp is kept as a share. Stages are matched from the deepest on where their numbers differ.
 """
 
 from __future__ import annotations
@@ -73,6 +74,7 @@ class UniKD(Method):
         temperature: float = 4.0,
         weight: float = 1.0,
         fdp: str = "sample",
+        fuse_teacher: bool = False,
         warmup_share: float = 20 / 240,
     ) -> None:
         super().__init__()
@@ -80,21 +82,22 @@ class UniKD(Method):
             raise KDBenchError(f"unikd's fdp is {fdp!r}: give 'sample' or 'gaussian_kl'")
         self.alpha, self.beta, self.temperature = alpha, beta, temperature
         self.weight, self.fdp, self.warmup_share = weight, fdp, warmup_share
+        self.fuse_teacher = fuse_teacher
 
     def build(self, student: Network, teacher: Network) -> None:
         ours, theirs = student.shapes.features, teacher.shapes.preactivations or teacher.shapes.features
         self.levels = min(len(ours), len(theirs))
-        self.fusion = Fusion(
-            [*ours[-self.levels :], (student.shapes.embedding,)],
-            [*theirs[-self.levels :], (teacher.shapes.embedding,)],
-            relu=True,
-        )
+        levels = [*theirs[-self.levels :], (teacher.shapes.embedding,)]
+        self.fusion = Fusion([*ours[-self.levels :], (student.shapes.embedding,)], levels, relu=True)
+        if self.fuse_teacher:
+            self.fusion_teacher = Fusion(levels, levels, relu=True)
         width, classes = theirs[-self.levels][0], student.shapes.num_classes
         self.predict_student, self.predict_teacher = (ClassGaussian(width, classes) for _ in range(2))
 
     def loss(self, batch: Batch, student: Output, teacher: Output) -> dict[str, Tensor]:
         fused = self.fusion(student.features[-self.levels :], student.embedding)[0]
-        first = (teacher.preactivations or teacher.features)[-self.levels]
+        maps = (teacher.preactivations or teacher.features)[-self.levels :]
+        first = self.fusion_teacher(maps, teacher.embedding)[0] if self.fuse_teacher else maps[0]
         ours, theirs = self.predict_student(fused), self.predict_teacher(first)
         z_s, z_t = sample(*ours), sample(*theirs)
         feature = kl(z_s, z_t) if self.fdp == "sample" else gaussian_kl(theirs, ours)

@@ -9,7 +9,7 @@ and within each class (between samples).
 
 CIFAR-100: both weights 2, T 4. ImageNet: both 2, T 1.
 
-Deviations: none. The class term depends on the batch: with one sample it is constant and gives no gradient.
+Deviations: none. The class term depends on the batch's size; one sample alone gives it no gradient.
 """
 
 from __future__ import annotations

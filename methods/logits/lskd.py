@@ -5,10 +5,11 @@ method that works on logits sees them.
 
     L = ce_weight CE(z_s, y) + weight L_base(Z(z_s), Z(z_t)),  Z(z) = (z - mean(z)) / (std(z) + 1e-7), std unbiased
 
-`base` is `kd` (weight 9, T 2), `dkd` (the weight multiplies alpha and beta; T 2) or `mlld` (its 0.9 becomes 9). The
-paper tuned T, the weight and dkd's beta for each pair on the test set; the values above are those of most pairs.
+CIFAR-100: weight 9, T 2. `base` is `kd`, `dkd` (the weight multiplies alpha and beta) or `mlld` (its 0.9 becomes the
+weight, its first temperature T); ce_weight is the base's, 0.1 or for dkd 1. T, the weight and dkd's beta were tuned for
+each pair on the test set; the values above are those of most pairs. ImageNet: no value known.
 
-Deviations: none. The cross-entropy sees the plain logits.
+Deviations: none. Labels see the plain logits; of mlld's terms only the divergences see standardised ones.
 """
 
 from __future__ import annotations
@@ -29,6 +30,13 @@ def standardised(logits: Tensor) -> Tensor:
     return (logits - logits.mean(1, keepdim=True)) / (logits.std(1, keepdim=True) + 1e-7)
 
 
+class StandardisedMLLD(MLLD):
+    """MLLD with standardised divergences; its masks and Gram matrices see the plain logits."""
+
+    def divergence(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+        return super().divergence(standardised(student), standardised(teacher), temperature)
+
+
 @register(
     "lskd",
     family="logits",
@@ -46,30 +54,28 @@ class LSKD(Method):
     def __init__(
         self,
         base: str = "kd",
-        ce_weight: float = 0.1,
+        ce_weight: float | None = None,
         weight: float = 9.0,
         temperature: float = 2.0,
         alpha: float = 1.0,
         beta: float = 8.0,
     ) -> None:
         super().__init__()
+        self.ce_weight = ce_weight if ce_weight is not None else 1.0 if base == "dkd" else 0.1
         if base == "kd":
             self.base: Method = KD(temperature, 0.0, weight)
         elif base == "dkd":
             self.base = DKD(alpha * weight, beta * weight, temperature, 0.0)
         elif base == "mlld":
-            self.base = MLLD(ce_weight, weight)
+            self.base = StandardisedMLLD(self.ce_weight, weight, temperature)
         else:
             raise KDBenchError(f"lskd's base is {base!r}: give kd, dkd or mlld")
-        self.ce_weight, self.needs = ce_weight, type(self.base).needs
+        self.needs = type(self.base).needs
 
     def loss(self, batch: Batch, student: Output, teacher: Output) -> dict[str, Tensor]:
         self.base.epoch, self.base.epochs = self.epoch, self.epochs
-        terms = self.base.loss(batch, self._standardised(student), self._standardised(teacher))
-        views = [student, *([student.strong] if student.strong is not None and self.needs else [])]
-        terms["ce"] = self.ce_weight * sum(F.cross_entropy(view.logits, batch.targets) for view in views)
-        return terms
-
-    def _standardised(self, output: Output) -> Output:
-        strong = None if output.strong is None else self._standardised(output.strong)
-        return dataclasses.replace(output, logits=standardised(output.logits), strong=strong)
+        if isinstance(self.base, StandardisedMLLD):
+            return self.base.loss(batch, student, teacher)
+        both = (dataclasses.replace(output, logits=standardised(output.logits)) for output in (student, teacher))
+        terms = self.base.loss(batch, *both)
+        return {**terms, "ce": self.ce_weight * F.cross_entropy(student.logits, batch.targets)}
