@@ -7,10 +7,13 @@ The student attends to the regions by which the teacher tells the classes apart:
 
 CIFAR-100 by pair: 15 (resnet32x4 -> resnet8x4), 0.7 (resnet56 -> 20), 1.8 (110 -> 32), 4.5 (vgg13 -> vgg8), 12 and
 1.5 (wrn_40_2 -> 16_2, 40_1), all at resolution 2 without N; with N: 15 and 40 (vgg13 and resnet50 -> mobilenetv2),
-and at resolution 4: 600 (resnet32x4 -> shufflenets), 80 (wrn_40_2 -> shufflenetv1).
+and at resolution 4: 600 (resnet32x4 -> shufflenets), 80 (wrn_40_2 -> shufflenetv1). ImageNet: 0.5 at resolution 4
+without N (resnet34 -> resnet18), 10 at resolution 2 with N (resnet50 -> mobilenetv2).
 
 Deviations: the official code turns the classifier into a 1x1 convolution without bias before the pooling. That is the
 same map as here, where the networks stay as they are; but our student keeps its classifier's bias for its logits.
+Networks with a convolution behind their last stage (mobilenetv2, shufflenetv2) do not show the map that it gives, and
+are refused.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench import Batch, Dataset, Method, Network, NotApplicable, Output, Paper, register
+from kdbench import Batch, Dataset, KDBenchError, Method, Network, NotApplicable, Output, Paper, register
 from kdbench.connectors import check_pooled_student, pool_to, require_pooled_embedding
 from kdbench.losses import wide
 
@@ -44,6 +47,8 @@ class CATKD(Method):
 
     def __init__(self, weight: float = 15.0, resolution: int = 2, normalise: bool = False) -> None:
         super().__init__()
+        if resolution < 1:
+            raise KDBenchError(f"cat_kd's resolution is {resolution}: give 1 or more")
         self.weight, self.resolution, self.normalise = weight, resolution, normalise
 
     def build(self, student: Network, teacher: Network) -> None:
@@ -51,7 +56,7 @@ class CATKD(Method):
             fits = network.shapes.features[-1][0] == network.shapes.embedding
             if not (fits and isinstance(network.classifier, nn.Linear)):
                 raise NotApplicable(f"cat_kd needs a linear classifier on the last map, which {network.name!r} has not")
-        self.weight_teacher = teacher.classifier.weight.detach().clone()
+        self.register_buffer("weight_teacher", teacher.classifier.weight.detach().clone())
         self._student = (student,)  # in a tuple, so that it is no module of this one
 
     def prepare(self, data: Dataset, teachers: Sequence[Network]) -> None:
@@ -60,7 +65,7 @@ class CATKD(Method):
 
     def loss(self, batch: Batch, student: Output, teacher: Output) -> dict[str, Tensor]:
         ours = self.attention(student.features[-1], self._student[0].classifier.weight)
-        theirs = self.attention(teacher.features[-1], self.weight_teacher.to(ours.device))
+        theirs = self.attention(teacher.features[-1], self.weight_teacher)
         return {
             "ce": F.cross_entropy(student.logits, batch.targets),
             "attention": self.weight * F.mse_loss(ours, theirs),

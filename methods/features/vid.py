@@ -6,7 +6,7 @@ and whose variance is learned for each channel.
     L = CE(z_s, y) + weight sum_stages mean 1/2 [(mu(F_s) - F_t)^2 / v_c + log v_c],  v = softplus(a) + 1e-5
     mu = three 1x1 convolutions without bias, ReLU between
 
-CIFAR-100: weight 1, initial variance 5.
+CIFAR-100: weight 1, initial variance 5; the larger of two maps is pooled to the smaller. ImageNet: no value known.
 
 Deviations: none from RepDistiller, which trains the variances; another toolbox leaves them out of the optimizer.
 """
@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench import Batch, Method, Network, Output, Paper, register
+from kdbench import Batch, KDBenchError, Method, Network, Output, Paper, register
 from kdbench.connectors import stage_pairs
 from kdbench.losses import wide
 
@@ -60,6 +60,8 @@ class VID(Method):
 
     def __init__(self, weight: float = 1.0, initial_variance: float = 5.0) -> None:
         super().__init__()
+        if initial_variance <= EPS:
+            raise KDBenchError(f"vid's initial_variance is {initial_variance}: give a value above {EPS}")
         self.weight, self.initial_variance = weight, initial_variance
 
     def build(self, student: Network, teacher: Network) -> None:

@@ -53,6 +53,8 @@ class CMKD(Method):
         super().__init__()
         if rank_for not in ("hard", "easy"):
             raise KDBenchError(f"cmkd's rank_for is {rank_for!r}: give 'hard' or 'easy'")
+        if softness <= 0:
+            raise KDBenchError(f"cmkd's softness is {softness}: give a value above 0")
         self.weight, self.temperature, self.softness, self.rank_for = weight, temperature, softness, rank_for
 
     def loss(self, batch: Batch, student: Output, teacher: Output) -> dict[str, Tensor]:

@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench import Batch, Dataset, KDBenchError, Method, Network, NotApplicable, Output, Paper, register
+from kdbench.connectors import norm
 from kdbench.losses import kl
 
 
@@ -36,8 +37,8 @@ class BranchHead(nn.Module):
         super().__init__()
         fc = [nn.Linear(width, num_classes)]
         self.net = nn.Sequential(
-            nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(),
-            nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(),
+            nn.Conv2d(channels, width, 3, padding=1), norm(width, 2), nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1), norm(width, 2), nn.ReLU(),
             nn.AdaptiveAvgPool2d(1), nn.Flatten(1),
             *(fc if n_fc == 1 else [nn.Linear(width, width), nn.ReLU(), *fc]),
         )  # fmt: skip
@@ -96,7 +97,8 @@ class MHKD(Method):
         counts = [len(network.shapes.features) for network in (student, teacher)]
         self.stages = range(min(counts) - (not self.include_last))
         if not self.stages:
-            raise NotApplicable("mhkd needs at least two stages on both sides")
+            short = (student, teacher)[counts[0] > counts[1]]
+            raise NotApplicable(f"mhkd needs two stages on both sides, but network {short.name!r} has {min(counts)}")
         self.heads_student = self._heads(student)
         if self.target == "t_branch":
             self.heads_teacher = self._heads(teacher)

@@ -20,7 +20,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench import Batch, Method, Network, NotApplicable, Output, Paper, Phase, register
+from kdbench import Batch, KDBenchError, Method, Network, NotApplicable, Output, Paper, Phase, register
 from kdbench.connectors import pointwise, pool_match
 
 MILESTONES = (0.6, 0.8)
@@ -37,6 +37,8 @@ class SSKD(Method):
 
     def __init__(self, head_share: float = 40 / 240, unfreeze_head_stage: bool = False) -> None:
         super().__init__()
+        if not 0 < head_share < 1:
+            raise KDBenchError(f"sskd's head_share is {head_share}: give a share of the training between 0 and 1")
         self.head_share, self.unfreeze_head_stage = head_share, unfreeze_head_stage
 
     def build(self, student: Network, teacher: Network) -> None:
