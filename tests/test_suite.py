@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kdbench import suite
+from kdbench import registry, suite
 from kdbench.errors import KDBenchError
 
 BASE = {
@@ -188,3 +188,12 @@ def test_a_teacher_is_trained_from_other_random_numbers_than_a_student() -> None
     assert training.role == "teacher"
     assert training.id != cell.id
     assert dataclasses.asdict(training.recipe) == dataclasses.asdict(cell.recipe)
+
+
+def test_all_stands_for_every_registered_method_and_keeps_the_suites_settings() -> None:
+    table = {**BASE, "methods": ["all", {"name": "kd", "temperature": 2}, {"name": "kd", "temperature": 8}]}
+    specs = suite.parse(table).methods
+    assert specs[0].name == "student"
+    assert {spec.name for spec in specs} == set(registry.names())
+    assert [spec.label for spec in specs if spec.name == "kd"] == ["kd(temperature=2)", "kd(temperature=8)"]
+    assert len(specs) == len(registry.names()) + 1
