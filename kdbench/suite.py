@@ -25,6 +25,7 @@ from kdbench.recipe import Recipe
 from kdbench.source import source_digest
 
 ENGINE = 1  # raise it when the loop, the networks or the data change what a cell's result would be
+ALL = "all"  # in a suite's `methods`: every registered one
 PLAIN = "student"  # the registered method that trains without distillation; teachers are trained by it
 T = TypeVar("T")
 
@@ -79,14 +80,19 @@ class DatasetSpec:
 
 @dataclass(frozen=True)
 class MethodSpec:
-    """A method by registered name and the hyperparameters that differ from its defaults."""
+    """A method by registered name, the hyperparameters that differ from its defaults, and what tables call it if they
+    are not to name these.
+    """
 
     name: str
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+    title: str = ""
 
     @property
     def label(self) -> str:
         """How tables call it: `kd`, or `kd(temperature=2)`."""
+        if self.title:
+            return self.title
         plain = {key: f"{v:g}" if isinstance(v, float) else v for key, v in sorted(self.hyperparameters.items())}
         values = ", ".join(f"{key}={value}" for key, value in plain.items())
         return f"{self.name}({values})" if values else self.name
@@ -267,7 +273,7 @@ def parse(table: dict[str, Any], default_name: str = "suite") -> Suite:
     parts = {
         "datasets": tuple(_build(DatasetSpec, _named(d), "datasets") for d in _list(table, "datasets")),
         "pairs": tuple(_pair(p) for p in _list(table, "pairs")),
-        "methods": tuple(method_spec(m) for m in _list(table, "methods")),
+        "methods": _methods(_list(table, "methods")),
         "seeds": tuple(_list(table, "seeds")),
         "recipe": _recipe(recipe, "recipe"),
         "teacher_recipe": _recipe({**recipe, **teacher}, "teacher_recipe"),
@@ -336,6 +342,15 @@ def narrow(
     for setting in settings:
         suite = _set(suite, setting)
     return suite
+
+
+def _methods(entries: list[Any]) -> tuple[MethodSpec, ...]:
+    """A suite's methods; `"all"` stands for every registered one that the suite does not name with settings."""
+    specs = [method_spec(entry) for entry in entries if entry != ALL]
+    if ALL not in entries:
+        return tuple(specs)
+    names = [PLAIN, *(name for name in registry.names() if name != PLAIN)]
+    return (*(MethodSpec(name) for name in names if name not in {spec.name for spec in specs}), *specs)
 
 
 def method_spec(entry: Any) -> MethodSpec:
