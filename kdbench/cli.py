@@ -1,4 +1,4 @@
-"""The command line: list, new, check, run, status, leaderboard, compare."""
+"""The command line: list, show, new, check, run, status, leaderboard, compare, reproduce."""
 
 from __future__ import annotations
 
@@ -31,6 +31,10 @@ Settings = Annotated[
 Precision = Annotated[str, typer.Option(help="auto, fp32 or bf16")]
 Out = Annotated[Path, typer.Option(help="results folder", envvar="KDBENCH_OUT")]
 Data = Annotated[Path | None, typer.Option(help="data folder", envvar="KDBENCH_DATA")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: the best there is")]
+Compile = Annotated[str, typer.Option(help="auto (on where CUDA is), on or off")]
+CohortSize = Annotated[int, typer.Option(help="train at most so many cells side by side (0: no limit)", min=0)]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="run cells again that failed before")]
 
 
 def main() -> None:
@@ -55,18 +59,15 @@ def run_command(
     precision: Precision = "auto",
     out: Out = Path("runs"),
     data: Data = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: the best there is")] = None,
-    compile: Annotated[str, typer.Option(help="auto (on where CUDA is), on or off")] = "auto",
-    cohort_size: Annotated[int, typer.Option(help="train at most so many cells side by side (0: no limit)", min=0)] = 0,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="run cells again that failed before")] = False,
+    device: Device = None,
+    compile: Compile = "auto",
+    cohort_size: CohortSize = 0,
+    retry_failed: RetryFailed = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="print the cells, what is done, and the likely cost")
     ] = False,
 ) -> None:
     """Run a suite: train what has no record yet, then print the leaderboard and the path of its CSV."""
-    from kdbench.executors.local import LocalExecutor
-    from kdbench.lock import locked
-    from kdbench.progress import Display
     from kdbench.records import Store
 
     grid = _suite(suite, methods, pairs, seeds, epochs, set_, precision)
@@ -77,14 +78,8 @@ def run_command(
 
         print_plan(_console(), cells, store, data_root=data, device=device, compile=compile, teachers=out / "teachers")
         return
-    done = sum(store.has(cell.id) for cell in cells)
-    try:
-        with locked(out), Display(_console(), len(cells), done) as display:
-            LocalExecutor(out, display, data, device, compile, cohort_size).run(cells, retry_failed)
-    except KeyboardInterrupt:
-        print("kdbench: interrupted; the same command goes on from the last finished epoch", file=sys.stderr)
-        raise typer.Exit(130) from None
-    failed = _show(grid, store)
+    _execute(cells, store, out, data, device, compile, cohort_size, retry_failed)
+    failed = _show(cells, store)
     if failed:
         print(
             f"kdbench: {failed} cells failed; `kdbench status {suite}` says why, --retry-failed runs them again",
@@ -127,7 +122,7 @@ def leaderboard(
     from kdbench.records import Store
 
     grid = _suite(suite, methods, pairs, seeds, epochs, set_, precision)
-    _show(grid, Store(out / grid.name))
+    _show(grid.cells(), Store(out / grid.name))
 
 
 @app.command()
@@ -153,11 +148,78 @@ def compare(
 @app.command("list")
 def list_command(
     what: Annotated[str, typer.Argument(help="methods, suites, networks or datasets")] = "methods",
+    papers: Annotated[bool, typer.Option("--papers", help="the methods' papers: title, venue, arXiv, code")] = False,
 ) -> None:
-    """List the methods with family, paper and needs; or the suites, networks or data sets."""
+    """List the methods with family, source and needs; or the suites, networks or data sets."""
     from kdbench.listing import print_list
 
-    print_list(_console(), what)
+    print_list(_console(), what, papers)
+
+
+@app.command()
+def show(
+    method: Annotated[str, typer.Argument(help="a registered name, a composition (crd+kd), or a .py file")],
+) -> None:
+    """Show a method: its equation, hyperparameters, needs and deviations, and what its paper reports."""
+    from kdbench import registry
+    from kdbench.show import print_method
+
+    for name in registry.load_file(method) if method.endswith(".py") else [method]:
+        print_method(_console(), name)
+
+
+@app.command()
+def reproduce(
+    method: Annotated[str, typer.Argument(help="a registered name, or a composition (crd+kd)")],
+    paper: Annotated[str, typer.Option(help="another paper's table, by a part of its name")] = "",
+    datasets: Annotated[str, typer.Option(help="only these, comma-separated")] = "",
+    pairs: Pairs = "",
+    seeds: Annotated[str, typer.Option(help="these instead of the paper's number, comma-separated")] = "",
+    epochs: Epochs = None,
+    precision: Precision = "auto",
+    out: Out = Path("runs"),
+    data: Data = None,
+    device: Device = None,
+    compile: Compile = "auto",
+    cohort_size: CohortSize = 0,
+    retry_failed: RetryFailed = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the cells and what the paper reports")] = False,
+    report: Annotated[bool, typer.Option("--report", help="train nothing: only compare what is done")] = False,
+) -> None:
+    """Run a paper's table under its recipe, and give a verdict on each of its values."""
+    from kdbench.board.reproduction import render, reproduction_table
+    from kdbench.board.tables import write_csv
+    from kdbench.lock import locked
+    from kdbench.records import Store
+    from kdbench.reproduce import Choice, protocol, take_over
+
+    choice = Choice(paper, _words(datasets), _words(pairs), _numbers(seeds), epochs, _precision(precision))
+    table = protocol(method, choice)
+    cells, store = table.cells, Store(out / table.suite)
+    console = _console()
+    if dry_run and cells:
+        from kdbench.plan import print_plan
+
+        print_plan(console, cells, store, data_root=data, device=device, compile=compile, teachers=out / "teachers")
+        if elsewhere := take_over(cells, store, out, dry=True):
+            print(f"{elsewhere} of them are finished in other suites of {str(out)!r} and will be taken from there")
+    failed = 0
+    if cells and not dry_run:
+        with locked(out):
+            take_over(cells, store, out)
+        if not report:
+            _execute(cells, store, out, data, device, compile, cohort_size, retry_failed)
+        failed = _write(cells, store)[1]
+    frame = reproduction_table(table.entries, [store.read(cell.id) for cell in cells if store.has(cell.id)])
+    console.print(table.paper, style="bold", highlight=False)
+    for part in render(frame):
+        console.print(part)
+    if not dry_run:
+        write_csv(frame, store.folder / "reproduce.csv")
+        print(f"reproduce: {store.folder / 'reproduce.csv'}")
+    if failed:
+        print(f"kdbench: {failed} cells failed; --retry-failed runs them again", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -199,47 +261,85 @@ def _words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
+def _numbers(seeds: str) -> list[int]:
+    try:
+        return [int(word) for word in _words(seeds)]
+    except ValueError:
+        raise KDBenchError(f"--seeds {seeds!r} is not a comma-separated list of whole numbers") from None
+
+
+def _precision(name: str) -> str:
+    from kdbench.device import PRECISIONS
+    from kdbench.errors import unknown
+
+    if name not in PRECISIONS:
+        raise unknown("precision", name, PRECISIONS)
+    return name
+
+
 def _suite(
     name: str, methods: str, pairs: str, seeds: str, epochs: int | None, settings: list[str] | None, precision: str
 ) -> Any:
     from kdbench import suite
-    from kdbench.device import PRECISIONS
-    from kdbench.errors import unknown
 
-    if precision not in PRECISIONS:
-        raise unknown("precision", precision, PRECISIONS)
-    try:
-        numbers = [int(word) for word in _words(seeds)]
-    except ValueError:
-        raise KDBenchError(f"--seeds {seeds!r} is not a comma-separated list of whole numbers") from None
     return suite.narrow(
         suite.load(name),
         methods=_words(methods),
         pairs=_words(pairs),
-        seeds=numbers,
+        seeds=_numbers(seeds),
         epochs=epochs,
         settings=settings or [],
-        precision=precision,
+        precision=_precision(precision),
     )
 
 
-def _show(grid: Any, store: Any) -> int:
-    """Write the tables, print the leaderboard, and return how many cells of the grid failed."""
-    from kdbench.board.select import current, expected
-    from kdbench.board.tables import leaderboard_table, runs_table, write_csv
+def _execute(
+    cells: list[Any],
+    store: Any,
+    out: Path,
+    data: Path | None,
+    device: str | None,
+    compile: str,
+    cohort_size: int,
+    retry_failed: bool,
+) -> None:
+    """Train the cells that have no record."""
+    from kdbench.executors.local import LocalExecutor
+    from kdbench.lock import locked
+    from kdbench.progress import Display
+
+    done = sum(store.has(cell.id) for cell in cells)
+    try:
+        with locked(out), Display(_console(), len(cells), done) as display:
+            LocalExecutor(out, display, data, device, compile, cohort_size).run(cells, retry_failed)
+    except KeyboardInterrupt:
+        print("kdbench: interrupted; the same command goes on from the last finished epoch", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+def _show(cells: list[Any], store: Any) -> int:
+    """Write the tables, print the leaderboard, and return how many of the cells failed."""
     from kdbench.board.terminal import leaderboard as render
 
-    cells = grid.cells()
-    records = current(store.all(), cells)
-    table = leaderboard_table(records, expected(cells))
-    write_csv(runs_table(records, expected(cells)), store.folder / "runs.csv")
-    write_csv(table, store.folder / "leaderboard.csv")
+    table, failed = _write(cells, store)
     console = _console()
     for part in render(table, width=console.width):
         console.print(part)
     print(f"leaderboard: {store.folder / 'leaderboard.csv'}\nruns:        {store.folder / 'runs.csv'}")
+    return failed
+
+
+def _write(cells: list[Any], store: Any) -> tuple[Any, int]:
+    """Write runs.csv and leaderboard.csv; returns the leaderboard and how many of the cells failed."""
+    from kdbench.board.select import current, expected
+    from kdbench.board.tables import leaderboard_table, runs_table, write_csv
+
+    records = current(store.all(), cells)
+    table = leaderboard_table(records, expected(cells))
+    write_csv(runs_table(records, expected(cells)), store.folder / "runs.csv")
+    write_csv(table, store.folder / "leaderboard.csv")
     planned = {cell.id for cell in cells}
-    return sum(record["status"] == "failed" for record in records if record["id"] in planned)
+    return table, sum(record["status"] == "failed" for record in records if record["id"] in planned)
 
 
 if __name__ == "__main__":

@@ -64,3 +64,18 @@ def paired(a: Sequence[float], b: Sequence[float]) -> Paired:
     else:
         p = float(stats.ttest_rel(a, b).pvalue)
     return Paired(s.n, s.mean, s.std, s.low, s.high, p)
+
+
+def agreeing(values: Sequence[float], std: float = math.nan, n: int = 0) -> tuple[float, float]:
+    """The 95 % interval around the mean of `values` `[m]` in which another mean agrees with it.
+
+    Where the other mean's sample standard deviation and n >= 2 are known, its error counts as well (Welch's interval of
+    the difference, with Welch and Satterthwaite's degrees of freedom); else it is taken as exact (Student's interval).
+    """
+    s = summary(values)
+    if s.n < 2 or n < 2 or not math.isfinite(std) or s.std == std == 0:
+        return s.low, s.high
+    ours, theirs = s.std**2 / s.n, std**2 / n
+    freedom = (ours + theirs) ** 2 / (ours**2 / (s.n - 1) + theirs**2 / (n - 1))
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * math.sqrt(ours + theirs)
+    return s.mean - half, s.mean + half

@@ -1,0 +1,166 @@
+"""Reported against measured: a verdict for each value of a paper's table.
+
+A value is `reproduced` if it lies in the 95 % interval around our mean: Student's, or, where the paper gives a standard
+deviation and the number of runs behind it, Welch's of the difference of the two means. Else our mean is `above` or
+`below` it. A paper that takes the best epoch on the test set is compared with our best epochs, one that takes the last
+with our last, and one that does not say with both: its value may lie anywhere from the lower end of the last epochs'
+interval to the upper end of the best epochs'. Everything else is `not run` or `not comparable`, with the reason.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from kdbench.board.reported import TEACHER, Reported
+from kdbench.board.statistics import agreeing, summary
+from kdbench.records import Record
+from kdbench.suite import Cell
+
+VERDICTS = ("reproduced", "above", "below", "not run", "not comparable")
+COLUMNS = (
+    *(
+        "dataset",
+        "pair",
+        "method",
+        "measured_as",
+        "settings",
+        "verdict",
+        "reason",
+        "reported",
+        "reported_std",
+        "reported_n",
+    ),
+    *("selection", "measured", "n", "ci95_low", "ci95_high", "difference", "top1_mean", "top1_std", "best_top1_mean"),
+    *("paper", "source", "recipe", "note"),
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One value of a paper's table and the cells that measure it.
+
+    Attributes:
+        dataset, pair, method: where it stands; `method` is the paper's label.
+        reported: None for a baseline that the table lacks.
+        cells: one a seed; none if kdbench cannot run it, or for the teacher's own row.
+        obstacle: why it is not run (without cells) or not comparable (with cells), or nothing.
+    """
+
+    dataset: str
+    pair: str
+    method: str
+    reported: Reported | None = None
+    cells: tuple[Cell, ...] = ()
+    obstacle: str = ""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The interval in which a reported value counts as reproduced, and where it lies."""
+
+    low: float
+    high: float
+    verdict: str
+
+
+def judge(reported: Reported, last: Sequence[float], best: Sequence[float]) -> Judgement:
+    """Compare a value with the top-1 of our last and of our best epochs, `[n]` each, n >= 2."""
+    spread = (reported.std if reported.std is not None else math.nan, reported.n or 0)
+    of_last, of_best = agreeing(last, *spread), agreeing(best, *spread)
+    low = of_best[0] if reported.selection == "best" else of_last[0]
+    high = of_last[1] if reported.selection == "last" else of_best[1]
+    if low <= reported.top1 <= high:
+        return Judgement(low, high, "reproduced")
+    return Judgement(low, high, "above" if reported.top1 < low else "below")
+
+
+def reproduction_table(entries: Sequence[Entry], records: Sequence[Record]) -> pd.DataFrame:
+    """A row an entry, in their order; the columns are explained in docs/papers.md."""
+    by_id = {record["id"]: record for record in records}
+    teachers = {
+        (entry.dataset, entry.pair): by_id[cell.id]["teachers"][0]["top1"]
+        for entry in entries
+        for cell in entry.cells
+        if cell.id in by_id and by_id[cell.id].get("teachers")
+    }
+    return pd.DataFrame([_row(entry, by_id, teachers) for entry in entries], columns=list(COLUMNS))
+
+
+def _row(entry: Entry, by_id: dict[str, Record], teachers: dict[tuple[str, str], float]) -> dict[str, Any]:
+    found = [by_id[cell.id] for cell in entry.cells if cell.id in by_id]
+    done = [record["result"] for record in found if record["status"] == "done"]
+    last, best = [r["top1"] for r in done], [r["best_top1"] for r in done]
+    if entry.method == TEACHER and (entry.dataset, entry.pair) in teachers:
+        last = best = [teachers[entry.dataset, entry.pair]]
+    ours, ours_best, reported = summary(last), summary(best), entry.reported
+    row: dict[str, Any] = {"dataset": entry.dataset, "pair": entry.pair, "method": entry.method}
+    if entry.cells:
+        spec = entry.cells[0].method
+        row |= {"measured_as": spec.label, "settings": ", ".join(f"{k}={v}" for k, v in spec.hyperparameters.items())}
+    row["n"] = ours.n
+    row |= {"top1_mean": ours.mean, "top1_std": ours.std, "best_top1_mean": ours_best.mean, "measured": ours.mean}
+    row |= {"ci95_low": ours.low, "ci95_high": ours.high, "verdict": "", "reason": _reason(entry, found, len(last))}
+    if reported is None:
+        return row
+    row |= {"reported": reported.top1, "reported_std": reported.std, "reported_n": reported.n}
+    row |= {key: getattr(reported, key) for key in ("selection", "paper", "source", "recipe", "note")}
+    row["measured"] = ours_best.mean if reported.selection == "best" else ours.mean
+    row["difference"] = row["measured"] - reported.top1
+    if not last:
+        row["verdict"] = "not run"
+    elif entry.obstacle or ours.n < 2:
+        row["verdict"] = "not comparable"
+        row["reason"] = entry.obstacle or "one run has no interval"
+    else:
+        found_in = judge(reported, last, best)
+        row |= {"ci95_low": found_in.low, "ci95_high": found_in.high, "verdict": found_in.verdict}
+    return row
+
+
+def _reason(entry: Entry, found: Sequence[Record], done: int) -> str:
+    """What a reader must know of the runs themselves."""
+    reasons = sorted({record["reason"] for record in found if record["reason"]})
+    missing = f"{done} of {len(entry.cells)} seeds are done" if 0 < done < len(entry.cells) else ""
+    unlisted = "not in the paper's table" if entry.reported is None else ""
+    return "; ".join(part for part in (missing, *reasons, entry.obstacle, unlisted) if part)
+
+
+def render(frame: pd.DataFrame) -> Iterator[Table | Text]:
+    """A table a (data set, pair), then the count of each verdict."""
+    for (dataset, pair), part in frame.groupby(["dataset", "pair"], sort=False):
+        table = Table(title=f"{dataset}: {pair}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        for header in ("method", "reported", "epoch", "measured", "n", "95 % interval", "verdict", "why"):
+            right = header in ("reported", "measured", "n", "95 % interval")
+            table.add_column(header, justify="right" if right else "left", no_wrap=header != "why", overflow="fold")
+        for row in part.to_dict("records"):
+            table.add_row(*map(Text, _cells(row)))
+        yield table
+    verdicts = [verdict for verdict in VERDICTS if (frame["verdict"] == verdict).any()]
+    counts = ", ".join(f"{(frame['verdict'] == verdict).sum()} {verdict}" for verdict in verdicts)
+    yield Text(f"{(frame['verdict'] != '').sum()} reported values: {counts}")
+
+
+def _cells(row: Mapping[Any, Any]) -> tuple[str, ...]:
+    def number(key: str) -> str:
+        return f"{row[key]:.2f}" if _known(row[key]) else ""
+
+    def spread(key: str) -> str:
+        return f" ± {row[key]:.2f}" if _known(row[key]) else ""
+
+    interval = f"{number('ci95_low')} to {number('ci95_high')}" if _known(row["ci95_low"]) else ""
+    epoch = row["selection"] if isinstance(row["selection"], str) else ""
+    of_last = spread("top1_std") if epoch != "best" else ""
+    reported, runs = number("reported") + spread("reported_std"), str(row["n"] or "")
+    return row["method"], reported, epoch, number("measured") + of_last, runs, interval, row["verdict"], row["reason"]
+
+
+def _known(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

@@ -1,0 +1,313 @@
+"""`kdbench reproduce`: a paper's table as cells of kdbench, under the paper's recipe and its weights for each pair.
+
+What papers report stands in `results/reported/*.csv`, and what the recipes' names there mean in `recipes.toml` beside
+them; docs/papers.md explains both.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from kdbench import registry, suite
+from kdbench.board.reported import TEACHER, Reported, by_paper, load, of_method, parse_label
+from kdbench.board.reproduction import Entry
+from kdbench.board.tables import BASELINES
+from kdbench.composition import split
+from kdbench.errors import KDBenchError, unknown
+from kdbench.recipe import Recipe
+from kdbench.records import Store, read_record
+from kdbench.suite import Cell, MethodSpec, Pair, Suite, TeacherSpec
+
+SEEDS = 3  # where the paper does not say how many runs it has, or has a single one
+ANY = "*"  # the pair that stands for all in `tuned`
+KEYS = ("about", "suite", "like", "recipe", "student_recipes", "tuned", "tuned_by_pair", "caveat")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the command line narrows or changes; empty: everything, as the paper has it."""
+
+    paper: str = ""
+    datasets: Sequence[str] = ()
+    pairs: Sequence[str] = ()
+    seeds: Sequence[int] = ()
+    epochs: int | None = None
+    precision: str = "auto"
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A paper's table: its values in order, with the cells that measure them."""
+
+    method: str
+    paper: str
+    entries: tuple[Entry, ...]
+
+    @property
+    def suite(self) -> str:
+        """The folder of its results."""
+        return folder_of(self.method)
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Each cell once."""
+        return list({cell.id: cell for entry in self.entries for cell in entry.cells}.values())
+
+
+@dataclass(frozen=True)
+class PaperRecipe:
+    """What a recipe's name means.
+
+    Attributes:
+        grid: a suite whose recipe, teachers and data sets count; its own pairs lend their pools and assistants.
+        tuned: label -> pair, or `*` -> the paper's hyperparameters.
+        tuned_by_pair: labels whose hyperparameters are unknown for a pair that `tuned` leaves out.
+        caveat: why its values are not comparable although they can be run, or nothing.
+    """
+
+    grid: Suite
+    tuned: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    tuned_by_pair: frozenset[str] = frozenset()
+    caveat: str = ""
+
+
+def folder_of(method: str) -> str:
+    """The suite's name under which a method's table is run."""
+    return f"reproduce-{method}"
+
+
+def protocol(method: str, choice: Choice | None = None, folder: Path | None = None) -> Protocol:
+    """The table that a method is to reproduce: the earliest paper's that has it in rows kdbench can run.
+
+    That is its own paper, of which every row counts, or the first one that compares with it, of which only the
+    method's rows count and those of the baselines. Baselines that the table lacks are added without a value.
+
+    Args:
+        method: a registered name, or a composition.
+        folder: of the tables and `recipes.toml`; None: those that come with kdbench.
+
+    Raises:
+        KDBenchError: for an unknown method, one that no table has, or a choice that fits nothing.
+    """
+    choice = choice or Choice()
+    info = registry.get(method).info
+    rows = load(folder)
+    papers = by_paper(of_method(rows, info.name))
+    if not papers:
+        raise KDBenchError(
+            f"no table of results/reported has a value of {info.name!r}, so there is nothing to reproduce: "
+            "docs/papers.md says how to add one"
+        )
+    if choice.paper:
+        fitting = {paper: own for paper, own in papers.items() if choice.paper.lower() in paper.lower()}
+        if not fitting:
+            raise unknown("paper", choice.paper, papers, f"of those with a value of {info.name!r}")
+        papers = fitting
+    builder = _Builder(folder_of(info.name), load_recipes(folder), choice)
+    runnable = (paper for paper, own in papers.items() if any(builder.cells(row, row.method, (0,))[0] for row in own))
+    paper = next(runnable, next(iter(papers)))
+    mine = _narrow(papers[paper], choice)
+    complete = info.paper is not None and info.paper.year == mine[0].year
+    kept = {row.method for row in mine}
+    entries: list[Entry] = []
+    for place in dict.fromkeys((row.dataset, row.pair) for row in mine):
+        here = [row for row in rows if row.paper == paper and (row.dataset, row.pair) == place]
+        here = [row for row in here if complete or row.method in kept or row.name in (TEACHER, *BASELINES)]
+        entries += builder.entries([row for row in here if row in mine], here)
+    return Protocol(info.name, paper, tuple(entries))
+
+
+def take_over(cells: Sequence[Cell], store: Store, out: Path, dry: bool = False) -> int:
+    """Copy the records of cells that another suite of the results folder has finished.
+
+    Args:
+        dry: only count them.
+
+    Returns:
+        how many there are.
+    """
+    found = 0
+    for cell in cells:
+        paths = [] if store.has(cell.id) else sorted(out.glob(f"*/records/{cell.id}.json"))
+        done = [record for record in map(read_record, paths) if record["status"] == "done"]
+        found += bool(done)
+        if done and not dry:
+            named = {"pair": str(cell.pair), "method": {**done[0]["cell"]["method"], "label": cell.method.label}}
+            store.write({**done[0], "suite": cell.suite, "cell": {**done[0]["cell"], **named}})
+    return found
+
+
+def load_recipes(folder: Path | None = None) -> dict[str, dict[str, Any]]:
+    """The tables of `recipes.toml`.
+
+    Raises:
+        KDBenchError: for a file that is no TOML, or a key that a recipe does not have.
+    """
+    entry = (folder or files("kdbench.reported")) / "recipes.toml"
+    try:
+        tables = tomllib.loads(entry.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise KDBenchError(f"recipes.toml cannot be read: {error}") from error
+    for name, table in tables.items():
+        for key in table:
+            if key not in KEYS:
+                raise unknown("key", key, KEYS, f"in recipe {name!r} of recipes.toml")
+        if ("suite" in table) == ("like" in table):
+            raise KDBenchError(f"recipe {name!r} of recipes.toml needs either 'suite' or 'like': give one of them")
+        if table.get("like", name) not in tables:
+            raise unknown("recipe", table["like"], tables, f"which {name!r} of recipes.toml is like")
+    return tables
+
+
+def resolve_recipe(name: str, tables: Mapping[str, Mapping[str, Any]]) -> PaperRecipe:
+    """A recipe of `recipes.toml` with all that it is like."""
+    table = tables[name]
+    base = resolve_recipe(table["like"], tables) if "like" in table else PaperRecipe(suite.load(table["suite"]))
+    grid, where = base.grid, f"recipe {name!r} of recipes.toml"
+    changes = table.get("recipe", {})
+    students = {student: dict(changed) for student, changed in grid.student_recipes.items()}
+    for student, changed in table.get("student_recipes", {}).items():
+        students[student] = {**students.get(student, {}), **changed}
+    for changed in (changes, *students.values()):
+        _changed(grid.recipe, changed, where)
+    grid = dataclasses.replace(grid, recipe=_changed(grid.recipe, changes, where), student_recipes=students)
+    tuned = {label: dict(pairs) for label, pairs in base.tuned.items()}
+    for label, pairs in table.get("tuned", {}).items():
+        tuned[label] = {**tuned.get(label, {}), **pairs}
+    by_pair = base.tuned_by_pair | set(table.get("tuned_by_pair", ()))
+    return PaperRecipe(grid, tuned, by_pair, table.get("caveat", base.caveat))
+
+
+def _changed(recipe: Recipe, changes: Mapping[str, Any], where: str) -> Recipe:
+    known = {entry.name for entry in dataclasses.fields(Recipe)}
+    for key in changes:
+        if key not in known:
+            raise unknown("recipe key", key, known, f"in {where}")
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in changes.items()}
+    recipe = dataclasses.replace(recipe, **values)
+    recipe.check(where)
+    return recipe
+
+
+def _narrow(rows: Sequence[Reported], choice: Choice) -> list[Reported]:
+    for what, wanted, known in (
+        ("data set", choice.datasets, [row.dataset for row in rows]),
+        ("pair", choice.pairs, [row.pair for row in rows]),
+    ):
+        for name in wanted:
+            if not any(name == entry or (what == "pair" and name in entry) for entry in known):
+                raise unknown(what, name, set(known), f"of {rows[0].paper}")
+    chosen = [
+        row
+        for row in rows
+        if (not choice.datasets or row.dataset in choice.datasets)
+        and (not choice.pairs or any(name in row.pair for name in choice.pairs))
+    ]
+    if not chosen:
+        raise KDBenchError(f"{rows[0].paper} has none of these pairs on these data sets: leave one of the two out")
+    return chosen
+
+
+class _Builder:
+    """Makes the cells of a table's rows; recipes are read once."""
+
+    def __init__(self, suite_name: str, tables: Mapping[str, Mapping[str, Any]], choice: Choice) -> None:
+        self.suite_name, self.tables, self.choice = suite_name, tables, choice
+        self._recipes: dict[str, PaperRecipe] = {}
+
+    def entries(self, mine: Sequence[Reported], table: Sequence[Reported]) -> list[Entry]:
+        """The entries of one data set and pair.
+
+        Args:
+            mine: the rows of the method that is reproduced.
+            table: all rows that count, those among them.
+        """
+        runs = max((row.n or 0 for row in mine), default=0)
+        seeds = tuple(self.choice.seeds) or tuple(range(runs if runs > 1 else SEEDS))
+        place = (mine[0].dataset, mine[0].pair)
+        own = {row: self.cells(row, row.method, seeds) for row in mine}
+        idle = not any(cells for cells, _ in own.values())  # then nothing is trained for this pair
+        lacking = [] if idle else [name for name in BASELINES if name not in {row.name for row in table}]
+        found = [Entry(*place, name, None, *self.cells(mine[0], name, seeds)) for name in lacking]
+        for row in table:
+            if row.method == TEACHER:
+                found.append(Entry(*place, row.method, row))
+            elif row in own:
+                found.append(Entry(*place, row.method, row, *own[row]))
+            elif idle:
+                found.append(Entry(*place, row.method, row, (), f"{mine[0].name} itself is not run here"))
+            else:
+                found.append(Entry(*place, row.method, row, *self.cells(row, row.method, seeds)))
+        return found
+
+    def cells(self, row: Reported, label: str, seeds: Sequence[int]) -> tuple[tuple[Cell, ...], str]:
+        """A method's cells at the place and under the recipe of a row, and what stands against running them, or against
+        comparing them.
+        """
+        if row.recipe not in self.tables:
+            return (), "its recipe is not known" if row.recipe == "unknown" else f"recipe {row.recipe!r} is not defined"
+        recipe = self._recipe(row.recipe)
+        grid = suite.narrow(recipe.grid, epochs=self.choice.epochs, precision=self.choice.precision)
+        datasets = tuple(dataset for dataset in grid.datasets if dataset.name == row.dataset)[:1]
+        if not datasets:
+            return (), f"recipe {row.recipe!r} is not for {row.dataset!r}"
+        try:
+            method = self._method(label, row.pair, recipe)
+            pair = _pair(row, grid)
+        except KDBenchError as error:
+            return (), str(error)
+        changes = {"name": self.suite_name, "datasets": datasets, "pairs": (pair,), "methods": (method,)}
+        cells = tuple(dataclasses.replace(grid, **changes, seeds=tuple(seeds)).cells())  # type: ignore[arg-type]
+        theirs = recipe.grid.recipe.epochs
+        if self.choice.epochs not in (None, theirs):
+            return cells, f"trained for {self.choice.epochs} epochs, the paper's recipe has {theirs}"
+        return cells, recipe.caveat
+
+    def _recipe(self, name: str) -> PaperRecipe:
+        if name not in self._recipes:
+            self._recipes[name] = resolve_recipe(name, self.tables)
+        return self._recipes[name]
+
+    def _method(self, label: str, pair: str, recipe: PaperRecipe) -> MethodSpec:
+        """The method with the paper's hyperparameters for the pair, in tables `dkd(by pair)` where pairs differ."""
+        name, settings = parse_label(label)
+        for part in split(name):
+            if part not in registry.names():
+                raise KDBenchError(f"kdbench has no method {part!r}")
+        tuned = recipe.tuned.get(label, {})
+        if label in recipe.tuned_by_pair and pair not in tuned:
+            raise KDBenchError(f"the paper tunes {label} for each pair, and its values for this one are not known")
+        spec = suite.method_spec({"name": name, **settings, **tuned.get(pair, tuned.get(ANY, {}))})
+        registry.create(spec.name, dict(spec.hyperparameters))
+        by_pair = label in recipe.tuned_by_pair or set(tuned) - {ANY}
+        inside = [*(f"{key}={value}" for key, value in settings.items()), "by pair"]
+        return dataclasses.replace(spec, title=f"{name}({', '.join(inside)})" if by_pair else "")
+
+
+def _pair(row: Reported, grid: Suite) -> Pair:
+    """The suite's own pair of these networks, or a new one with a pool as large.
+
+    Raises:
+        KDBenchError: if kdbench does not have one of the networks.
+    """
+    for pair in grid.pairs:
+        if (pair.teacher.network, pair.student) == (row.teacher, row.student):
+            return dataclasses.replace(pair, name="")
+    if all(dataset.task == "image" for dataset in grid.datasets):
+        import timm
+
+        import kdbench.networks  # noqa: F401  (registers the CIFAR networks with timm)
+
+        for network in (row.teacher, row.student):
+            if not timm.is_model(network.partition(".")[0]):
+                raise KDBenchError(f"kdbench has no network {network!r}")
+    like = grid.pairs[0]
+    teacher = TeacherSpec(row.teacher, weights=like.teacher.weights)
+    pool = tuple(dataclasses.replace(teacher, seed=seed) for seed in range(len(like.pool)))
+    return Pair(teacher, row.student, pool)

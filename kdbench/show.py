@@ -1,0 +1,153 @@
+"""`kdbench show`: what a method is, in its file's own words, and what its paper reports."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+
+from rich import box
+from rich.console import Console, RenderableType
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from kdbench import registry
+from kdbench.board.reported import Reported, by_paper, load, load_other, of_method
+from kdbench.composition import Composite
+from kdbench.listing import needs_of, source_of
+from kdbench.method import Method
+
+WIDTH = 110  # prose in wider lines is hard to read
+
+
+def print_method(console: Console, name: str) -> None:
+    """Print one method; of a composition also its parts.
+
+    Raises:
+        KDBenchError: naming the nearest method, if there is none.
+    """
+    cls = registry.get(name)
+    for part in _describe(cls):
+        console.print(part, width=min(console.width, WIDTH), soft_wrap=isinstance(part, str), highlight=False)
+    for part in _reported(cls.info.name):
+        console.print(part)
+
+
+def sections(docstring: str) -> dict[str, str]:
+    """A method file's docstring in parts: `title`, `idea`, `equation` (the indented lines), `details` and `deviations`.
+
+    Paragraphs before the equation are the idea, those after it the details, until one begins with `Deviations`.
+    """
+    paragraphs = inspect.cleandoc(docstring).split("\n\n")
+    parts = {"title": " ".join(paragraphs[0].split()), "idea": "", "equation": "", "details": "", "deviations": ""}
+    where = "idea"
+    for paragraph in paragraphs[1:]:
+        if paragraph.startswith("Deviations"):
+            where = "deviations"
+        elif paragraph.startswith("    "):
+            parts["equation"] += ("\n\n" if parts["equation"] else "") + paragraph
+            where = "details" if where == "idea" else where
+            continue
+        text = " ".join(paragraph.removeprefix("Deviations:").split())
+        parts[where] += ("\n\n" if parts[where] else "") + text
+    return parts
+
+
+def _describe(cls: type[Method]) -> Iterator[RenderableType]:
+    info = cls.info
+    if issubclass(cls, Composite):
+        yield Text(f"{info.name}: the terms of {' and '.join(part.info.name for part in cls.parts)} together", "bold")
+        for part in cls.parts:
+            yield Text()
+            yield from _describe(part)
+        return
+    parts = sections(inspect.getdoc(inspect.getmodule(cls)) or inspect.getdoc(cls) or "")
+    yield Text.assemble((info.name, "bold"), f": {parts['title']}")
+    facts = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    needs = ", ".join(needs_of(cls)) or "nothing beside logits and embedding"
+    for key, value in (("family", info.family), ("fidelity", info.fidelity), ("needs", needs)):
+        facts.add_row(Text(key, "dim"), value)
+    if info.paper:
+        sources = (source_of(info.paper), f"arXiv {info.paper.arxiv}" if info.paper.arxiv else "", info.paper.code)
+        facts.add_row(Text("paper", "dim"), ", ".join(source for source in sources if source))
+    if info.aliases:
+        facts.add_row(Text("also called", "dim"), ", ".join(info.aliases))
+    yield facts
+    yield Text()
+    if parts["idea"]:
+        yield Text(parts["idea"] + "\n")
+    if parts["equation"]:
+        yield escape(parts["equation"]) + "\n"  # a string: it is never wrapped
+    yield _hyperparameters(cls)
+    for heading in ("details", "deviations"):
+        if parts[heading]:
+            yield Text(f"{heading}:", "dim")
+            yield Padding(Text(parts[heading]), (0, 0, 1, 2))
+
+
+def _hyperparameters(cls: type[Method]) -> RenderableType:
+    defaults = registry.hyperparameters(cls)
+    if not defaults:
+        return Text("no hyperparameters\n")
+    table = Table("hyperparameter", "default", box=box.SIMPLE_HEAD)
+    for name, default in defaults.items():
+        table.add_row(name, f"{default:.6g}" if isinstance(default, float) else repr(default))
+    return table
+
+
+def _reported(name: str) -> Iterator[RenderableType]:
+    """The table of the first paper that has the method, and where else it is reported."""
+    papers = by_paper(of_method(load(), name))
+    others = [row for row in load_other() if row["method"].partition("(")[0] == name]
+    if not papers and not others:
+        yield Text("No paper's numbers are known for it (results/reported).")
+        return
+    if papers:
+        first, *rest = papers
+        yield Text.assemble(("reported in ", "dim"), first, (", top-1 in %", "dim"))
+        for dataset in dict.fromkeys(row.dataset for row in papers[first]):
+            yield _values([row for row in papers[first] if row.dataset == dataset], dataset, name)
+        if rest:
+            counts = ", ".join(f"{paper} {len(papers[paper])}" for paper in rest)
+            yield Text.assemble(("values elsewhere: ", "dim"), counts)
+    if others:
+        yield _table(
+            "other metrics",
+            ("paper", "data", "pair", "method", "metric", "value"),
+            [
+                (row["paper"], row["dataset"], " -> ".join(x for x in (row["teacher"], row["student"]) if x),
+                 row["method"], row["metric"], row["value"])
+                for row in others
+            ],
+        )  # fmt: skip
+
+
+def _values(rows: Sequence[Reported], dataset: str, name: str) -> Table:
+    variants = any(row.method != name for row in rows)
+    cells = [
+        (
+            row.pair,
+            row.method if variants else "",
+            f"{row.top1:.2f}" + (f" ± {row.std:.2f}" if row.std is not None else ""),
+            str(row.n or ""),
+            row.selection,
+            row.recipe,
+            row.note,
+        )
+        for row in rows
+    ]
+    return _table(dataset, ("pair", "method", "reported", "n", "epoch", "recipe", "note"), cells)
+
+
+def _table(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A table without its empty columns; notes are wrapped, the rest as far as the terminal is wide."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    kept = [index for index in range(len(headers)) if any(row[index] for row in rows)]
+    for index in kept:
+        right = headers[index] in ("reported", "n", "value")
+        wraps = headers[index] in ("note", "paper", "data", "method")
+        table.add_column(headers[index], justify="right" if right else "left", no_wrap=not wraps, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(row[index]) for index in kept))
+    return table
