@@ -45,6 +45,11 @@ class Composite(Method):
         for method in self._methods():
             method.prepare(data, teachers)
 
+    def respond(self, student: Output) -> Output:
+        for method in self._methods():
+            student = method.respond(student)
+        return student
+
     def loss(self, batch: Batch, student: Output, teacher: Output | None) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = {}
         for index, method in enumerate(self._methods()):
@@ -61,7 +66,7 @@ class Composite(Method):
 
 def split(name: str) -> list[str]:
     """`crd+kd` to its parts; the pluses at a name's end (`kd++`) are its own."""
-    return re.split(r"(?<!\+)\+(?!\+|$)", name)
+    return re.split(r"\+(?=[^+])", name)
 
 
 def compose(

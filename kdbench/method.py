@@ -258,6 +258,12 @@ class Method(nn.Module):
         """The module that is evaluated and counted: inputs -> logits or `Output`. Shares the student's weights."""
         return student
 
+    def respond(self, student: Any) -> Any:
+        """The student's output as the terms see it, those of a composition's other parts too; for methods that train
+        layers behind the student's last stage.
+        """
+        return student
+
     def warmup(self, share: float) -> float:
         """Linear ramp from near 0 to 1 over the first `share` of the training's epochs, counted from epoch 1."""
         return min(self.epoch / max(share * self.epochs, 1.0), 1.0)
@@ -278,7 +284,7 @@ class Method(nn.Module):
         self.build(students[0], teachers[0] if self.uses_teacher else None)
 
     def compute(self, batch: Batch, students: Sequence[Output], teachers: Sequence[Output]) -> dict[str, Tensor]:
-        return self.loss(batch, students[0], teachers[0] if self.uses_teacher else None)
+        return self.loss(batch, self.respond(students[0]), teachers[0] if self.uses_teacher else None)
 
     def deployed(self, students: Sequence[Network]) -> nn.Module:
         return self.deploy(students[0])
@@ -336,4 +342,4 @@ class MultiTeacherMethod(Method):
         self.build(students[0], teachers)
 
     def compute(self, batch: Batch, students: Sequence[Output], teachers: Sequence[Output]) -> dict[str, Tensor]:
-        return self.loss(batch, students[0], teachers)
+        return self.loss(batch, self.respond(students[0]), teachers)

@@ -6,7 +6,7 @@ The target class is taught by its probability, the others by their distribution,
     L = CE(z_s, y) - mean_b p_t[y] log p_s[y] - gamma T^2 mean_b sum_{i != y} q_t[i] log q_s[i]
     p = softmax(z), q = softmax of the other classes' z / T
 
-CIFAR-100 and ImageNet: gamma 1.5, T 1.
+The code's defaults, and ImageNet: gamma 1.5, T 1. The authors' CIFAR-100 configuration (resnet34 -> 18): 3.5 and 3.
 
 Deviations: none. With two classes the last term is zero.
 """
@@ -48,5 +48,5 @@ class NKD(Method):
         return {
             "ce": F.cross_entropy(ours, batch.targets),
             "target": target,
-            "others": self.gamma * self.temperature**2 * soft_cross_entropy(*rest, self.temperature).mean(),
+            "others": self.gamma * self.temperature**2 * soft_cross_entropy(rest[0], rest[1], self.temperature).mean(),
         }
