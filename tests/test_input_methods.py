@@ -35,10 +35,10 @@ from loops import (
 from torch import Tensor, nn
 
 from kdbench import Batch, KDBenchError, NotApplicable, Output, Shapes, registry
-from kdbench.check import FP32, Bench
 from kdbench.connectors import evaluating, pixel_range, require_images, require_memory
 from kdbench.data import load
 from kdbench.data.loader import DeviceLoader
+from kdbench.trial import FP32, Bench
 
 SIDE = 6
 
