@@ -50,6 +50,9 @@ class Composite(Method):
             student = method.respond(student)
         return student
 
+    def watch(self) -> dict[str, Tensor]:
+        return {f"{m.info.name}.{name}": value for m in self._methods() for name, value in m.watch().items()}
+
     def loss(self, batch: Batch, student: Output, teacher: Output | None) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = {}
         for index, method in enumerate(self._methods()):

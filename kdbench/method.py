@@ -264,6 +264,10 @@ class Method(nn.Module):
         """
         return student
 
+    def watch(self) -> Mapping[str, Tensor]:
+        """Numbers of the method's own that the curve keeps, read at each epoch's end, e.g. a learned temperature."""
+        return {}
+
     def warmup(self, share: float) -> float:
         """Linear ramp from near 0 to 1 over the first `share` of the training's epochs, counted from epoch 1."""
         return min(self.epoch / max(share * self.epochs, 1.0), 1.0)

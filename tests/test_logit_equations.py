@@ -401,3 +401,12 @@ def test_dot_refuses_an_optimizer_whose_momentum_it_cannot_split() -> None:
 def test_an_impossible_option_is_refused_in_a_sentence_that_names_it(name: str, option: dict[str, Any]) -> None:
     with pytest.raises(KDBenchError, match=f"^{name}.*{next(iter(option.values()))}"):
         registry.create(name, option)
+
+
+def test_ctkds_temperature_is_in_the_curve(tmp_path: Path) -> None:
+    torch.set_default_dtype(torch.float32)
+    bench = Bench(tmp_path, epochs=2)
+    curve = bench.run([bench.cell("ctkd")])[0]["curve"]
+    temperatures = [point["watched"]["temperature"] for point in curve]
+    assert all(1 < temperature < 21 for temperature in temperatures)
+    assert temperatures[0] != temperatures[1]

@@ -54,6 +54,9 @@ class CTKD(Method):
         theta = reversal * self.theta + (1 - reversal) * self.theta.detach()
         return self.start + self.span * torch.sigmoid(theta)
 
+    def watch(self) -> dict[str, Tensor]:
+        return {"temperature": self.temperature()}
+
     def loss(self, batch: Batch, student: Output, teacher: Output) -> dict[str, Tensor]:
         temperature = self.temperature()
         return {
