@@ -12,6 +12,7 @@ from kdbench.errors import KDBenchError, unknown
 from kdbench.method import Method, MultiTeacherMethod, MutualMethod, Paper
 
 KINDS = ("methods", "suites", "networks", "datasets")
+WIDE = 95  # columns of a terminal that shows all
 
 
 def print_list(console: Console, what: str, papers: bool = False) -> None:
@@ -56,22 +57,24 @@ def source_of(paper: Paper | None) -> str:
 def _print_methods(console: Console, papers: bool) -> None:
     classes = sorted(map(registry.get, registry.names()), key=lambda cls: (cls.info.family, cls.info.name))
     families = {cls.info.family for cls in classes}
-    console.print(_papers(classes) if papers else _methods(classes))
+    console.print(_papers(classes) if papers else _methods(classes, console.width))
     console.print(
         f"{len(classes)} methods in {len(families)} families; `kdbench show METHOD` says more", highlight=False
     )
 
 
-def _methods(classes: list[type[Method]]) -> Table:
-    """A line a method."""
+def _methods(classes: list[type[Method]], width: int) -> Table:
+    """A line a method; a narrow terminal goes without the fidelity."""
+    headers = ("method", "family", "year", "source", "needs", "fidelity")
+    headers = headers if width >= WIDE else headers[:-1]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for header in ("method", "family", "year", "source", "fidelity", "needs"):
-        table.add_column(header, no_wrap=header != "needs", overflow="fold" if header == "needs" else "ellipsis")
+    for header in headers:
+        table.add_column(header, no_wrap=header != "needs")
     for cls in classes:
         paper = cls.info.paper
         source = ", ".join(part for part in (paper.authors, paper.venue) if part) if paper else ""
-        row = (cls.info.name, cls.info.family, str(paper.year) if paper else "", source, cls.info.fidelity)
-        table.add_row(*map(Text, (*row, ", ".join(needs_of(cls)))))
+        row = (cls.info.name, cls.info.family, str(paper.year) if paper else "", source, ", ".join(needs_of(cls)))
+        table.add_row(*map(Text, (*row, cls.info.fidelity)[: len(headers)]))
     return table
 
 
