@@ -25,9 +25,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench import Batch, Dataset, KDBenchError, MultiTeacherMethod, Network, Output, Paper, register
+from kdbench import Batch, Dataset, MultiTeacherMethod, Network, Output, Paper, register
 from kdbench.connectors import Embed, global_pool, pool_to, require_pooled_embedding
-from kdbench.losses import kl_per_sample, wide
+from kdbench.losses import sums_to_one, weighted_kl, wide
 
 
 def confidence(logits: Sequence[Tensor], targets: Tensor) -> Tensor:
@@ -56,9 +56,8 @@ class CAMKD(MultiTeacherMethod):
         self, weight: float = 50.0, temperature: float = 4.0, kd_weight: float = 1.0, kd_scale: str = "official"
     ) -> None:
         super().__init__()
-        if kd_scale not in ("official", "unit"):
-            raise KDBenchError(f"camkd's kd_scale is {kd_scale!r}: give 'official' or 'unit'")
-        self.weight, self.temperature, self.kd_weight, self.kd_scale = weight, temperature, kd_weight, kd_scale
+        self.weight, self.temperature, self.kd_weight = weight, temperature, kd_weight
+        self.unit = sums_to_one("camkd", kd_scale)
 
     def build(self, student: Network, teacher: Sequence[Network]) -> None:
         width = student.shapes.features[-1][0]
@@ -70,12 +69,12 @@ class CAMKD(MultiTeacherMethod):
             require_pooled_embedding("camkd", teacher, data)
 
     def loss(self, batch: Batch, student: Output, teacher: Sequence[Output]) -> dict[str, Tensor]:
-        scale = 1.0 if self.kd_scale == "unit" else 1.0 / len(teacher)
-        weights = confidence([output.logits for output in teacher], batch.targets)  # [K, B]
-        divergences = torch.stack([kl_per_sample(student.logits, o.logits, self.temperature) for o in teacher])
+        scale = 1.0 if self.unit else 1.0 / len(teacher)
+        logits = [output.logits for output in teacher]
+        weights = confidence(logits, batch.targets)
         terms = {
             "ce": F.cross_entropy(student.logits, batch.targets),
-            "kd": self.kd_weight * scale * (weights * divergences).sum(0).mean(),
+            "kd": self.kd_weight * scale * weighted_kl(student.logits, logits, weights, self.temperature),
         }
         if self.epoch > 1:
             terms["feature"] = self.weight * scale * self.feature_term(batch, student, teacher)
