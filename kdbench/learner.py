@@ -253,8 +253,9 @@ class Learner:
         if watts is not None:
             self.joules = (self.joules or 0.0) + watts * (own + shared_seconds)
         self.epoch += 1
-        point: dict[str, Any] = {"epoch": self.epoch, "loss": sum(terms.values()), "terms": terms, "seconds": own + shared_seconds}
-        watched = {name: float(value) for name, value in self.method.watch().items()}
+        loss, seconds = sum(terms.values()), own + shared_seconds
+        point: dict[str, Any] = {"epoch": self.epoch, "loss": loss, "terms": terms, "seconds": seconds}
+        watched = {name: float(value.detach()) for name, value in self.method.watch().items()}
         if watched:
             point["watched"] = watched
         self.curve.append({**point, "learning_rate": self.optimizer.param_groups[0]["lr"], **scores})
