@@ -150,11 +150,7 @@ class Cell:
 
     @cached_property
     def id(self) -> str:
-        """16 hex digits over all that decides the result."""
-        decisive = {**self.config, "engine": ENGINE}
-        decisive["method"] = {k: v for k, v in self.config["method"].items() if k not in ("label", "family")}
-        decisive.pop("pair")  # only a name; its teachers and student are there
-        return digest(decisive)
+        return identity(self.config)
 
     def training_of(self, teacher: TeacherSpec) -> Cell:
         """The cell that trains one of this cell's teachers; its id names the teacher's weights."""
@@ -213,10 +209,8 @@ class Suite:
 
     def _teacher_recipes(self, pair: Pair) -> tuple[Recipe, ...]:
         teachers = pair.pool or (pair.teacher,)
-        recipes = [
-            dataclasses.replace(self.teacher_recipe, **self.teacher_recipes.get(t.network, {})) for t in teachers
-        ]
-        return tuple(recipes)
+        changes = [self.teacher_recipes.get(teacher.network, {}) for teacher in teachers]
+        return tuple(dataclasses.replace(self.teacher_recipe, **change) for change in changes)
 
 
 def plain(value: Any) -> Any:
@@ -226,6 +220,13 @@ def plain(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [plain(item) for item in value]
     return value
+
+
+def identity(config: Mapping[str, Any], engine: int = ENGINE) -> str:
+    """A cell's id, from its record's `cell`: 16 hex digits over all that decides the result."""
+    method = {key: value for key, value in config["method"].items() if key not in ("label", "family")}
+    decisive = {key: value for key, value in config.items() if key != "pair"}  # a name; its networks are there
+    return digest({**decisive, "method": method, "engine": engine})
 
 
 def digest(value: Any) -> str:
