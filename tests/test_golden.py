@@ -17,6 +17,7 @@ from goldens import CLASSES, GOLDEN, batch, close, gradients_agree, load, load_p
 from torch import Tensor, nn
 
 from kdbench import Output, registry
+from kdbench.losses import attention_map
 
 
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.npz")), ids=lambda path: path.stem)
@@ -76,9 +77,9 @@ def test_at_agrees_with_repdistiller_in_value_and_gradient() -> None:
     gradients_agree(loss, {f"feat_s_{k}": feature for k, feature in enumerate(ours)}, {}, golden)
 
 
-def test_ats_attention_map_agrees_with_repdistiller() -> None:
+def test_the_attention_map_agrees_with_repdistiller() -> None:
     golden = load("at")
-    close(registry.create("at").attention(golden["feat_s_0"]), golden["out_att_s_0"])
+    close(attention_map(golden["feat_s_0"]), golden["out_att_s_0"])
 
 
 class Body(nn.Module):

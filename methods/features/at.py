@@ -17,7 +17,7 @@ from torch import Tensor
 
 from kdbench import Batch, Method, Output, Paper, register
 from kdbench.connectors import pool_match
-from kdbench.losses import wide
+from kdbench.losses import attention_map
 
 
 @register(
@@ -41,13 +41,9 @@ class AT(Method):
         super().__init__()
         self.weight, self.power = weight, power
 
-    def attention(self, feature: Tensor) -> Tensor:
-        """`[B, C, H, W]` to normalised maps `[B, H * W]`."""
-        return F.normalize(wide(feature).abs().pow(self.power).mean(1).flatten(1), dim=1)
-
     def loss(self, batch: Batch, student: Output, teacher: Output) -> dict[str, Tensor]:
         pairs = zip(student.features, teacher.features, strict=False)
-        maps = [tuple(map(self.attention, pool_match(*pair))) for pair in pairs]
+        maps = [[attention_map(x, self.power) for x in pool_match(*pair)] for pair in pairs]
         return {
             "ce": F.cross_entropy(student.logits, batch.targets),
             "attention": self.weight * torch.stack([F.mse_loss(ours, theirs) for ours, theirs in maps]).sum(),

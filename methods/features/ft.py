@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from kdbench import Batch, Method, Network, Output, Paper, Phase, register
 from kdbench.connectors import init_phases, pool_match
-from kdbench.losses import wide
+from kdbench.losses import attention_map, wide
 
 
 def convolutions(layer: type[nn.Module], widths: tuple[int, ...], batch_norm: bool = False) -> nn.Sequential:
@@ -34,11 +34,6 @@ def convolutions(layer: type[nn.Module], widths: tuple[int, ...], batch_norm: bo
         between = nn.BatchNorm2d(c_out) if batch_norm else nn.Identity()
         layers += [layer(c_in, c_out, 3, padding=1), between, nn.LeakyReLU(0.1)]
     return nn.Sequential(*layers)
-
-
-def attention(factor: Tensor) -> Tensor:
-    """`[B, C, H, W]` to normalised maps `[B, H * W]`."""
-    return F.normalize(wide(factor).pow(2).mean(1).flatten(1), dim=1)
 
 
 @register(
@@ -79,5 +74,5 @@ class FT(Method):
             theirs = teacher.features[-1]
             return {**terms, "paraphrase": F.mse_loss(wide(self.decoder(self.encoder(theirs))), wide(theirs))}
         ours, theirs = pool_match(student.features[-1], teacher.features[-1])
-        difference = (attention(self.translator(ours)) - attention(self.encoder(theirs))).abs().mean()
+        difference = (attention_map(self.translator(ours)) - attention_map(self.encoder(theirs))).abs().mean()
         return {**terms, "factor": self.weight * difference}
