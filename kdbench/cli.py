@@ -1,7 +1,8 @@
-"""The command line: list, show, new, check, run, status, leaderboard, compare, reproduce."""
+"""The command line: list, show, new, check, run, status, leaderboard, compare, power, reproduce."""
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -117,12 +118,15 @@ def leaderboard(
     set_: Settings = None,
     precision: Precision = "auto",
     out: Out = Path("runs"),
+    common: Annotated[
+        bool, typer.Option("--common", help="rank over the pairs (or else seeds) that all methods shown have finished")
+    ] = False,
 ) -> None:
-    """Make runs.csv and leaderboard.csv from the records, and print the leaderboard."""
+    """Make runs.csv, leaderboard.csv and leaderboard_long.csv from the records, and print the leaderboard."""
     from kdbench.records import Store
 
     grid = _suite(suite, methods, pairs, seeds, epochs, set_, precision)
-    _show(grid.cells(), Store(out / grid.name))
+    _show(grid.cells(), Store(out / grid.name), common)
 
 
 @app.command()
@@ -143,6 +147,34 @@ def compare(
 
     grid = _suite(suite, "", "", "", epochs, set_, precision)
     comparison(_console(), compare_methods(current(Store(out / grid.name).all(), grid.cells()), a, b))
+
+
+@app.command()
+def power(
+    suite: SuiteName = "digits",
+    methods: Annotated[str, typer.Option(help="two methods as the leaderboard calls them, comma-separated")] = "",
+    delta: Annotated[
+        float | None, typer.Option(help="the difference in points to be seen; default: the one in the records")
+    ] = None,
+    epochs: Epochs = None,
+    set_: Settings = None,
+    precision: Precision = "auto",
+    out: Out = Path("runs"),
+) -> None:
+    """Say how many seeds it takes to tell two methods apart, from how their differences spread so far."""
+    from kdbench.board.power import plan
+    from kdbench.board.select import current
+    from kdbench.board.terminal import power as render
+    from kdbench.records import Store
+
+    labels = [label.strip() for label in re.split(r",(?![^()]*\))", methods) if label.strip()]
+    if len(labels) != 2:
+        raise KDBenchError(
+            f"--methods {methods!r} names {len(labels)} methods: give the two to tell apart, e.g. dkd,kd"
+        )
+    grid = _suite(suite, "", "", "", epochs, set_, precision)
+    records = current(Store(out / grid.name).all(), grid.cells())
+    render(_console(), plan(records, labels[0], labels[1], delta))
 
 
 @app.command("list")
@@ -209,7 +241,7 @@ def reproduce(
             take_over(cells, store, out)
         if not report:
             _execute(cells, store, out, data, device, compile, cohort_size, retry_failed)
-        failed = _write(cells, store)[1]
+        failed = _write(cells, store)[-1]
     frame = reproduction_table(table.entries, [store.read(cell.id) for cell in cells if store.has(cell.id)])
     console.print(table.paper, style="bold", highlight=False)
     for part in render(frame):
@@ -317,29 +349,49 @@ def _execute(
         raise typer.Exit(130) from None
 
 
-def _show(cells: list[Any], store: Any) -> int:
+def _show(cells: list[Any], store: Any, common: bool = False) -> int:
     """Write the tables, print the leaderboard, and return how many of the cells failed."""
-    from kdbench.board.terminal import leaderboard as render
+    from kdbench.board import terminal
 
-    table, failed = _write(cells, store)
+    long, wide, failed = _write(cells, store)
     console = _console()
-    for part in render(table, width=console.width):
+    files = ["leaderboard.csv", "leaderboard_long.csv", "runs.csv"]
+    if common:
+        long, wide, note = _write_common(cells, store)
+        files.insert(0, "leaderboard_common.csv")
+        console.print(note or "all methods finished all pairs: nothing is left out", markup=False, highlight=False)
+    for part in (*terminal.leaderboard(long, console.width), *terminal.suite(wide, console.width)):
         console.print(part)
-    print(f"leaderboard: {store.folder / 'leaderboard.csv'}\nruns:        {store.folder / 'runs.csv'}")
+    for name in files:
+        print(f"{name.removesuffix('.csv') + ':':<20} {store.folder / name}")
     return failed
 
 
-def _write(cells: list[Any], store: Any) -> tuple[Any, int]:
-    """Write runs.csv and leaderboard.csv; returns the leaderboard and how many of the cells failed."""
+def _write(cells: list[Any], store: Any) -> tuple[Any, Any, int]:
+    """Write the tables; returns the long and the wide leaderboard, and how many of the cells failed."""
+    from kdbench.board.runs import runs_table
     from kdbench.board.select import current, expected
-    from kdbench.board.tables import leaderboard_table, runs_table, write_csv
+    from kdbench.board.tables import leaderboard_table, write_csv
+    from kdbench.board.wide import wide_table
 
-    records = current(store.all(), cells)
-    table = leaderboard_table(records, expected(cells))
-    write_csv(runs_table(records, expected(cells)), store.folder / "runs.csv")
-    write_csv(table, store.folder / "leaderboard.csv")
+    records, grid = current(store.all(), cells), expected(cells)
+    long, wide = leaderboard_table(records, grid), wide_table(records, grid)
+    for name, table in (("runs", runs_table(records, grid)), ("leaderboard", wide), ("leaderboard_long", long)):
+        write_csv(table, store.folder / f"{name}.csv")
     planned = {cell.id for cell in cells}
-    return table, sum(record["status"] == "failed" for record in records if record["id"] in planned)
+    return long, wide, sum(record["status"] == "failed" for record in records if record["id"] in planned)
+
+
+def _write_common(cells: list[Any], store: Any) -> tuple[Any, Any, str]:
+    """Rank over what all methods finished; returns the long and the wide leaderboard, and what was left out."""
+    from kdbench.board.select import current, expected
+    from kdbench.board.tables import leaderboard_table, write_csv
+    from kdbench.board.wide import common_note, wide_table
+
+    records, grid = current(store.all(), cells), expected(cells)
+    long, wide = leaderboard_table(records, grid, common=True), wide_table(records, grid, common=True)
+    write_csv(wide, store.folder / "leaderboard_common.csv")
+    return long, wide, common_note(records, grid)
 
 
 if __name__ == "__main__":

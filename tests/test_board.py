@@ -15,8 +15,9 @@ from scipy import stats
 
 from kdbench.board import terminal
 from kdbench.board.compare import compare
+from kdbench.board.runs import protocol_text, runs_table
 from kdbench.board.statistics import paired, summary
-from kdbench.board.tables import leaderboard_table, protocol_text, runs_table, write_csv
+from kdbench.board.tables import leaderboard_table, write_csv
 from kdbench.errors import KDBenchError
 
 

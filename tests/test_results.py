@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from kdbench.board.tables import leaderboard_table, runs_table, write_csv
+from kdbench.board.runs import runs_table
+from kdbench.board.tables import leaderboard_table, write_csv
+from kdbench.board.wide import wide_table
 from kdbench.records import Store
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -16,7 +18,9 @@ SUITES = sorted(path.parent for path in RESULTS.glob("*/leaderboard.csv"))
 @pytest.mark.parametrize("folder", SUITES, ids=lambda folder: folder.name)
 def test_a_published_table_is_made_from_its_records(folder: Path, tmp_path: Path) -> None:
     records = Store(folder).all()
-    for name, table in (("runs", runs_table(records)), ("leaderboard", leaderboard_table(records))):
+    tables = {"runs": runs_table(records), "leaderboard": wide_table(records)}
+    tables["leaderboard_long"] = leaderboard_table(records)
+    for name, table in tables.items():
         write_csv(table, tmp_path / f"{name}.csv")
         assert (tmp_path / f"{name}.csv").read_bytes() == (folder / f"{name}.csv").read_bytes()
 

@@ -6,21 +6,30 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kdbench.board.statistics import Paired, paired
-from kdbench.board.tables import GROUP, OVERALL, runs_table
+import pandas as pd
+
+from kdbench.board.runs import PLACE, place_name, runs_table
+from kdbench.board.statistics import SURE, Paired, holm, paired
+from kdbench.board.tables import OVERALL
 from kdbench.errors import KDBenchError, unknown
 from kdbench.records import Record
-
-SURE = 0.05  # the p-value below which a difference is called one
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Methods `a` and `b`, their paired top-1 differences by place (the first is over all), and the verdict."""
+    """Methods `a` and `b`, their paired top-1 differences by place (the first is over all), and the verdict.
+
+    Attributes:
+        a, b: labels.
+        rows: place and difference.
+        holm: p of each row, corrected for the number of places; of the first NaN, for it is one test by itself.
+        verdict: a sentence.
+    """
 
     a: str
     b: str
     rows: tuple[tuple[str, Paired], ...]
+    holm: tuple[float, ...]
     verdict: str
 
 
@@ -30,6 +39,20 @@ def compare(records: Sequence[Record], a: str, b: str) -> Comparison:
     Raises:
         KDBenchError: if a label has no record, or the two never ran at the same place and seed.
     """
+    both = matched(records, a, b)
+    rows = [(OVERALL, paired(both["top1_a"].tolist(), both["top1_b"].tolist()))]
+    for place, group in both.groupby(PLACE, sort=True):
+        rows.append((place_name(tuple(place)), paired(group["top1_a"].tolist(), group["top1_b"].tolist())))
+    corrected = holm([d.p for _, d in rows[1:]]).tolist()
+    return Comparison(a, b, tuple(rows), (math.nan, *corrected), _verdict(a, b, rows[0][1]))
+
+
+def matched(records: Sequence[Record], a: str, b: str) -> pd.DataFrame:
+    """The finished runs of two methods side by side, by place and seed: columns of runs.csv ending in `_a` and `_b`.
+
+    Raises:
+        KDBenchError: as `compare`.
+    """
     runs = runs_table(records)
     labels = sorted(runs["method"].unique())
     if not labels:
@@ -38,15 +61,10 @@ def compare(records: Sequence[Record], a: str, b: str) -> Comparison:
         if label not in labels:
             raise unknown("method in these results", label, labels, "`kdbench leaderboard` shows all")
     done = runs[runs["status"] == "done"]
-    keys = [*GROUP[:3], "seed"]
-    both = done[done["method"] == a].merge(done[done["method"] == b], on=keys, suffixes=("_a", "_b"))
+    both = done[done["method"] == a].merge(done[done["method"] == b], on=[*PLACE, "seed"], suffixes=("_a", "_b"))
     if both.empty:
         raise KDBenchError(f"{a!r} and {b!r} have no finished run of the same pair and seed: run both first")
-    rows = [(OVERALL, paired(both["top1_a"].tolist(), both["top1_b"].tolist()))]
-    for place, group in both.groupby(GROUP[:3], sort=True):
-        name = ", ".join(str(part) for part in place if part != "clean")
-        rows.append((name, paired(group["top1_a"].tolist(), group["top1_b"].tolist())))
-    return Comparison(a, b, tuple(rows), _verdict(a, b, rows[0][1]))
+    return both
 
 
 def _verdict(a: str, b: str, d: Paired) -> str:

@@ -10,6 +10,8 @@ import numpy as np
 from scipy import stats
 
 CONFIDENCE = 0.95
+SURE = 0.05  # the p-value below which a difference is called one
+RESAMPLES = 9999  # of every bootstrap, each from the same stream: the same values give the same interval
 DIGITS = 9  # means are rounded here, so that equal results are equal whatever the order of their sum
 
 
@@ -64,6 +66,41 @@ def paired(a: Sequence[float], b: Sequence[float]) -> Paired:
     else:
         p = float(stats.ttest_rel(a, b).pvalue)
     return Paired(s.n, s.mean, s.std, s.low, s.high, p)
+
+
+def bootstrap(values: Sequence[float] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of the 95 % percentile bootstrap interval of the mean of `values` `[..., n]`, `[...]` each; NaN for n < 2.
+
+    It assumes no normal distribution, but with three seeds it cannot leave their range and is too narrow: believe the
+    t interval first.
+    """
+    samples = np.asarray(values, dtype=float)
+    if samples.shape[-1] < 2:
+        empty = np.full(samples.shape[:-1], math.nan)
+        return empty, empty
+    interval = stats.bootstrap(
+        (samples,),
+        np.mean,
+        axis=-1,
+        method="percentile",
+        confidence_level=CONFIDENCE,
+        n_resamples=RESAMPLES,
+        random_state=np.random.default_rng(0),
+    ).confidence_interval
+    return np.asarray(interval.low), np.asarray(interval.high)
+
+
+def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Holm's p-values `[m]` for a family of tests `p` `[m]`: the chance of any false alarm among them stays below 5 %
+    if those below 0.05 are believed. NaN is no test and does not count.
+    """
+    raw = np.asarray(p, dtype=float)
+    tests = np.flatnonzero(np.isfinite(raw))
+    order = tests[np.argsort(raw[tests], kind="stable")]
+    steps = raw[order] * np.arange(len(order), 0, -1)
+    corrected = np.full(raw.shape, math.nan)
+    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return corrected
 
 
 def agreeing(values: Sequence[float], std: float = math.nan, n: int = 0) -> tuple[float, float]:

@@ -2,89 +2,189 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from kdbench.board.statistics import paired, summary
+from kdbench.board.aggregates import gap_closed, pareto_front
+from kdbench.board.grid import STATES, Grid, make_grid
+from kdbench.board.runs import GROUP, runs_table
+from kdbench.board.statistics import bootstrap, holm, paired, summary
 from kdbench.records import Record, write_atomically
 
 OVERALL = "overall"
 BASELINES = ("student", "kd")
-GROUP = ["dataset", "protocol", "pair", "method"]
-RESULT = ("top1", "top5", "nll", "ece", "best_top1", "best_epoch", "agreement", "kl_to_teacher")
-COST = (
+SCORES = ("top5", "nll", "ece", "agreement", "kl_to_teacher")  # means beside top-1
+COSTS = (
     "seconds_per_epoch",
-    "own_seconds_per_epoch",
+    "time_ratio_to_student",
     "joules_per_epoch",
     "peak_memory_mb",
-    "extra_parameters",
-    "student_parameters",
-    "deployed_parameters",
-    "deployed_macs",
     "latency_ms_batch1",
     "latency_ms_batch128",
+    "extra_parameters",
+    "deployed_parameters",
+    "deployed_macs",
 )
-STATES = ("failed", "not_applicable", "missing")
-
-
-def runs_table(records: Sequence[Record], expected: Iterable[Mapping[str, Any]] = ()) -> pd.DataFrame:
-    """A row a cell, missing ones included.
-
-    Args:
-        records: of one suite.
-        expected: the grid's cells, with `suite`, `dataset`, `protocol`, `pair`, `student`, `label`, `name`, `family`
-            and `seed`; those without a record get a row with status `missing`.
-    """
-    rows = [_run_row(record) for record in records]
-    known = {_key(row) for row in rows}
-    rows += [row for cell in expected if _key(row := _missing_row(cell)) not in known]
-    extras = sorted({column for row in rows for column in row if column.startswith("extra.")})
-    columns = ["suite", *GROUP, "name", "family", "seed", "status", "reason", "teacher", "teacher_top1", "student"]
-    columns += [*RESULT, *COST, *extras, "device", "precision", "compile", "id"]
-    frame = pd.DataFrame(rows, columns=columns)
-    return frame.sort_values(["suite", *GROUP, "seed", "id"], kind="stable", ignore_index=True)
+DIFFERENCE = ("", "_ci95_low", "_ci95_high", "_n", "_p", "_p_holm")  # columns of a difference: vs_kd, vs_kd_n, ...
 
 
 def leaderboard_table(
     records: Sequence[Record],
     expected: Iterable[Mapping[str, Any]] = (),
     baselines: Sequence[str] = BASELINES,
+    common: bool = False,
 ) -> pd.DataFrame:
     """A row a (data set, protocol, pair, method), and one a method over all pairs (`pair` is `overall`).
 
     The rank is by mean top-1 of the last epoch. A pair row's mean is over its finished seeds, with `n` and the counts
     of the others beside it; an overall row has no mean as soon as one of its cells is not done. Differences are paired
     by seed (overall: by pair and seed) over the runs that both methods finished. A suite that runs a baseline with
-    settings of its own, and only so, is compared with that.
+    settings of its own, and only so, is compared with that. docs/records.md explains every column.
+
+    Args:
+        records: of one suite.
+        expected: the grid's cells, as `runs_table` takes them.
+        baselines: the plain student's name, then kd's.
+        common: take the overall rows over the places (or else seeds) that all methods finished (`Grid.common`).
     """
-    runs = runs_table(records, expected)
+    whole = make_grid(runs_table(records, expected))
+    grid = whole.common() if common else whole
     rows = []
-    for (dataset, protocol), part in runs.groupby(["dataset", "protocol"], sort=True):
-        boards = [(pair, group) for pair, group in part.groupby("pair", sort=True)]
-        for pair, group in [(OVERALL, part), *boards]:
-            rows += _ranked(
-                [
-                    {
-                        "dataset": dataset,
-                        "protocol": protocol,
-                        "pair": pair,
-                        **_method_row(group, method, str(pair), baselines),
-                    }
-                    for method in sorted(group["method"].unique())
-                ]
-            )
+    for group in sorted({place[:2] for place in whole.places}):
+        mine, counted = (g.part(np.array([place[:2] == group for place in g.places])) for g in (whole, grid))
+        boards = [(OVERALL, counted, mine)]
+        boards += [(place[2], part, part) for p, place in enumerate(mine.places) for part in [mine.part(np.array([p]))]]
+        for pair, scored, all_runs in boards:
+            head = dict(zip(GROUP[:3], (*group, pair), strict=True))
+            rows += [head | row for row in _board(scored, all_runs, baselines, overall=pair is OVERALL)]
     columns = [*GROUP, "name", "family", "rank", "n", *STATES, "top1_mean", "top1_std", "ci95_low", "ci95_high"]
-    columns += ["best_top1_mean", "teacher_top1"]
-    for baseline in baselines:
-        columns += [f"vs_{baseline}", f"vs_{baseline}_ci95_low", f"vs_{baseline}_ci95_high", f"vs_{baseline}_n"]
-    columns += ["seconds_per_epoch", "time_ratio_to_student", "peak_memory_mb", "extra_parameters"]
-    columns += ["deployed_parameters", "deployed_macs", "agreement", "remark"]
+    columns += ["bootstrap_low", "bootstrap_high", "best_top1_mean", "teacher_top1"]
+    columns += [f"vs_{baseline}{part}" for baseline in baselines for part in DIFFERENCE]
+    columns += ["gap_closed", *SCORES, *COSTS, "pareto", "remark"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _board(grid: Grid, whole: Grid, baselines: Sequence[str], overall: bool) -> list[dict[str, Any]]:
+    """The ranked rows of one pair, or of all pairs of a data set and protocol.
+
+    Args:
+        grid: the runs that count.
+        whole: the runs whose states are told.
+        baselines: names.
+        overall: if so, a method that lacks a run has no mean.
+    """
+    rows = []
+    for m in range(len(grid.methods)):
+        scored = bool(grid.complete[m] if overall else grid.counts("done")[m])
+        row = state_row(whole, m, overall, grid if scored else whole)
+        if scored:
+            row |= _score_row(grid, m, overall)
+            for baseline in baselines:
+                row |= difference_row(grid, m, baseline, overall)
+            row |= relative_row(grid, m, baselines[0], overall)
+        rows.append(row)
+    correct(rows, baselines)
+    _mark_front([row for row in rows if "top1_mean" in row])
+    return ranked(rows)
+
+
+def state_row(whole: Grid, m: int, overall: bool, counted: Grid) -> dict[str, Any]:
+    """Who a method is, how many of its runs are in which state, and what to say of it."""
+    row: dict[str, Any] = {"method": whole.methods[m], "name": whole.names[m], "family": whole.families[m]}
+    row |= {"n": int(whole.counts("done")[m])} | {state: int(whole.counts(state)[m]) for state in STATES}
+    parts = [f"{row[state]} {state.replace('_', ' ')}" for state in STATES if row[state]]
+    reasons = sorted({reason for reason in whole.reasons[m].flat if reason})
+    text = ", ".join(parts) + (f": {reasons[0]}" if reasons else "")
+    if counted is not whole and counted.scores.shape != whole.scores.shape:
+        what, few, all_ = "pairs", len(counted.places), len(whole.places)
+        if few == all_:
+            what, few, all_ = "seeds", len(counted.seeds), len(whole.seeds)
+        text += f"{'; ' * bool(text)}over {few} of {all_} {what}"
+    elif text and overall:
+        text = f"incomplete ({text})"
+    return row | {"remark": text}
+
+
+def _score_row(grid: Grid, m: int, overall: bool) -> dict[str, Any]:
+    """What one method's finished runs say by themselves."""
+    # over all pairs the sample is each seed's mean over the pairs, so that pairs count alike
+    sample = grid.scores[m].mean(1) if overall else grid.scores[m][grid.states[m] == "done"]
+    s, (low, high) = summary(sample.tolist()), bootstrap(sample)
+    row = {"top1_mean": s.mean, "top1_std": s.std, "ci95_low": s.low, "ci95_high": s.high}
+    row |= {"bootstrap_low": float(low), "bootstrap_high": float(high)}
+    row |= {name: mean_of(grid, name, m) for name in ("teacher_top1", *SCORES, *COSTS) if name in grid.values}
+    return row | {"best_top1_mean": mean_of(grid, "best_top1", m)}
+
+
+def mean_of(grid: Grid, column: str, m: int) -> float:
+    """Mean over a method's finished runs; NaN if one of them was not measured."""
+    return float(grid.values[column][m][grid.states[m] == "done"].mean())
+
+
+def difference_row(grid: Grid, m: int, baseline: str, overall: bool) -> dict[str, Any]:
+    """Method `m` against a baseline, paired over the runs that both finished (overall: only if that is all)."""
+    b = grid.index(baseline)
+    both = _both_done(grid, m, b, overall)
+    if b is None or b == m or not both.any():
+        return {}
+    d = paired(grid.scores[m][both].tolist(), grid.scores[b][both].tolist())
+    values = (d.mean, d.low, d.high, d.n, d.p)
+    return {f"vs_{baseline}{part}": value for part, value in zip(DIFFERENCE[:-1], values, strict=True)}
+
+
+def relative_row(grid: Grid, m: int, student: str, overall: bool) -> dict[str, Any]:
+    """Training time as a multiple of the plain student's, and the share of the teacher's lead that is won."""
+    b = grid.index(student)
+    both = _both_done(grid, m, b, overall)
+    if b is None or not both.any():
+        return {}
+    seconds = grid.values["seconds_per_epoch"]
+    ours, theirs, teacher = (
+        np.where(both, values, 0.0).sum(0) / both.sum(0)  # [places]
+        for values in (grid.scores[m], grid.scores[b], grid.values["teacher_top1"][m])
+    )
+    return {
+        "time_ratio_to_student": float((seconds[m][both] / seconds[b][both]).mean()),
+        "gap_closed": float(gap_closed(ours, theirs, teacher).mean()),
+    }
+
+
+def _both_done(grid: Grid, m: int, b: int | None, overall: bool) -> np.ndarray:
+    """Which runs methods `m` and `b` both finished, `[seeds, places]`; none if all are asked for and one is missing."""
+    both = np.zeros(grid.states.shape[1:], dtype=bool) if b is None else (grid.states[[m, b]] == "done").all(0)
+    return both & both.all() if overall else both
+
+
+def correct(rows: Sequence[dict[str, Any]], baselines: Sequence[str]) -> None:
+    """Add Holm's p-values; the family is all methods of the board against one baseline."""
+    for baseline in baselines:
+        corrected = holm([row.get(f"vs_{baseline}_p", math.nan) for row in rows])
+        for row, p in zip(rows, corrected.tolist(), strict=True):
+            row[f"vs_{baseline}_p_holm"] = p
+
+
+def _mark_front(rows: Sequence[dict[str, Any]]) -> None:
+    """Mark the methods that no other beats in top-1 and training time at once."""
+    ratios = np.array([row.get("time_ratio_to_student", math.nan) for row in rows])
+    seconds = np.array([row["seconds_per_epoch"] for row in rows])
+    cost = ratios if np.isfinite(ratios).all() else seconds  # ratios are paired by seed, so they bear more
+    for row, front in zip(rows, pareto_front(cost, np.array([row["top1_mean"] for row in rows])), strict=True):
+        row["pareto"] = bool(front)
+
+
+def ranked(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Best mean first, methods without one last; equal means share a rank."""
+    rows.sort(key=lambda row: (-row.get("top1_mean", -math.inf), row["method"]))
+    means = [row["top1_mean"] for row in rows if "top1_mean" in row]
+    for row in rows:
+        if "top1_mean" in row:
+            row["rank"] = 1 + sum(mean > row["top1_mean"] for mean in means)
+    return rows
 
 
 def write_csv(frame: pd.DataFrame, path: Path) -> None:
@@ -95,130 +195,6 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
     """
     safe = frame.map(_harmless)
     write_atomically(path, safe.to_csv(index=False, lineterminator="\n").encode("utf-8"))
-
-
-def protocol_text(protocol: Mapping[str, Mapping[str, Any]]) -> str:
-    """`clean`, or e.g. `label_noise(kind=symmetric, rate=0.4)`."""
-    parts = []
-    for name, options in sorted(protocol.items()):
-        inside = ", ".join(f"{key}={options[key]}" for key in sorted(options))
-        parts.append(f"{name}({inside})")
-    return " + ".join(parts) or "clean"
-
-
-def _run_row(record: Record) -> dict[str, Any]:
-    cell, numerics = record["cell"], record["provenance"]["numerics"]
-    result, cost = record.get("result") or {}, record.get("cost") or {}
-    teachers = record.get("teachers") or []
-    row = {
-        "suite": record["suite"],
-        "dataset": cell["dataset"],
-        "protocol": protocol_text(cell["protocol"]),
-        "pair": cell["pair"],
-        "method": cell["method"]["label"],
-        "name": cell["method"]["name"],
-        "family": cell["method"]["family"],
-        "seed": cell["seed"],
-        "status": record["status"],
-        "reason": record["reason"],
-        "teacher": " + ".join(f"{t['network']}@{t['seed']}" for t in cell["teachers"]),
-        "teacher_top1": teachers[0]["top1"] if teachers else None,
-        "student": cell["student"],
-        "device": numerics["device"],
-        "precision": numerics["precision"],
-        "compile": numerics["compile"],
-        "id": record["id"],
-    }
-    row |= {name: result.get(name) for name in RESULT} | {name: cost.get(name) for name in COST}
-    return row | {f"extra.{name}": value for name, value in (result.get("extra") or {}).items()}
-
-
-def _missing_row(cell: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {name: cell.get(name) for name in ("suite", "dataset", "pair", "student", "name", "family", "seed")}
-    text = protocol_text(cell["protocol"])
-    return {**kept, "protocol": text, "method": cell["label"], "status": "missing", "reason": "", "id": ""}
-
-
-def _key(row: Mapping[str, Any]) -> str:
-    return json.dumps([row[name] for name in (*GROUP, "seed")])
-
-
-def _method_row(group: pd.DataFrame, method: str, pair: str, baselines: Sequence[str]) -> dict[str, Any]:
-    """One method's row among the runs of one pair, or of all pairs."""
-    mine = group[group["method"] == method]
-    done = mine[mine["status"] == "done"]
-    counts = {state: int((mine["status"] == state).sum()) for state in STATES}
-    complete = pair != OVERALL or not any(counts.values())
-    row: dict[str, Any] = {
-        "method": method,
-        "name": mine["name"].iloc[0],
-        "family": mine["family"].iloc[0],
-        "n": len(done),
-    }
-    row |= counts
-    row["remark"] = _remark(mine, counts, complete)
-    if not len(done) or not complete:
-        return row
-    # over all pairs, the sample is each seed's mean over the pairs, so that pairs count alike
-    per_seed = done.groupby("seed")["top1"].mean() if pair == OVERALL else done["top1"]
-    s = summary(per_seed.tolist())
-    row |= {"top1_mean": s.mean, "top1_std": s.std, "ci95_low": s.low, "ci95_high": s.high}
-    row["best_top1_mean"] = done["best_top1"].mean()
-    for name in ("seconds_per_epoch", "peak_memory_mb", "agreement", "teacher_top1"):
-        row[name] = done[name].astype(float).mean()
-    for name in ("extra_parameters", "deployed_parameters", "deployed_macs"):
-        row[name] = done[name].astype(float).mean()
-    for baseline in baselines:
-        row |= _difference(group, done, method, baseline)
-    row["time_ratio_to_student"] = _time_ratio(group, done, baselines[0])
-    return row
-
-
-def _difference(group: pd.DataFrame, done: pd.DataFrame, method: str, baseline: str) -> dict[str, Any]:
-    if method == _label_of(group, baseline):
-        return {}
-    both = _matched(group, done, baseline)
-    if both.empty:
-        return {}
-    d = paired(both["top1"].tolist(), both["top1_base"].tolist())
-    names = (f"vs_{baseline}", f"vs_{baseline}_ci95_low", f"vs_{baseline}_ci95_high", f"vs_{baseline}_n")
-    return dict(zip(names, (d.mean, d.low, d.high, d.n), strict=True))
-
-
-def _time_ratio(group: pd.DataFrame, done: pd.DataFrame, baseline: str) -> float:
-    both = _matched(group, done, baseline)
-    if both.empty:
-        return math.nan
-    return float((both["seconds_per_epoch"].astype(float) / both["seconds_per_epoch_base"].astype(float)).mean())
-
-
-def _matched(group: pd.DataFrame, done: pd.DataFrame, baseline: str) -> pd.DataFrame:
-    """The method's finished runs beside the baseline's of the same pair and seed."""
-    base = group[(group["method"] == _label_of(group, baseline)) & (group["status"] == "done")]
-    return done.merge(base[["pair", "seed", "top1", "seconds_per_epoch"]], on=["pair", "seed"], suffixes=("", "_base"))
-
-
-def _label_of(group: pd.DataFrame, baseline: str) -> str:
-    """The baseline's label: its plain name, or the one variant of it that ran (ImageNet's `kd` has other weights)."""
-    variants = group.loc[group["name"] == baseline, "method"].unique()
-    return baseline if baseline in variants or len(variants) != 1 else str(variants[0])
-
-
-def _ranked(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Best mean first, methods without one last; equal means share a rank."""
-    rows.sort(key=lambda row: (-row.get("top1_mean", -math.inf), row["method"]))
-    means = [row["top1_mean"] for row in rows if "top1_mean" in row]
-    for row in rows:
-        if "top1_mean" in row:
-            row["rank"] = 1 + sum(mean > row["top1_mean"] for mean in means)
-    return rows
-
-
-def _remark(mine: pd.DataFrame, counts: Mapping[str, int], complete: bool) -> str:
-    parts = [f"{count} {state.replace('_', ' ')}" for state, count in counts.items() if count]
-    reasons = sorted({reason for reason in mine["reason"] if reason})
-    text = ", ".join(parts) + (f": {reasons[0]}" if reasons else "")
-    return text if complete or not text else f"incomplete ({text})"
 
 
 def _harmless(value: Any) -> Any:

@@ -12,28 +12,51 @@ from rich.table import Table
 from rich.text import Text
 
 from kdbench.board.compare import Comparison
+from kdbench.board.power import MOST, Plan
+from kdbench.board.runs import place_name
+from kdbench.board.statistics import SURE
 from kdbench.board.tables import OVERALL
 
 # header, least width of the terminal that shows it
 COLUMNS = (
     ("#", 0),
     ("method", 0),
-    ("family", 110),
-    ("top-1", 0),
-    ("n", 0),
+    ("family", 125),
+    ("top-1 (n)", 0),
     ("vs student", 0),
-    ("vs kd", 90),
+    ("vs kd", 80),
     ("time", 60),
-    ("params", 120),
-    ("MACs", 130),
-    ("extra params", 145),
-    ("agreement", 155),
+    ("params", 135),
+    ("MACs", 145),
+    ("extra params", 160),
+    ("agreement", 170),
+    ("remark", 0),
+)
+KD_INTERVAL = 105  # the least width that shows the interval of the difference to kd
+MARK = f"* p < {SURE:g} after Holm's correction for the number of methods"
+SUITE_COLUMNS = (
+    ("#", 0),
+    ("method", 0),
+    ("top-1", 0),
+    ("mean rank", 0),
+    ("Borda", 110),
+    ("IQM", 70),
+    ("P(> kd)", 90),
+    ("w/t/l", 0),
+    ("ARI", 120),
+    ("vs kd", 80),
+    ("time", 60),
     ("remark", 0),
 )
 
 
 def leaderboard(frame: pd.DataFrame, width: int = 120) -> list[Table]:
-    """One table a (data set, protocol, pair); the overall table only where there is more than one pair."""
+    """One table a (data set, protocol, pair); the overall table only where there is more than one pair.
+
+    Args:
+        frame: of `kdbench.board.tables.leaderboard_table`.
+        width: of the terminal, in characters.
+    """
     shown = [name for name, least in COLUMNS if width >= least]
     if not (frame["remark"].fillna("") != "").any():
         shown.remove("remark")
@@ -42,58 +65,121 @@ def leaderboard(frame: pd.DataFrame, width: int = 120) -> list[Table]:
         pairs = sorted(set(part["pair"]) - {OVERALL})
         for pair in pairs if len(pairs) == 1 else [*pairs, OVERALL]:
             rows = part[part["pair"] == pair]
-            tables.append(_table(_title(str(dataset), str(protocol), pair, rows), rows, shown))
+            title = _title(str(dataset), str(protocol), pair, rows)
+            tables.append(_table(title, _caption(pair), [_cells(row, width) for row in _dicts(rows)], shown))
     return tables
+
+
+def suite(frame: pd.DataFrame, width: int = 120) -> list[Table]:
+    """The aggregates over all pairs and data sets; no table if there is only one place.
+
+    Args:
+        frame: of `kdbench.board.wide.wide_table`.
+        width: of the terminal, in characters.
+    """
+    places = frame.columns[list(frame.columns).index("remark") + 1 :]
+    if len(places) < 2:
+        return []
+    shown = [name for name, least in SUITE_COLUMNS if width >= least]
+    if not (frame["remark"].fillna("") != "").any():
+        shown.remove("remark")
+    caption = (
+        f"over {len(places)} pairs, each data set's and protocol's by itself: mean top-1 ± sample std over seeds; mean"
+        " rank; IQM, the mean of the middle half of all runs [95 % bootstrap]; chance that a run beats one of kd; wins,"
+        " ties and losses against kd (a tie: the 95 % interval of the paired difference includes 0); time as a multiple"
+        f" of student. {MARK}"
+    )
+    return [_table("the whole suite", caption, [_suite_cells(row) for row in _dicts(frame)], shown)]
 
 
 def _title(dataset: str, protocol: str, pair: str, rows: pd.DataFrame) -> str:
     teacher = rows["teacher_top1"].dropna()
     score = f", teacher {teacher.iloc[0]:.2f}" if len(teacher) and pair != OVERALL else ""
     where = "all pairs" if pair == OVERALL else pair
-    return f"{dataset}{'' if protocol == 'clean' else ', ' + protocol}: {where}{score}"
+    student = rows.loc[rows["name"] == "student", ["teacher_top1", "top1_mean"]]
+    gapless = pair != OVERALL and (student["teacher_top1"] <= student["top1_mean"]).any()
+    return f"{place_name((dataset, protocol))}: {where}{score}{' (not above the student)' * bool(gapless)}"
 
 
-def _table(title: str, rows: pd.DataFrame, shown: list[str]) -> Table:
-    overall = bool((rows["pair"] == OVERALL).all())
+def _caption(pair: str) -> str:
+    overall = pair == OVERALL
     spread = "each seed's mean over the pairs, n runs" if overall else "n seeds"
-    caption = (
+    return (
         f"top-1 of the last epoch in %, mean ± sample std over {spread}; differences in points, paired by"
-        f" {'pair and ' * overall}seed, [95 % CI]; time as a multiple of student"
+        f" {'pair and ' * overall}seed, [95 % CI]; time as a multiple of student. {MARK}"
     )
+
+
+def _table(title: str, caption: str, rows: list[dict[str, str]], shown: list[str]) -> Table:
     table = Table(title=title, title_justify="left", caption=caption, caption_justify="left", box=box.SIMPLE_HEAD)
     for name in shown:
         left = name in ("method", "family", "remark")
         table.add_column(name, justify="left" if left else "right", no_wrap=not left, overflow="fold")
-    for _, row in rows.iterrows():
-        cells = _cells(row)
+    for cells in rows:
         table.add_row(*(Text(cells[name]) for name in shown))
     return table
 
 
-def _cells(row: Any) -> dict[str, str]:
+def _cells(row: dict[str, Any], width: int) -> dict[str, str]:
     return {
-        "#": _number(row["rank"], 0),
-        "method": str(row["method"]),
+        **_common_cells(row),
         "family": str(row["family"]),
-        "top-1": _number(row["top1_mean"], 2) + (f" ± {row['top1_std']:.2f}" if _known(row["top1_std"]) else ""),
-        "n": str(row["n"]),
+        "top-1 (n)": f"{_mean(row)} ({row['n']})".strip(),
         "vs student": _difference(row, "student"),
-        "vs kd": _difference(row, "kd"),
-        "time": _number(row["time_ratio_to_student"], 1) + ("x" if _known(row["time_ratio_to_student"]) else ""),
+        "vs kd": _difference(row, "kd", interval=width >= KD_INTERVAL) + _mark(row),
         "params": _scaled(row["deployed_parameters"]),
         "MACs": _scaled(row["deployed_macs"]),
         "extra params": _scaled(row["extra_parameters"]),
         "agreement": _number(row["agreement"], 1),
+    }
+
+
+def _suite_cells(row: dict[str, Any]) -> dict[str, str]:
+    low, high = row["iqm_ci95_low"], row["iqm_ci95_high"]
+    counts = [row[name] for name in ("wins", "ties", "losses")]
+    return {
+        **_common_cells(row),
+        "top-1": _mean(row),
+        "mean rank": _number(row["mean_rank"], 1),
+        "Borda": _number(row["borda"], 1).removesuffix(".0"),
+        "IQM": _number(row["iqm"], 2) + (f" [{low:.2f}, {high:.2f}]" if _known(low) else ""),
+        "P(> kd)": _number(row["probability_of_improvement"], 2),
+        "w/t/l": "/".join(_number(count, 0) for count in counts) if _known(counts[0]) else "",
+        "ARI": _number(row["ari"], 1) + "%" * _known(row["ari"]),
+        "vs kd": _difference(row, "kd", interval=False) + _mark(row),
+    }
+
+
+def _common_cells(row: dict[str, Any]) -> dict[str, str]:
+    ratio = row["time_ratio_to_student"]
+    return {
+        "#": _number(row["rank"], 0),
+        "method": str(row["method"]),
+        "time": _number(ratio, 1) + "x" * _known(ratio),
         "remark": str(row["remark"] or "") if not isinstance(row["remark"], float) else "",
     }
 
 
-def _difference(row: Any, baseline: str) -> str:
+def _mean(row: dict[str, Any]) -> str:
+    return _number(row["top1_mean"], 2) + (f" ± {row['top1_std']:.2f}" if _known(row["top1_std"]) else "")
+
+
+def _difference(row: dict[str, Any], baseline: str, interval: bool = True) -> str:
     value = row[f"vs_{baseline}"]
     if not _known(value):
         return ""
     low, high = row[f"vs_{baseline}_ci95_low"], row[f"vs_{baseline}_ci95_high"]
-    return f"{value:+.2f}" + (f" [{low:+.2f}, {high:+.2f}]" if _known(low) else "")
+    return f"{value:+.2f}" + (f" [{low:+.2f}, {high:+.2f}]" if interval and _known(low) else "")
+
+
+def _mark(row: dict[str, Any]) -> str:
+    """A star if the difference to kd stands after Holm's correction, else the space of one, so that columns align."""
+    p = row["vs_kd_p_holm"]
+    return ("*" if p < SURE else " ") if _known(p) else ""
+
+
+def _dicts(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return [dict(row) for _, row in frame.iterrows()]
 
 
 def _known(value: Any) -> bool:
@@ -116,9 +202,32 @@ def _scaled(value: Any) -> str:
 
 def comparison(console: Console, result: Comparison) -> None:
     """Print a comparison: a row a place, then the verdict."""
-    table = Table("where", "difference", "95 % CI", "p", "runs", box=box.SIMPLE_HEAD, title=f"{result.a} - {result.b}")
-    for name, d in result.rows:
+    table = Table("where", "difference", "95 % CI", "p", box=box.SIMPLE_HEAD, title=f"{result.a} - {result.b}")
+    several = len(result.rows) > 2
+    if several:
+        table.add_column("p (Holm)")
+    table.add_column("runs")
+    for (name, d), holm in zip(result.rows, result.holm, strict=True):
         interval = f"{d.low:+.2f} to {d.high:+.2f}" if _known(d.low) else ""
-        table.add_row(name, f"{d.mean:+.2f}", interval, f"{d.p:.2g}" if _known(d.p) else "", str(d.n))
+        corrected = [_p(holm)] if several else []
+        table.add_row(Text(name), f"{d.mean:+.2f}", interval, _p(d.p), *corrected, str(d.n))
     console.print(table)
+    if several and any(_known(p) for p in result.holm):
+        note = f"p (Holm) is corrected for looking at {len(result.rows) - 1} pairs; the first row is one test by itself"
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
     console.print(result.verdict, markup=False, highlight=False, soft_wrap=True)
+
+
+def power(console: Console, plan: Plan) -> None:
+    """Print how many seeds tell two methods apart: a row a place, then the sentence."""
+    table = Table("where", "difference", "std", "seeds so far", "seeds needed", box=box.SIMPLE_HEAD)
+    table.title = f"{plan.a} - {plan.b}"
+    for row in plan.rows:
+        needed = f"more than {MOST}" if row.needed == math.inf else _number(row.needed, 0)
+        table.add_row(Text(row.place), f"{row.difference:+.2f}", _number(row.std, 2), str(row.seeds), needed)
+    console.print(table)
+    console.print(plan.sentence, markup=False, highlight=False, soft_wrap=True)
+
+
+def _p(value: float) -> str:
+    return f"{value:.2g}" if _known(value) else ""

@@ -1,0 +1,152 @@
+"""The runs of a suite as arrays: a value for each (method, seed, place). A place is a (data set, protocol, pair)."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from kdbench.board.runs import COST, PLACE, RESULT, place_name
+from kdbench.errors import KDBenchError
+
+Place = tuple[str, str, str]  # data set, protocol, pair
+NUMBERS = ("teacher_top1", *RESULT, *COST)
+STATES = ("failed", "not_applicable", "missing")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Every method at every place with every seed; a run that nobody made is `missing`.
+
+    Attributes:
+        methods: labels, in alphabetical order.
+        names, families: one a method.
+        seeds, places: sorted.
+        states: `done` or one of `STATES`, `[methods, seeds, places]`.
+        reasons: why not done, `[methods, seeds, places]`.
+        values: column of runs.csv -> `[methods, seeds, places]`, NaN where not done or not measured.
+    """
+
+    methods: tuple[str, ...]
+    names: tuple[str, ...]
+    families: tuple[str, ...]
+    seeds: tuple[int, ...]
+    places: tuple[Place, ...]
+    states: np.ndarray
+    reasons: np.ndarray
+    values: dict[str, np.ndarray]
+
+    @property
+    def scores(self) -> np.ndarray:
+        """Top-1 of the last epoch in %, `[methods, seeds, places]`."""
+        return self.values["top1"]
+
+    @property
+    def means(self) -> np.ndarray:
+        """Top-1 averaged over seeds, `[methods, places]`; NaN where a seed is not done."""
+        return self.scores.mean(1)
+
+    @property
+    def complete(self) -> np.ndarray:
+        """Whether a method finished every run, `[methods]`."""
+        return (self.states == "done").all((1, 2)) & bool(self.places)
+
+    def counts(self, state: str) -> np.ndarray:
+        """How many runs of each method are in a state, `[methods]`."""
+        return (self.states == state).sum((1, 2))
+
+    def index(self, name: str) -> int | None:
+        """The method of that label, or the one variant of it that ran (ImageNet's `kd` has weights of its own)."""
+        if name in self.methods:
+            return self.methods.index(name)
+        variants = [m for m, own in enumerate(self.names) if own == name]
+        return variants[0] if len(variants) == 1 else None
+
+    def part(self, places: np.ndarray, seeds: np.ndarray | None = None) -> Grid:
+        """Only these places and seeds, by index or mask."""
+
+        def cut(array: np.ndarray) -> np.ndarray:
+            return (array if seeds is None else array[:, seeds])[:, :, places]
+
+        return dataclasses.replace(
+            self,
+            seeds=self.seeds if seeds is None else tuple(np.array(self.seeds)[seeds].tolist()),
+            places=tuple(self.places[p] for p in np.arange(len(self.places))[places]),
+            states=cut(self.states),
+            reasons=cut(self.reasons),
+            values={name: cut(array) for name, array in self.values.items()},
+        )
+
+    def common(self) -> Grid:
+        """Only the places where every method finished every seed, or, if there is none, only the seeds that every
+        method finished everywhere. Methods without any finished run do not count.
+
+        Raises:
+            KDBenchError: if nothing is left.
+        """
+        unfinished = (self.states != "done")[self.counts("done") > 0].any(0)  # [seeds, places]
+        if (places := ~unfinished.any(0)).any():
+            return self.part(places)
+        if (seeds := ~unfinished.any(1)).any():
+            return self.part(np.full(len(self.places), True), seeds)
+        raise KDBenchError("no place and no seed is finished by all methods: leave some out by --methods, or run more")
+
+
+def make_grid(runs: pd.DataFrame) -> Grid:
+    """Arrange the rows of runs.csv (`kdbench.board.runs.runs_table`).
+
+    Raises:
+        KDBenchError: if two runs stand at the same method, seed and place.
+    """
+    methods, seeds = sorted(set(runs["method"])), sorted(set(runs["seed"]))
+    where = list(zip(*(runs[name] for name in PLACE), strict=True))
+    places = sorted(set(where))
+    shape = len(methods), len(seeds), len(places)
+    at = tuple(
+        np.array([axis.index(value) for value in values], dtype=int)
+        for axis, values in ((methods, runs["method"]), (seeds, runs["seed"]), (places, where))
+    )
+    if len(set(zip(*at, strict=True))) < len(runs):
+        twice = runs[runs.duplicated([*PLACE, "method", "seed"])].iloc[0]
+        raise KDBenchError(
+            f"{twice['method']!r} ran twice on {twice['pair']!r} with seed {twice['seed']}: take the older records out"
+        )
+
+    def arranged(values: pd.Series, empty: object, dtype: type) -> np.ndarray:
+        array: np.ndarray = np.full(shape, empty, dtype=dtype)
+        array[at] = values.to_numpy(dtype)
+        return array
+
+    done = runs["status"] == "done"
+    first = runs.drop_duplicates("method").set_index("method")
+    return Grid(
+        tuple(methods),
+        tuple(first.loc[methods, "name"]),
+        tuple(first.loc[methods, "family"]),
+        tuple(seeds),
+        tuple(places),
+        arranged(runs["status"], "missing", object),
+        arranged(runs["reason"], "", object),
+        {name: arranged(runs[name].astype(float).where(done), np.nan, float) for name in NUMBERS},
+    )
+
+
+def left_out(whole: Grid, common: Grid) -> str:
+    """What `common` lacks of `whole`, and whose runs are missing there; nothing if all methods finished all."""
+    some = whole.counts("done") > 0
+    open_ = (whole.states != "done") & some[:, None, None]
+    dropped = {place_name(place): open_[:, :, p] for p, place in enumerate(whole.places) if place not in common.places}
+    counts = f"{len(common.places)} of {len(whole.places)} pairs"
+    if not dropped:
+        dropped = {f"seed {seed}": open_[:, s] for s, seed in enumerate(whole.seeds) if seed not in common.seeds}
+        counts = f"{len(common.seeds)} of {len(whole.seeds)} seeds"
+    reasons = [f"{what} (not finished by {', '.join(_of(whole, part.any(1)))})" for what, part in dropped.items()]
+    parts = [f"over {counts}; left out: {'; '.join(reasons)}"] if reasons else []
+    parts += [f"not ranked, for nothing is finished: {', '.join(_of(whole, ~some))}"] if not some.all() else []
+    return ". ".join(parts)
+
+
+def _of(grid: Grid, which: np.ndarray) -> list[str]:
+    return [grid.methods[m] for m in np.flatnonzero(which)]
