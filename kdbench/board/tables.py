@@ -188,13 +188,19 @@ def ranked(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def write_csv(frame: pd.DataFrame, path: Path) -> None:
-    """Write a table as CSV: UTF-8, `\\n`, six significant digits, no cell that a spreadsheet would run as a formula.
+    """Write a table as CSV.
 
     Raises:
         KDBenchError: if the folder cannot be written or the disk is full.
     """
+    write_atomically(path, csv_bytes(frame))
+
+
+def csv_bytes(frame: pd.DataFrame) -> bytes:
+    """A table as CSV: UTF-8, `\\n`, six significant digits, no cell that a spreadsheet would run as a formula."""
     safe = frame.map(_harmless)
-    write_atomically(path, safe.to_csv(index=False, lineterminator="\n").encode("utf-8"))
+    safe.columns = safe.columns.map(_harmless)  # a column may be called after a pair, and a pair as its author likes
+    return safe.to_csv(index=False, lineterminator="\n").encode("utf-8")
 
 
 def _harmless(value: Any) -> Any:
