@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from kdbench.board.runs import COST, PLACE, RESULT, place_name
+from kdbench.board.statistics import DIGITS
 from kdbench.errors import KDBenchError
 
 Place = tuple[str, str, str]  # data set, protocol, pair
@@ -46,7 +47,7 @@ class Grid:
     @property
     def means(self) -> np.ndarray:
         """Top-1 averaged over seeds, `[methods, places]`; NaN where a seed is not done."""
-        return self.scores.mean(1)
+        return self.scores.mean(1).round(DIGITS)
 
     @property
     def complete(self) -> np.ndarray:
@@ -143,8 +144,8 @@ def left_out(whole: Grid, common: Grid) -> str:
         dropped = {f"seed {seed}": open_[:, s] for s, seed in enumerate(whole.seeds) if seed not in common.seeds}
         counts = f"{len(common.seeds)} of {len(whole.seeds)} seeds"
     reasons = [f"{what} (not finished by {', '.join(_of(whole, part.any(1)))})" for what, part in dropped.items()]
-    parts = [f"over {counts}; left out: {'; '.join(reasons)}"] if reasons else []
-    parts += [f"not ranked, for nothing is finished: {', '.join(_of(whole, ~some))}"] if not some.all() else []
+    parts = [f"Ranked over {counts}; left out: {'; '.join(reasons)}"] if reasons else []
+    parts += [f"Not ranked, for nothing is finished: {', '.join(_of(whole, ~some))}"] if not some.all() else []
     return ". ".join(parts)
 
 

@@ -30,23 +30,22 @@ COLUMNS = (
     ("MACs", 145),
     ("extra params", 160),
     ("agreement", 170),
-    ("remark", 0),
 )
 KD_INTERVAL = 105  # the least width that shows the interval of the difference to kd
 MARK = f"* p < {SURE:g} after Holm's correction for the number of methods"
+# header, least width, what the caption says of it
 SUITE_COLUMNS = (
-    ("#", 0),
-    ("method", 0),
-    ("top-1", 0),
-    ("mean rank", 0),
-    ("Borda", 110),
-    ("IQM", 70),
-    ("P(> kd)", 90),
-    ("w/t/l", 0),
-    ("ARI", 120),
-    ("vs kd", 80),
-    ("time", 60),
-    ("remark", 0),
+    ("#", 0, ""),
+    ("method", 0, ""),
+    ("top-1", 0, "top-1 in %, mean ± sample std over each seed's mean"),
+    ("mean rank", 0, "rank by top-1, mean over the pairs"),
+    ("Borda", 115, "Borda, the methods beaten, summed over the pairs"),
+    ("IQM", 85, "IQM, the mean of the middle half of all runs [95 % bootstrap]"),
+    ("P(> kd)", 105, "the chance that a run beats one of kd"),
+    ("w/t/l", 0, "pairs won, tied and lost against kd, a tie where the 95 % interval of the difference includes 0"),
+    ("ARI", 125, "ARI, the gain over kd as a share of kd's gain over student"),
+    ("vs kd", 75, f"difference to kd in points, paired by pair and seed. {MARK}"),
+    ("time", 60, ""),
 )
 
 
@@ -58,15 +57,13 @@ def leaderboard(frame: pd.DataFrame, width: int = 120) -> list[Table]:
         width: of the terminal, in characters.
     """
     shown = [name for name, least in COLUMNS if width >= least]
-    if not (frame["remark"].fillna("") != "").any():
-        shown.remove("remark")
     tables = []
     for (dataset, protocol), part in frame.groupby(["dataset", "protocol"], sort=True):
         pairs = sorted(set(part["pair"]) - {OVERALL})
         for pair in pairs if len(pairs) == 1 else [*pairs, OVERALL]:
             rows = part[part["pair"] == pair]
             title = _title(str(dataset), str(protocol), pair, rows)
-            tables.append(_table(title, _caption(pair), [_cells(row, width) for row in _dicts(rows)], shown))
+            tables.append(_table(title, _caption(pair), rows, [_cells(row, width) for row in _dicts(rows)], shown))
     return tables
 
 
@@ -80,16 +77,10 @@ def suite(frame: pd.DataFrame, width: int = 120) -> list[Table]:
     places = frame.columns[list(frame.columns).index("remark") + 1 :]
     if len(places) < 2:
         return []
-    shown = [name for name, least in SUITE_COLUMNS if width >= least]
-    if not (frame["remark"].fillna("") != "").any():
-        shown.remove("remark")
-    caption = (
-        f"over {len(places)} pairs, each data set's and protocol's by itself: mean top-1 ± sample std over seeds; mean"
-        " rank; IQM, the mean of the middle half of all runs [95 % bootstrap]; chance that a run beats one of kd; wins,"
-        " ties and losses against kd (a tie: the 95 % interval of the paired difference includes 0); time as a multiple"
-        f" of student. {MARK}"
-    )
-    return [_table("the whole suite", caption, [_suite_cells(row) for row in _dicts(frame)], shown)]
+    columns = [(name, said) for name, least, said in SUITE_COLUMNS if width >= least]
+    shown, caption = [name for name, _ in columns], "; ".join(said for _, said in columns if said)
+    rows = [_suite_cells(row) for row in _dicts(frame)]
+    return [_table(f"the suite, {len(places)} pairs", caption, frame, rows, shown)]
 
 
 def _title(dataset: str, protocol: str, pair: str, rows: pd.DataFrame) -> str:
@@ -110,14 +101,23 @@ def _caption(pair: str) -> str:
     )
 
 
-def _table(title: str, caption: str, rows: list[dict[str, str]], shown: list[str]) -> Table:
-    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left", box=box.SIMPLE_HEAD)
+def _table(title: str, caption: str, frame: pd.DataFrame, rows: list[dict[str, str]], shown: list[str]) -> Table:
+    """A table whose caption ends with the remarks on its methods."""
+    caption = "\n".join([caption, *_remarks(frame)])
+    table = Table(title=Text(title, "table.title"), caption=Text(caption, "table.caption"), box=box.SIMPLE_HEAD)
+    table.title_justify = table.caption_justify = "left"
     for name in shown:
-        left = name in ("method", "family", "remark")
+        left = name in ("method", "family")
         table.add_column(name, justify="left" if left else "right", no_wrap=not left, overflow="fold")
     for cells in rows:
         table.add_row(*(Text(cells[name]) for name in shown))
     return table
+
+
+def _remarks(frame: pd.DataFrame) -> list[str]:
+    """Each remark once, with the methods that it is on."""
+    told = frame[frame["remark"].fillna("") != ""]
+    return [f"{remark}: {', '.join(group['method'])}" for remark, group in told.groupby("remark", sort=False)]
 
 
 def _cells(row: dict[str, Any], width: int) -> dict[str, str]:
@@ -156,7 +156,6 @@ def _common_cells(row: dict[str, Any]) -> dict[str, str]:
         "#": _number(row["rank"], 0),
         "method": str(row["method"]),
         "time": _number(ratio, 1) + "x" * _known(ratio),
-        "remark": str(row["remark"] or "") if not isinstance(row["remark"], float) else "",
     }
 
 
