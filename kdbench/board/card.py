@@ -1,0 +1,129 @@
+"""The card of a published suite, card.json: what was run, where, when, and the digest of every file."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kdbench import registry
+from kdbench.errors import KDBenchError
+from kdbench.records import Record
+from kdbench.suite import Suite, plain
+
+VERSION = 1  # of the card's format
+Card = dict[str, Any]
+
+
+def suite_table(suite: Suite) -> dict[str, Any]:
+    """A suite with every default filled in, as plain values."""
+    table = plain(dataclasses.asdict(suite))
+    for entry, pair in zip(table["pairs"], suite.pairs, strict=True):
+        entry["name"] = str(pair)
+    methods = []
+    for spec in suite.methods:
+        info = registry.get(spec.name).info
+        values = plain(registry.resolve(spec.name, dict(spec.hyperparameters)))
+        methods.append({"name": info.name, "label": spec.label, "family": info.family, "hyperparameters": values})
+    return {**table, "methods": methods}
+
+
+def grid_rows(suite: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The cells of a `suite_table` as the tables want them (`kdbench.board.runs.runs_table`)."""
+    return [
+        {
+            "suite": suite["name"],
+            "dataset": dataset["name"],
+            "protocol": dataset["protocol"],
+            "pair": pair["name"],
+            "student": pair["student"],
+            "label": method["label"],
+            "name": method["name"],
+            "family": method["family"],
+            "seed": seed,
+        }
+        for dataset in suite["datasets"]
+        for pair in suite["pairs"]
+        for seed in suite["seeds"]
+        for method in suite["methods"]
+    ]
+
+
+def make_card(
+    suite: Mapping[str, Any],
+    records: Sequence[Record],
+    left_out: Sequence[str],
+    digests: Mapping[str, Mapping[str, str]],
+) -> Card:
+    """The card, made of the files it is about and of nothing else, so that it can be checked.
+
+    Args:
+        suite: a `suite_table`.
+        records: those that the tables are made of.
+        left_out: ids of the records that lie in the folder but not in the tables.
+        digests: sha256 by file name, of the `tables`, and by id, of the `records` and `teachers`.
+    """
+    provenance = [record["provenance"] for record in records]
+    dates = sorted(source["finished_at"] for source in provenance)
+    return {
+        "card": VERSION,
+        "suite": dict(suite),
+        "suite_sha256": sha256(_json(suite, indent=None)),
+        "counts": {s: sum(r["status"] == s for r in records) for s in ("done", "failed", "not_applicable")},
+        "left_out": sorted(left_out),
+        "hardware": _distinct([source["hardware"] for source in provenance]),
+        "numerics": _distinct([source["numerics"] for source in provenance]),
+        "versions": _distinct([source["versions"] for source in provenance]),
+        "git": _distinct([source["git"] for source in provenance]),
+        "dates": {"first": dates[0], "last": dates[-1]},
+        **{kind: dict(sorted(files.items())) for kind, files in digests.items()},
+    }
+
+
+def card_bytes(card: Card) -> bytes:
+    return _json(card, indent=1) + b"\n"
+
+
+def read_card(path: Path) -> Card:
+    """Read a card.
+
+    Raises:
+        KDBenchError: naming the file, if it is absent or no card, or of a newer kdbench.
+    """
+    again = "make it with `kdbench publish`"
+    if not path.is_file():
+        raise KDBenchError(f"{str(path)!r} does not exist: {again}")
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+        version = card["card"]
+        suite = card["suite"]
+        grid_rows(suite)
+        lacking = {"name", "recipe", "teacher_recipe", "student_recipes", "teacher_recipes"} - suite.keys()
+        lacking |= {"records", "teachers", "tables", "left_out"} - card.keys()
+        if lacking:
+            raise ValueError(f"it has no {min(lacking)!r}")
+        if not isinstance(card["left_out"], list):
+            raise ValueError("its list of records that are left out is no list")
+        if not all(isinstance(card[kind], dict) for kind in ("records", "teachers", "tables")):
+            raise ValueError("its digests are no table")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise KDBenchError(f"{str(path)!r} is no card that can be read ({error}): {again}") from error
+    if version != VERSION:
+        raise KDBenchError(f"{str(path)!r} is a card of format {version!r}, not {VERSION}: upgrade kdbench, or {again}")
+    return card
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _distinct(values: Sequence[Any]) -> list[Any]:
+    """The different ones, in a fixed order."""
+    return [json.loads(text) for text in sorted({json.dumps(value, sort_keys=True) for value in values})]
+
+
+def _json(value: Any, indent: int | None) -> bytes:
+    return json.dumps(value, indent=indent, sort_keys=True, ensure_ascii=False).encode()

@@ -1,0 +1,148 @@
+"""Publishing a suite: its records, tables, curves, card and README in one folder that `kdbench validate` can check."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from kdbench.board.card import Card, card_bytes, grid_rows, make_card, sha256, suite_table
+from kdbench.board.curves import curves_table, parquet
+from kdbench.board.merge import TEACHERS, Entry, entries, unite
+from kdbench.board.readme import readme
+from kdbench.board.runs import runs_table
+from kdbench.board.select import current
+from kdbench.board.tables import csv_bytes, leaderboard_table
+from kdbench.board.wide import wide_table
+from kdbench.errors import KDBenchError
+from kdbench.records import Record, write_atomically
+from kdbench.suite import Suite
+
+CURVES = "curves.parquet"
+
+
+@dataclass(frozen=True)
+class Published:
+    """What was published.
+
+    Attributes:
+        folder: where.
+        records: how many are in the tables.
+        teachers: how many trained teachers they name.
+        aside: how many records of this run are not of the suite as it is now, and were not published.
+    """
+
+    folder: Path
+    records: int
+    teachers: int
+    aside: int
+
+
+def publish(suite: Suite, out: Path, to: Path) -> Published:
+    """Bring a suite's records from `out` into the results folder `to`, and make everything else there anew.
+
+    What is published there already stays: both are united as `kdbench merge` does. Records of other recipes and of
+    older sources of a method are not published; those that are there since earlier stay there and out of the tables.
+    The same records give the same bytes.
+
+    Raises:
+        KDBenchError: if there is nothing to publish, a result differs from the published one, or a teacher's record is
+            not there.
+    """
+    folder = to / suite.name
+    mine = entries(out / suite.name / "records")
+    there = entries(folder / "records")
+    kept = unite([*there, *mine])
+    records = current([entry.record for entry in kept.values()], suite.cells())
+    if not records:
+        others = f"; {len(mine)} records there are of another recipe or of older methods" if mine else ""
+        raise KDBenchError(
+            f"there is no record of suite {suite.name!r} in {str(out / suite.name)!r}{others}: run it first, or name"
+            " its folder with --out"
+        )
+    counted = {record["id"] for record in records}
+    old = {entry.record["id"] for entry in there} - counted
+    teachers = _teachers(records, out, to)
+    content = folder_content(
+        suite_table(suite),
+        {identity: entry for identity, entry in kept.items() if identity in counted | old},
+        sorted(old),
+        teachers,
+        plots_in(folder),
+    )
+    for entry in teachers.values():
+        write_atomically(to / TEACHERS / "records" / entry.path.name, entry.content)
+    for identity in sorted(counted | old):
+        write_atomically(folder / "records" / f"{identity}.json", kept[identity].content)
+    for name, data in content.items():
+        write_atomically(folder / name, data)
+    aside = len({entry.record["id"] for entry in mine} - counted)
+    return Published(folder, len(records), len(teachers), aside)
+
+
+def folder_content(
+    suite: Mapping[str, Any],
+    kept: Mapping[str, Entry],
+    left_out: Sequence[str],
+    teachers: Mapping[str, Entry],
+    plots: Sequence[str],
+) -> dict[str, bytes]:
+    """Every file of a published suite beside its records: name -> content. The card comes last.
+
+    Args:
+        suite: a `kdbench.board.card.suite_table`.
+        kept: the records by id.
+        left_out: ids of those that are not in the tables.
+        teachers: the teachers' records by id.
+        plots: paths of plots, seen from the folder.
+    """
+    records = [entry.record for identity, entry in sorted(kept.items()) if identity not in left_out]
+    tables = suite_tables(suite, records)
+    files = {name: csv_bytes(table) for name, table in tables.items()}
+    files[CURVES] = parquet(curves_table(records))
+    digests = {
+        "tables": {name: sha256(data) for name, data in files.items()},
+        "records": {identity: sha256(entry.content) for identity, entry in kept.items()},
+        "teachers": {identity: sha256(entry.content) for identity, entry in teachers.items()},
+    }
+    card: Card = make_card(suite, records, left_out, digests)
+    files["README.md"] = readme(card, tables, plots).encode()
+    return {**files, "card.json": card_bytes(card)}
+
+
+def suite_tables(suite: Mapping[str, Any], records: Sequence[Record]) -> dict[str, pd.DataFrame]:
+    """The CSV files of a published suite, by name."""
+    expected = grid_rows(suite)
+    return {
+        "leaderboard.csv": wide_table(records, expected),
+        "leaderboard_long.csv": leaderboard_table(records, expected),
+        "runs.csv": runs_table(records, expected),
+    }
+
+
+def plots_in(folder: Path) -> list[str]:
+    """The plots that the README can show."""
+    return [f"plots/{path.name}" for path in sorted(folder.glob("plots/*.png"))]
+
+
+def trained(record: Record) -> list[str]:
+    """The ids of the teachers that kdbench trained for a record."""
+    cell = record["cell"]["teachers"]
+    own = {(spec["network"], spec["seed"]) for spec in cell if spec["weights"] == "train"}
+    return [t["weights"] for t in record.get("teachers") or () if (t["network"], t["seed"]) in own]
+
+
+def _teachers(records: Sequence[Record], out: Path, to: Path) -> dict[str, Entry]:
+    """The records of the teachers that the suite's records name, by id."""
+    found = unite([entry for root in (to, out) for entry in entries(root / TEACHERS / "records")])
+    used = sorted({identity for record in records for identity in trained(record)})
+    lost = [identity for identity in used if identity not in found]
+    if lost:
+        raise KDBenchError(
+            f"teacher {lost[0]!r} has no record in {str(out / TEACHERS)!r}: bring the folder where it was trained in by"
+            " `kdbench merge`"
+        )
+    return {identity: found[identity] for identity in used}

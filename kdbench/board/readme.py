@@ -1,0 +1,273 @@
+"""The README of a published suite: which methods beat kd, how sure that is, what they cost, and how it was run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from kdbench.board.card import Card
+from kdbench.board.page.numbers import fixed, interval, known, scaled
+from kdbench.board.runs import place_name, protocol_text
+from kdbench.board.statistics import SURE
+from kdbench.board.tables import OVERALL
+
+STUDENT, KD = "student", "kd"
+HEADER = (
+    "#", "method", "top-1, %", "n", "vs student", "vs kd", "gap closed", "time", "extra parameters", "remark",
+)  # fmt: skip
+RIGHT = ("#", "n", "gap closed", "time", "extra parameters")
+DOCS = "../../docs/results.md"
+CAPTION = (
+    "Top-1 of the last epoch in %, mean ± sample standard deviation over seeds; n: finished runs. Differences in"
+    " points, paired by seed, [95 % t interval]; `*`: p < 0.05 after Holm's correction for the number of methods. Gap"
+    " closed: the share of the teacher's lead over the plain student that is won. Time: an epoch's, as a multiple of the"
+    " plain student's. Extra parameters are trained beside the student and not deployed."
+)
+Row = Mapping[str, Any]
+
+
+def readme(card: Card, tables: Mapping[str, pd.DataFrame], plots: Sequence[str]) -> str:
+    """The page as Markdown; text that comes from records carries no markup into it.
+
+    Args:
+        card: of the suite.
+        tables: as `kdbench.board.publish.suite_tables` makes them.
+        plots: paths of images, seen from the page.
+    """
+    suite = card["suite"]
+    boards = _boards(tables)
+    parts = [
+        f"# {text(suite['name'])}",
+        text(suite["description"]),
+        "Made by `kdbench publish` from the files in `records/`, never edited. "
+        f"[docs/results.md]({DOCS}) explains every file and column.",
+        "## In short",
+        _summary(boards, card),
+        "## Leaderboard",
+        CAPTION,
+        *(part for board in boards for part in (f"### {board.title}", _markdown(board.rows))),
+        *(f"![{text(path.removeprefix('plots/').removesuffix('.png'))}]({path})" for path in plots),
+        "## What did not finish",
+        _unfinished(_rows(tables["runs.csv"])),
+        "## The suite",
+        _suite(suite),
+        "## How it was run",
+        _provenance(card),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def text(value: object) -> str:
+    """Text that Markdown shows as it is: no HTML, no table cell's end, no code, no emphasis, no second line."""
+    plain = "".join(c if c.isprintable() else " " for c in str(value))
+    for sign in "\\`*[]|~$":
+        plain = plain.replace(sign, f"\\{sign}")
+    return plain.replace("&", "&amp;").replace("<", "&lt;").strip()
+
+
+@dataclass(frozen=True)
+class _Board:
+    """One leaderboard: its title, where its numbers are from, and its rows, best first."""
+
+    title: str
+    where: str
+    rows: list[Row]
+
+
+def _boards(tables: Mapping[str, pd.DataFrame]) -> list[_Board]:
+    """One a place, and before them the one over all if there are several."""
+    long = tables["leaderboard_long.csv"]
+    boards = []
+    for place, part in long[long["pair"] != OVERALL].groupby(["dataset", "protocol", "pair"], sort=True):
+        name, teacher = text(place_name(tuple(place))), part["teacher_top1"].dropna()
+        score = f", teacher {teacher.iloc[0]:.2f}" if len(teacher) else ""
+        boards.append(_Board(name + score, f"on {name}", _rows(part)))
+    if len(boards) > 1:
+        what = f"over all {len(boards)} pairs"
+        boards.insert(0, _Board(what.capitalize(), what, _rows(tables["leaderboard.csv"])))
+    return boards
+
+
+# ------------------------------------------------------------------------------------------ the summary
+
+
+def _summary(boards: Sequence[_Board], card: Card) -> str:
+    """The verdict over all pairs; where no method can be compared there, the verdict on each pair."""
+    counts = ", ".join(f"{n} {state.replace('_', ' ')}" for state, n in card["counts"].items() if n)
+    lines = [f"Runs: {counts}; seeds {', '.join(map(str, card['suite']['seeds']))}."]
+    tested = [board for board in boards if any(known(row["vs_kd"]) for row in board.rows)]
+    if not tested:
+        lines.append("Nothing can be compared with kd here: there is no seed that kd and another method finished.")
+    elif tested[0] is not boards[0]:
+        lines.append("No method can be compared with kd over all pairs, so each pair is told of by itself.")
+    for board in tested if boards[0] not in tested else tested[:1]:
+        lines += _verdicts(board)
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _verdicts(board: _Board) -> list[str]:
+    """Which methods are above kd, not told apart, and below, and the cheapest of those above."""
+    tested = [row for row in board.rows if known(row["vs_kd"])]
+    methods = [row for row in tested if row["name"] != STUDENT]
+    sure = [row for row in methods if known(row["vs_kd_p_holm"]) and row["vs_kd_p_holm"] < SURE]
+    above, below = ([row for row in sure if row["vs_kd"] * sign > 0] for sign in (1, -1))
+    alike = [row for row in methods if row not in sure]
+    alone = [row for row in alike if known(row["vs_kd_p"]) and row["vs_kd_p"] < SURE]
+    test = f"{board.where}, p < {SURE:g} after Holm's correction for {len(tested)} comparisons"
+    named = ", ".join(f"{text(row['method'])} {_difference(row, KD)}" for row in above) or "none"
+    lines = [f"**Above kd** ({test}): {named}."]
+    if above:
+        cheap = min(above, key=lambda row: (_cost(row), row["method"]))
+        lines.append(
+            f"**Cheapest of those above**: {_named([cheap])}, at {_times(cheap)} the plain student's training time, and"
+            f" with {_count(cheap['extra_parameters'])} extra parameters in training."
+        )
+    lines.append(f"**Not told apart from kd**: {_named(alike)}.")
+    if alone:
+        lines.append(
+            f"Of these, {_named(alone)} would differ if it were the only comparison; of many, some do by chance."
+        )
+    lines.append(f"**Below kd**: {_named(below)}.")
+    own = next((row for row in board.rows if row["name"] == KD and known(row["vs_student"])), None)
+    if own:
+        lines.append(f"kd itself against the plain student: {_difference(own, STUDENT)}.")
+    if not any(known(row["vs_kd_p"]) for row in tested):
+        lines.append("With one seed nothing can be told apart: run at least two, better five.")
+    return lines
+
+
+def _named(rows: Iterable[Row]) -> str:
+    return ", ".join(f"{text(row['method'])} {fixed(row['vs_kd'], 2, True)}" for row in rows) or "none"
+
+
+def _cost(row: Row) -> float:
+    return row["time_ratio_to_student"] if known(row["time_ratio_to_student"]) else math.inf
+
+
+# ------------------------------------------------------------------------------------------ the tables
+
+
+def _markdown(rows: Sequence[Row]) -> str:
+    """The rows that have a run; methods without any are told of below the tables."""
+    cells = [_cells(row) for row in rows if row["n"] or row["failed"] or row["not_applicable"]]
+    lines = [HEADER, tuple("---:" if name in RIGHT else "---" for name in HEADER), *cells]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) if cells else "No run yet."
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    spread = f" ± {row['top1_std']:.2f}" if known(row["top1_std"]) else ""
+    return (
+        f"{row['rank']:.0f}" if known(row["rank"]) else "",
+        text(row["method"]),
+        f"{row['top1_mean']:.2f}{spread}" if known(row["top1_mean"]) else "",
+        f"{row['n']:.0f}",
+        _difference(row, "student"),
+        _difference(row, KD),
+        f"{fixed(100 * row['gap_closed'], 0)} %" if known(row["gap_closed"]) else "",
+        _times(row),
+        _count(row["extra_parameters"]),
+        text(row["remark"] or ""),
+    )
+
+
+def _difference(row: Row, baseline: str) -> str:
+    value, low, high, p = (row[f"vs_{baseline}{part}"] for part in ("", "_ci95_low", "_ci95_high", "_p_holm"))
+    if not known(value):
+        return ""
+    mark = r" \*" if known(p) and p < SURE else ""
+    return f"{fixed(value, 2, True)} {interval(low, high, 2)}".strip() + mark
+
+
+def _times(row: Row) -> str:
+    ratio = row["time_ratio_to_student"]
+    return f"{ratio:.2f}x" if known(ratio) else ""
+
+
+def _count(value: Any) -> str:
+    return scaled(value) if known(value) else ""
+
+
+# ------------------------------------------------------------------------------------------ what is not there
+
+
+def _unfinished(runs: Sequence[Row]) -> str:
+    """Failed, not applicable and missing runs; alike ones in one line."""
+    ran = {row["method"] for row in runs if row["status"] != "missing"}
+    never = sorted({row["method"] for row in runs} - ran)
+    seeds: dict[tuple[str, str, str, str], list[int]] = {}  # (state, place, reason, method) -> seeds
+    for row in runs:
+        if row["status"] != "done" and row["method"] in ran:
+            place = place_name((row["dataset"], row["protocol"], row["pair"]))
+            seeds.setdefault((row["status"], place, row["reason"] or "", row["method"]), []).append(row["seed"])
+    methods: dict[tuple[str, str, str, str], list[str]] = {}  # (state, place, reason, seeds) -> methods
+    for (state, place, reason, method), which in sorted(seeds.items()):
+        methods.setdefault((state, place, reason, ", ".join(map(str, sorted(which)))), []).append(method)
+    lines = [
+        f"- {state.replace('_', ' ')} on {text(place)}, seeds {which}: {', '.join(map(text, names))}"
+        f"{' (' + text(reason) + ')' if reason else ''}"
+        for (state, place, reason, which), names in methods.items()
+    ]
+    lines += [f"- no run of {len(never)} methods: {', '.join(map(text, never))}"] if never else []
+    return "\n".join(lines) or "Nothing: every run of the suite finished."
+
+
+# ------------------------------------------------------------------------------------------ what it is, how it was run
+
+
+def _suite(suite: Mapping[str, Any]) -> str:
+    datasets = [f"{text(d['name'])} ({text(protocol_text(d['protocol']))})" for d in suite["datasets"]]
+    lines = [f"Data: {', '.join(datasets)}", f"Seeds: {', '.join(map(str, suite['seeds']))}"]
+    for pair in suite["pairs"]:
+        pool = ", ".join(f"{text(t['network'])}@{t['seed']}" for t in pair["pool"])
+        assistants = ", ".join(map(text, pair["assistants"]))
+        beside = [f"pool {pool}"] * bool(pool) + [f"assistants {assistants}"] * bool(assistants)
+        lines.append(f"Pair: {text(pair['name'])}" + (f" ({'; '.join(beside)})" if beside else ""))
+    lines.append(f"Recipe of the students: {_settings(suite['recipe'])}")
+    changes = {key: value for key, value in suite["teacher_recipe"].items() if suite["recipe"].get(key) != value}
+    lines.append(f"Recipe of the teachers: {_settings(changes) + ', the rest alike' if changes else 'the same'}")
+    for who in ("student", "teacher"):
+        for network, values in sorted(suite[f"{who}_recipes"].items()):
+            lines.append(f"For the {who} {text(network)}: {_settings(values)}")
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _settings(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{text(key.replace('_', ' '))} {_setting(value)}" for key, value in sorted(values.items()))
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, list):
+        return " + ".join(map(text, value)) or "none"
+    return str(value).lower() if isinstance(value, bool) else text(value)
+
+
+def _provenance(card: Card) -> str:
+    lines = [
+        f"{title}: {_settings(entry)}"
+        for title, key in (("Hardware", "hardware"), ("Numerics", "numerics"), ("Versions", "versions"))
+        for entry in card[key]
+    ]
+    lines.append(f"kdbench's git revision: {', '.join(text(_revision(revision)) for revision in card['git'])}")
+    lines.append(
+        f"Runs finished: {' to '.join(dict.fromkeys(text(card['dates'][end][:10]) for end in ('first', 'last')))}"
+    )
+    if card["left_out"]:
+        lines.append(
+            f"{len(card['left_out'])} records in `records/` are not in the tables: they are of older sources of a"
+            " method, or of another recipe"
+        )
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _revision(revision: str | None) -> str:
+    if not revision:
+        return "unknown"
+    return f"{revision[:12]}{' with uncommitted changes' if revision.endswith('+') else ''}"
+
+
+def _rows(frame: pd.DataFrame) -> list[Row]:
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
