@@ -36,7 +36,7 @@ teacher = "cifar_resnet8"
 pool = ["cifar_resnet8", "cifar_resnet8@1"]
 student = "cifar_resnet8"
 """
-TIMES = ("seconds", "time_ratio", "hardware", "finished_at", "peak_memory_mb", "latency", "joules")
+TIMES = ("seconds", "time_ratio", "pareto", "hardware", "finished_at", "peak_memory_mb", "latency", "joules")
 
 
 def without_times(value: object) -> object:
