@@ -426,6 +426,18 @@ def test_common_falls_back_to_seeds_where_no_pair_is_finished_by_all() -> None:
         wide_table([record("a", 70.0, 0), record("b", 70.0, 1)], common=True)
 
 
+def test_a_data_set_that_common_leaves_out_says_so() -> None:
+    noise = {"label_noise": {"rate": 0.4}}
+    records = [record("kd", 70.0), record("dkd", 71.0), record("kd", 60.0, protocol=noise)]
+    table = leaderboard_table(records, common=True)
+    noisy = table[(table["protocol"] != "clean") & (table["pair"] == "overall")]
+    assert dict(zip(noisy["method"], noisy["remark"], strict=True)) == {
+        "kd": "over 0 of 1 pairs",
+        "dkd": "1 missing; over 0 of 1 pairs",
+    }
+    assert noisy["rank"].isna().all()
+
+
 def test_a_suite_of_one_run_has_a_table() -> None:
     only = wide_row(wide_table([record("kd", 70.0)]), "kd")
     assert (only["rank"], only["top1_mean"], only["iqm"], only["borda"]) == (1, 70.0, 70.0, 0)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from kdbench.board.aggregates import gap_closed, pareto_front
 from kdbench.board.grid import STATES, Grid, make_grid
-from kdbench.board.runs import GROUP, runs_table
+from kdbench.board.runs import GROUP, PLACE, runs_table
 from kdbench.board.statistics import bootstrap, holm, paired, summary
 from kdbench.records import Record, write_atomically
 
@@ -57,11 +57,10 @@ def leaderboard_table(
     rows = []
     for group in sorted({place[:2] for place in whole.places}):
         mine, counted = (g.part(np.array([place[:2] == group for place in g.places])) for g in (whole, grid))
-        boards = [(OVERALL, counted, mine)]
-        boards += [(place[2], part, part) for p, place in enumerate(mine.places) for part in [mine.part(np.array([p]))]]
-        for pair, scored, all_runs in boards:
-            head = dict(zip(GROUP[:3], (*group, pair), strict=True))
-            rows += [head | row for row in _board(scored, all_runs, baselines, overall=pair is OVERALL)]
+        alone = [mine.part(np.array([p])) for p in range(len(mine.places))]  # each pair by itself
+        boards = [(OVERALL, _board(counted, mine, baselines, overall=True))]
+        boards += [(part.places[0][2], _board(part, part, baselines, overall=False)) for part in alone]
+        rows += [dict(zip(PLACE, (*group, pair), strict=True)) | row for pair, board in boards for row in board]
     columns = [*GROUP, "name", "family", "rank", "n", *STATES, "top1_mean", "top1_std", "ci95_low", "ci95_high"]
     columns += ["bootstrap_low", "bootstrap_high", "best_top1_mean", "teacher_top1"]
     columns += [f"vs_{baseline}{part}" for baseline in baselines for part in DIFFERENCE]
@@ -81,7 +80,7 @@ def _board(grid: Grid, whole: Grid, baselines: Sequence[str], overall: bool) -> 
     rows = []
     for m in range(len(grid.methods)):
         scored = bool(grid.complete[m] if overall else grid.counts("done")[m])
-        row = state_row(whole, m, overall, grid if scored else whole)
+        row = state_row(whole, m, overall, grid if scored or not grid.places else whole)
         if scored:
             row |= _score_row(grid, m, overall)
             for baseline in baselines:
