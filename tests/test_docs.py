@@ -1,0 +1,22 @@
+"""What the documents list is what there is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from kdbench import registry, suite
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_readme_lists_every_method_in_its_family() -> None:
+    rows = re.findall(r"^\| (\w+) \| (`.*`) \|$", README, re.MULTILINE)
+    listed = {name: family for family, names in rows for name in re.findall(r"`([^`]+)`", names)}
+    assert listed == {name: registry.get(name).info.family for name in registry.names()}
+    assert f"{len(listed)} methods in {len(rows)} families" in README
+
+
+def test_the_readme_names_every_suite() -> None:
+    line = next(line for line in README.splitlines() if line.startswith("kdbench list suites"))
+    assert set(line.partition("# ")[2].split(", ")) == set(suite.names())
