@@ -1,4 +1,4 @@
-"""The command line: list, show, new, check, run, status, leaderboard, compare, power, reproduce."""
+"""The command line: list, show, new, check, run, status, leaderboard, compare, power, reproduce, and cli_results'."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from kdbench import cli_results
 from kdbench.errors import KDBenchError
 
 app = typer.Typer(
@@ -393,6 +394,8 @@ def _write_common(cells: list[Any], store: Any) -> tuple[Any, Any, str]:
     write_csv(wide, store.folder / "leaderboard_common.csv")
     return long, wide, common_note(records, grid)
 
+
+cli_results.register(app)
 
 if __name__ == "__main__":
     main()

@@ -10,12 +10,27 @@ from pathlib import Path
 from typing import Any
 
 from kdbench import registry
+from kdbench.board.problem import misfits
 from kdbench.errors import KDBenchError
 from kdbench.records import Record
 from kdbench.suite import Suite, plain
 
 VERSION = 1  # of the card's format
 Card = dict[str, Any]
+TEACHER = {"network": str, "seed": int}
+SHAPE: Card = {  # what must be in a card so that it can be worked with
+    "suite": {
+        "name": str,
+        "description": str,
+        "seeds": [int],
+        "datasets": [{"name": str, "task": str, "protocol": dict}],
+        "pairs": [{"name": str, "student": str, "teacher": TEACHER, "pool": [TEACHER], "assistants": [str]}],
+        "methods": [{"name": str, "label": str, "family": str, "hyperparameters": dict}],
+        **dict.fromkeys(("recipe", "teacher_recipe", "student_recipes", "teacher_recipes"), dict),
+    },
+    "left_out": [str],
+    **dict.fromkeys(("tables", "records", "teachers"), dict),
+}
 
 
 def suite_table(suite: Suite) -> dict[str, Any]:
@@ -91,28 +106,20 @@ def read_card(path: Path) -> Card:
     """Read a card.
 
     Raises:
-        KDBenchError: naming the file, if it is absent or no card, or of a newer kdbench.
+        KDBenchError: if it is absent or no card, or of a newer kdbench.
     """
     again = "make it with `kdbench publish`"
     if not path.is_file():
-        raise KDBenchError(f"{str(path)!r} does not exist: {again}")
+        raise KDBenchError(f"it does not exist: {again}")
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
-        version = card["card"]
-        suite = card["suite"]
-        grid_rows(suite)
-        lacking = {"name", "recipe", "teacher_recipe", "student_recipes", "teacher_recipes"} - suite.keys()
-        lacking |= {"records", "teachers", "tables", "left_out"} - card.keys()
-        if lacking:
-            raise ValueError(f"it has no {min(lacking)!r}")
-        if not isinstance(card["left_out"], list):
-            raise ValueError("its list of records that are left out is no list")
-        if not all(isinstance(card[kind], dict) for kind in ("records", "teachers", "tables")):
-            raise ValueError("its digests are no table")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise KDBenchError(f"{str(path)!r} is no card that can be read ({error}): {again}") from error
+    except (OSError, ValueError) as error:
+        raise KDBenchError(f"it cannot be read ({error}): {again}") from error
+    version = card.get("card") if isinstance(card, dict) else None
     if version != VERSION:
-        raise KDBenchError(f"{str(path)!r} is a card of format {version!r}, not {VERSION}: upgrade kdbench, or {again}")
+        raise KDBenchError(f"its format is {version!r}, not {VERSION}: upgrade kdbench, or {again}")
+    for where, rule in misfits(card, SHAPE):
+        raise KDBenchError(f"it is no card ({where}: {rule}): {again}")
     return card
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 from collections.abc import Sequence
@@ -43,7 +44,10 @@ def parquet(frame: pd.DataFrame) -> bytes:
     Raises:
         KDBenchError: if pyarrow is not installed.
     """
-    pa, pq = _pyarrow("written")
+    need_pyarrow()
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     kinds = dict.fromkeys(COLUMNS, pa.string()) | dict.fromkeys(POINT, pa.float64())
     kinds |= {"seed": pa.int64(), "epoch": pa.int64()}
     table = pa.Table.from_pandas(frame, schema=pa.schema(list(kinds.items())), preserve_index=False)
@@ -53,25 +57,24 @@ def parquet(frame: pd.DataFrame) -> bytes:
     return buffer.getvalue()
 
 
-def read_parquet(path: Path) -> pd.DataFrame:
+def read_parquet(source: Path | io.BytesIO) -> pd.DataFrame:
     """Read such a file.
 
     Raises:
         KDBenchError: if it is absent or damaged, or pyarrow is not installed.
     """
-    _pyarrow("read")
+    need_pyarrow()
     try:
-        return pd.read_parquet(path, engine="pyarrow")
+        return pd.read_parquet(source, engine="pyarrow")
     except Exception as error:
-        raise KDBenchError(f"{str(path)!r} is no Parquet file that can be read ({type(error).__name__})") from error
+        raise KDBenchError(f"it is no Parquet file that can be read ({type(error).__name__})") from error
 
 
-def _pyarrow(verb: str) -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise KDBenchError(
-            f"curves.parquet cannot be {verb} without pyarrow: pip install 'kdbench[report]' brings it"
-        ) from None
-    return pyarrow, pyarrow.parquet
+def need_pyarrow() -> None:
+    """Fail now if curves can be neither written nor read.
+
+    Raises:
+        KDBenchError: if pyarrow is not installed.
+    """
+    if importlib.util.find_spec("pyarrow") is None:
+        raise KDBenchError("curves.parquet needs pyarrow, which is not installed: pip install 'kdbench[report]'")

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from kdbench.board.card import Card, card_bytes, grid_rows, make_card, sha256, suite_table
-from kdbench.board.curves import curves_table, parquet
+from kdbench.board.curves import curves_table, need_pyarrow, parquet
 from kdbench.board.merge import TEACHERS, Entry, entries, unite
 from kdbench.board.readme import readme
 from kdbench.board.runs import runs_table
@@ -49,9 +49,10 @@ def publish(suite: Suite, out: Path, to: Path) -> Published:
     The same records give the same bytes.
 
     Raises:
-        KDBenchError: if there is nothing to publish, a result differs from the published one, or a teacher's record is
-            not there.
+        KDBenchError: if there is nothing to publish, a result differs from the published one, a teacher's record is not
+            there, or pyarrow is not installed.
     """
+    need_pyarrow()
     folder = to / suite.name
     mine = entries(out / suite.name / "records")
     there = entries(folder / "records")

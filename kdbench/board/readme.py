@@ -24,8 +24,8 @@ DOCS = "../../docs/results.md"
 CAPTION = (
     "Top-1 of the last epoch in %, mean ± sample standard deviation over seeds; n: finished runs. Differences in"
     " points, paired by seed, [95 % t interval]; `*`: p < 0.05 after Holm's correction for the number of methods. Gap"
-    " closed: the share of the teacher's lead over the plain student that is won. Time: an epoch's, as a multiple of the"
-    " plain student's. Extra parameters are trained beside the student and not deployed."
+    " closed: the share of the teacher's lead over the plain student that is won. Time: an epoch's, as a multiple of"
+    " the plain student's. Extra parameters are trained beside the student and not deployed."
 )
 Row = Mapping[str, Any]
 

@@ -1,0 +1,286 @@
+"""Is a published folder what `kdbench publish` makes of honest records? Everything that is not, said one by one."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from kdbench import registry
+from kdbench.board.audit import audit, placed, shape, taught
+from kdbench.board.card import Card, read_card, sha256, suite_table
+from kdbench.board.curves import need_pyarrow, read_parquet
+from kdbench.board.merge import TEACHERS, Entry
+from kdbench.board.problem import Problem
+from kdbench.board.publish import CURVES, folder_content, plots_in, suite_tables, trained
+from kdbench.board.runs import GROUP, protocol_text
+from kdbench.board.schemas import TABLES, parse_csv, read_csv, violations
+from kdbench.board.tables import csv_bytes
+from kdbench.errors import KDBenchError
+from kdbench.records import Record, read_record
+from kdbench.source import source_digest
+from kdbench.suite import load, names
+
+KEYS = {"runs.csv": [*GROUP, "seed"], "leaderboard_long.csv": GROUP, "leaderboard.csv": ["method"]}
+FIXED = ("datasets", "pairs", "seeds", "recipe", "teacher_recipe", "student_recipes", "teacher_recipes")
+
+
+@dataclass
+class Report:
+    """What was found in one suite's folder.
+
+    Attributes:
+        folder: which.
+        problems: everything that is wrong.
+        notes: what a reader should know and what is no fault of the folder.
+        records, teachers: how many were looked at.
+    """
+
+    folder: Path
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    records: int = 0
+    teachers: int = 0
+
+
+def validate(path: Path) -> list[Report]:
+    """Check a published suite's folder, or every one in a results folder.
+
+    Raises:
+        KDBenchError: if there is none.
+    """
+    need_pyarrow()
+    if not path.is_dir():
+        raise KDBenchError(f"folder {str(path)!r} does not exist: give a suite's folder, or a results folder")
+    path = path.resolve()
+    if (path / "records").is_dir() or (path / "card.json").exists():
+        return [check_folder(path)]
+    folders = [f for f in sorted(path.iterdir()) if (f / "records").is_dir() and f.name != TEACHERS]
+    if not folders:
+        raise KDBenchError(f"{str(path)!r} holds no published suite: give a suite's folder, or a results folder")
+    return [check_folder(folder) for folder in folders]
+
+
+def check_folder(folder: Path) -> Report:
+    """Check one published suite."""
+    report = Report(folder)
+    found = report.problems
+    try:
+        card = read_card(folder / "card.json")
+    except KDBenchError as error:
+        found.append(Problem("card.json", str(error)))
+        card = None
+    left_out = set(card["left_out"]) if card else set()
+    kept = _read(folder / "records", "records", found)
+    used = {identity: number for number, entry in enumerate(kept.values()) for identity in trained(entry.record)}
+    listed = set(card["teachers"]) if card else set()
+    beside = folder.parent / TEACHERS / "records"
+    teachers = _read(beside, f"../{TEACHERS}/records", found, used.keys() | listed)
+    report.records, report.teachers = len(kept), len(teachers)
+    for identity, entry in kept.items():
+        file = f"records/{entry.path.name}"
+        if card and identity not in left_out:
+            found += placed(file, entry.record, card["suite"])
+        records = {key: teacher.record for key, teacher in teachers.items()}
+        found += taught(file, entry.record, records, trained(entry.record))
+    counted = {identity: entry.record for identity, entry in kept.items() if identity not in left_out}
+    found += _twice(counted)
+    tables = {name: _table(folder, name, found) for name in TABLES}
+    if card:
+        if card["suite"]["name"] != folder.name:
+            found.append(Problem("card.json", "its folder is named otherwise", "suite.name", card["suite"]["name"]))
+        found += _digests(folder, card, kept, teachers)
+        found += _bundled(card["suite"])
+        if len(kept) == len(_files(folder / "records")) and counted:
+            found += _made_anew(folder, card, kept, {k: v for k, v in teachers.items() if k in used}, tables)
+    if not kept:
+        found.append(Problem("records", "there is no record that can be read"))
+    report.notes += _notes(counted.values())
+    return report
+
+
+# ------------------------------------------------------------------------------------------ records
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*") if path.is_file())
+
+
+def _read(folder: Path, shown: str, found: list[Problem], only: set[str] | None = None) -> dict[str, Entry]:
+    """The records that can be worked with, by id; what is wrong with any goes to `found`."""
+    entries: dict[str, Entry] = {}
+    for path in _files(folder):
+        file = f"{shown}/{path.name}"
+        if only is not None and path.stem not in only:
+            continue
+        if path.suffix != ".json":
+            found.append(Problem(file, "it is no record"))
+            continue
+        try:
+            content, record = path.read_bytes(), read_record(path)
+        except (KDBenchError, OSError) as error:
+            found.append(Problem(file, str(error)))
+            continue
+        wrong = shape(file, record)
+        found += wrong
+        if not wrong:
+            found += audit(file, record, json.loads(content)["schema"])
+            entries[record["id"]] = Entry(path, content, record)
+    return entries
+
+
+def _twice(records: Mapping[str, Record]) -> Iterator[Problem]:
+    """Records of one method at one place with one seed: only one of them can be in a table."""
+    seen: dict[tuple[Any, ...], str] = {}
+    for identity, record in records.items():
+        cell = record["cell"]
+        place = (cell["dataset"], protocol_text(cell["protocol"]), cell["pair"])
+        key = (*place, cell["method"]["label"], cell["seed"])
+        if key in seen:
+            rule = f"records/{seen[key]}.json has the same method, place and seed"
+            yield Problem(f"records/{identity}.json", rule, "cell.method.label", key[-2])
+        seen.setdefault(key, identity)
+
+
+def _notes(records: Any) -> Iterator[str]:
+    """Methods that this kdbench does not have, or has in another form."""
+    sources = {(r["cell"]["method"]["name"], r["cell"]["method"]["source"]) for r in records}
+    for name, source in sorted(sources):
+        try:
+            present = source_digest(registry.get(name))
+        except KDBenchError:
+            yield f"method {name!r} is not one of this kdbench: its file must come with the results"
+            continue
+        if present != source:
+            yield f"method {name!r} was run from another source than it has in this kdbench"
+
+
+# ------------------------------------------------------------------------------------------ tables
+
+
+def _table(folder: Path, name: str, found: list[Problem]) -> pd.DataFrame | None:
+    """A table as it stands there, held against its columns; None if it cannot be read."""
+    try:
+        frame = read_csv(folder / name) if name.endswith(".csv") else read_parquet(folder / name)
+    except KDBenchError as error:
+        found.append(Problem(name, str(error)))
+        return None
+    found += violations(name, frame)
+    return frame
+
+
+def _made_anew(
+    folder: Path,
+    card: Card,
+    kept: Mapping[str, Entry],
+    teachers: Mapping[str, Entry],
+    tables: Mapping[str, pd.DataFrame | None],
+) -> Iterator[Problem]:
+    """Compare everything with what the records give."""
+    left_out = card["left_out"]
+    try:
+        content = folder_content(card["suite"], kept, left_out, teachers, plots_in(folder))
+        records = [entry.record for identity, entry in sorted(kept.items()) if identity not in left_out]
+        anew = suite_tables(card["suite"], records)
+    except KDBenchError as error:
+        yield Problem("records", f"no tables can be made of them: {error}")
+        return
+    for name, keys in KEYS.items():
+        frame = tables[name]
+        if frame is not None:
+            yield from _unlike(name, frame, parse_csv(csv_bytes(anew[name])), keys)
+    curves = tables[CURVES]
+    if curves is not None and not curves.equals(read_parquet(io.BytesIO(content[CURVES]))):
+        yield Problem(CURVES, "it is not what the records' curves give: publish again")
+    ours = json.loads(content["card.json"])
+    for key in sorted(ours.keys() | card.keys()):
+        if key not in ("tables", "records", "teachers") and ours.get(key) != card.get(key):
+            yield Problem("card.json", f"the records give {json.dumps(ours.get(key))}", key, card.get(key))
+    readme = folder / "README.md"
+    if not readme.is_file() or readme.read_bytes() != content["README.md"]:
+        yield Problem("README.md", "it is not what the records give: publish again, and write elsewhere")
+
+
+def _unlike(name: str, frame: pd.DataFrame, wanted: pd.DataFrame, keys: Sequence[str]) -> Iterator[Problem]:
+    """Cells that differ, rows too many and rows too few; rows are met by their keys."""
+    if not set(keys) <= set(frame.columns):
+        return  # the missing columns are told of already
+    mine, theirs = (dict(reversed(list(_keyed(table, keys)))) for table in (frame, wanted))
+    for key, index in mine.items():
+        if key not in theirs:
+            yield Problem(name, "no record gives this row", f"row {index + 2}", ", ".join(key))
+    for key in theirs:
+        if key not in mine:
+            yield Problem(name, "the records give a row that is not there", value=", ".join(key))
+    for key in [key for key in mine if key in theirs]:
+        for column in [column for column in frame.columns if column in wanted.columns]:
+            value, right = str(frame.at[mine[key], column]), str(wanted.at[theirs[key], column])
+            if not _same(value, right):
+                yield Problem(name, f"the records give {right!r}", f"row {mine[key] + 2}, column {column}", value)
+
+
+def _keyed(frame: pd.DataFrame, keys: Sequence[str]) -> Iterator[tuple[tuple[str, ...], int]]:
+    return zip(frame[list(keys)].itertuples(index=False, name=None), range(len(frame)), strict=True)
+
+
+def _same(a: str, b: str) -> bool:
+    """Equal as text, or as numbers of six digits, whose last one may differ with the version of a library."""
+    if a == b:
+        return True
+    try:
+        return math.isclose(float(a), float(b), rel_tol=1e-5, abs_tol=1e-9)
+    except ValueError:
+        return False
+
+
+# ------------------------------------------------------------------------------------------ the card
+
+
+def _digests(folder: Path, card: Card, kept: Mapping[str, Entry], teachers: Mapping[str, Entry]) -> Iterator[Problem]:
+    """Compare the card's digests with the files."""
+    for name, digest in sorted(card["tables"].items()):
+        if (folder / name).is_file() and sha256((folder / name).read_bytes()) != digest:
+            yield Problem(name, "it was changed after it was published: card.json has another digest")
+    for name in TABLES.keys() - card["tables"].keys():
+        yield Problem("card.json", "it has no digest of this file", "tables", name)
+    for kind, shown, entries in (("records", "records", kept), ("teachers", f"../{TEACHERS}/records", teachers)):
+        for identity in sorted(card[kind].keys() | entries.keys()):
+            file = f"{shown}/{identity}.json"
+            if identity not in card[kind]:
+                yield Problem(file, "it is not in card.json: publish again")
+            elif identity in entries and sha256(entries[identity].content) != card[kind][identity]:
+                yield Problem(file, "it was changed after it was published: card.json has another digest")
+            elif identity not in entries and not _exists(folder / shown, identity):
+                yield Problem(file, "card.json names it, but it is not there")
+    for identity in sorted(set(card["left_out"]) - card["records"].keys()):
+        yield Problem("card.json", "it is left out of the tables, but it is none of the records", "left_out", identity)
+
+
+def _exists(folder: Path, identity: str) -> bool:
+    return "/" not in identity and (folder / f"{identity}.json").is_file()
+
+
+def _bundled(suite: Mapping[str, Any]) -> Iterator[Problem]:
+    """A suite that has the name of one of kdbench's is that suite."""
+    if suite["name"] not in names():
+        return
+    theirs = suite_table(load(suite["name"]))
+    for key in FIXED:
+        mine, right = suite.get(key), theirs[key]
+        if mine == right:
+            continue
+        if not (isinstance(mine, dict) and isinstance(right, dict)):
+            mine, right = {"": mine}, {"": right}
+        for inner in sorted(mine.keys() | right.keys()):
+            if mine.get(inner) != right.get(inner):
+                where = f"suite.{key}.{inner}".removesuffix(".")
+                rule = (
+                    f"kdbench's suite {suite['name']!r} has {json.dumps(right.get(inner))}: name another one otherwise"
+                )
+                yield Problem("card.json", rule, where, mine.get(inner))

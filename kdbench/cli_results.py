@@ -1,0 +1,63 @@
+"""The commands for results that others see: publish, validate, merge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Results = Annotated[Path, typer.Option(help="folder of published results")]
+
+
+def publish(
+    suite: Annotated[str, typer.Argument(help="a suite's name or a .toml file", metavar="SUITE")],
+    out: Annotated[Path, typer.Option(help="folder of the runs", envvar="KDBENCH_OUT")] = Path("runs"),
+    to: Results = Path("results"),
+) -> None:
+    """Write a suite's records, tables, curves, card and README into the folder of published results."""
+    from kdbench.board.publish import publish as publish_suite
+    from kdbench.suite import load
+
+    done = publish_suite(load(suite), out, to)
+    print(f"published {done.records} records and {done.teachers} of teachers in {done.folder}")
+    if done.aside:
+        print(f"{done.aside} records of {out} stay there: they are of another recipe, or of a method's older source")
+    print(f"next: kdbench validate {done.folder}")
+
+
+def validate(
+    path: Annotated[Path, typer.Argument(help="a published suite's folder, or a results folder with several")],
+) -> None:
+    """Check published results: tables against records, records against their suite and curves, digests, teachers."""
+    from kdbench.board.validate import validate as validate_results
+
+    reports = validate_results(path)
+    for report in reports:
+        for problem in report.problems:
+            print(f"{report.folder.name}/{problem}" if len(reports) > 1 else problem)
+        for note in report.notes:
+            print(f"note: {note}")
+        what = f"{report.folder}: {report.records} records, {report.teachers} of teachers"
+        found = len(report.problems)
+        print(f"{what}, {'nothing wrong' if not found else '1 problem' if found == 1 else f'{found} problems'}")
+    if any(report.problems for report in reports):
+        raise typer.Exit(1)
+
+
+def merge(
+    sources: Annotated[list[Path], typer.Argument(help="results folders, or suites' folders", metavar="FOLDER...")],
+    to: Annotated[Path, typer.Option(help="a new folder for all of them")],
+) -> None:
+    """Unite the records of several machines: each cell once; if results of a cell differ, nothing is written."""
+    from kdbench.board.merge import merge as merge_folders
+
+    counts = merge_folders(sources, to)
+    parts = ", ".join(f"{count} of {name}" for name, count in counts.items())
+    print(f"merged {parts} into {to}; next: kdbench publish SUITE --out {to}")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    for command in (publish, validate, merge):
+        app.command()(command)
