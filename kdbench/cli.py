@@ -1,4 +1,4 @@
-"""The command line: list, show, new, check, run, status, leaderboard, compare, power, reproduce, and cli_results'."""
+"""The command line: list, show, new, check, run, status, leaderboard, report, compare, power, reproduce, and others."""
 
 from __future__ import annotations
 
@@ -128,6 +128,35 @@ def leaderboard(
 
     grid = _suite(suite, methods, pairs, seeds, epochs, set_, precision)
     _show(grid.cells(), Store(out / grid.name), common)
+
+
+@app.command()
+def report(
+    suite: SuiteName = "digits",
+    methods: Methods = "",
+    pairs: Pairs = "",
+    seeds: Seeds = "",
+    epochs: Epochs = None,
+    set_: Settings = None,
+    precision: Precision = "auto",
+    out: Out = Path("runs"),
+    site: Annotated[
+        Path | None, typer.Option("--site", "-o", help="where the site goes [default: site/SUITE]", show_default=False)
+    ] = None,
+    latex: Annotated[bool, typer.Option("--latex", help="also write leaderboard.tex")] = False,
+    plots: Annotated[bool, typer.Option(help="also write the plots as PNG and SVG")] = True,
+    everything: Annotated[
+        bool, typer.Option("--all", help="show every record of the folder, not only those of the suite as it is now")
+    ] = False,
+) -> None:
+    """Make a site of the results: leaderboard, plots, a page a method and a pair; it needs no server and no network."""
+    from kdbench.records import Store
+    from kdbench.report import report as make_report
+
+    grid = _suite(suite, methods, pairs, seeds, epochs, set_, precision)
+    folder = site or Path("site") / grid.name
+    page = make_report(grid, Store(out / grid.name), folder, everything=everything, latex=latex, pictures=plots)
+    print(f"report: {page}")
 
 
 @app.command()

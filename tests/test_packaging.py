@@ -17,7 +17,7 @@ METHODS = sorted((ROOT / "methods").rglob("*.py"))
 # from the top of the house to its ground: a layer imports only from its own line and from the lines below it
 LAYERS = (
     ("cli", "cli_results"),
-    ("plan", "listing", "show", "reproduce", "scaffold", "check", "progress"),
+    ("plan", "listing", "show", "reproduce", "report", "scaffold", "check", "progress"),
     ("trial",),
     ("executors", "board", "lock"),
     ("cohort",),

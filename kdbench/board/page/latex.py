@@ -1,0 +1,105 @@
+"""The leaderboards as LaTeX tables for papers: booktabs, one a board."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from kdbench.board.page.cells import mark_of
+from kdbench.board.page.data import Board, Results
+from kdbench.board.page.numbers import decimals, fixed, known, scaled
+
+SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "%": r"\%",
+    "_": r"\_",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "\n": " ",
+}
+
+
+def escape(text: str) -> str:
+    """Text as LaTeX prints it; a pair's arrow becomes one."""
+    return re.sub(
+        r"->|[\\{}$&#%_~^<>|\"\n]", lambda found: SPECIAL.get(found[0], r"$\rightarrow$"), text
+    )  # fmt: skip
+
+
+def latex_tables(results: Results) -> str:
+    """All boards; `\\usepackage{booktabs}` is all that they need."""
+    head = "% Made by `kdbench report`; needs \\usepackage{booktabs}.\n"
+    return head + "\n".join(_table(results, board) for board in results.boards)
+
+
+def _table(results: Results, board: Board) -> str:
+    baseline = results.baseline
+    best = next((row["top1_mean"] for row in board.rows if known(row["top1_mean"])), None)
+    lines = [_row(row, baseline, best) for row in board.rows]
+    seeds = set(results.runs["seed"])
+    headings = ["Method", "Top-1", *(["To student"] if baseline != "student" else [])]
+    headings += [f"To {escape(baseline)}", "Time", "Extra parameters"]
+    caption = (
+        f"{escape(results.suite)}, {escape(board.place.title)}: top-1 of the last epoch in \\%, mean $\\pm$ sample "
+        f"standard deviation over {len(seeds)} seeds; differences in points, paired by seed, with 95\\,\\% intervals; "
+        f"$^{{+}}$, $^{{-}}$: better or worse than {escape(baseline)} with $p < 0.05$ after Holm's correction; "
+        "training time as a multiple of the plain student's."
+    )
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{caption}}}",
+            rf"\label{{tab:{board.place.key}}}",
+            rf"\begin{{tabular}}{{l{'r' * (len(headings) - 1)}}}",
+            r"\toprule",
+            " & ".join(headings) + r" \\",
+            r"\midrule",
+            *lines,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def _row(row: Mapping[str, Any], baseline: str, best: float | None) -> str:
+    score = r"\multicolumn{1}{c}{--}"
+    if known(row["top1_mean"]):
+        digits = decimals(row["top1_std"])
+        number = fixed(row["top1_mean"], digits)
+        score = rf"\textbf{{{number}}}" if row["top1_mean"] == best else number
+        score += rf" $\pm$ {fixed(row['top1_std'], digits)}" if known(row["top1_std"]) else ""
+    sign = {"better": "$^{+}$", "worse": "$^{-}$"}.get(mark_of(row, baseline), "")
+    columns = [escape(row["method"]), score]
+    columns += [_difference(row, "student")] if baseline != "student" else []
+    columns += [_difference(row, baseline) + sign]
+    ratio = row["time_ratio_to_student"]
+    columns += [rf"{ratio:.2f}$\times$" if known(ratio) else ""]
+    columns += [scaled(row["extra_parameters"]) if known(row["extra_parameters"]) else ""]
+    return " & ".join(columns) + r" \\"
+
+
+def _difference(row: Mapping[str, Any], baseline: str) -> str:
+    mean, low, high = (row[f"vs_{baseline}{part}"] for part in ("", "_ci95_low", "_ci95_high"))
+    if not known(mean):
+        return ""
+    both = known(low) and known(high)
+    digits = decimals((high - low) / 2) if both else 2
+    text = f"${fixed(mean, digits, True)}$"
+    return _dashed(text + (f" $[{fixed(low, digits, True)}, {fixed(high, digits, True)}]$" if both else ""))
+
+
+def _dashed(text: str) -> str:
+    return text.replace("\u2212", "-")

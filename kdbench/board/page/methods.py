@@ -1,0 +1,156 @@
+"""What the page of one method shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kdbench.board.page.cells import Cell, table
+from kdbench.board.page.data import Board, Described, Place, Results
+from kdbench.board.page.numbers import fixed, known, probability, scaled
+from kdbench.board.reported import Reported, by_paper, of_method
+
+COSTS = (
+    ("seconds_per_epoch", "seconds an epoch", 2),
+    ("time_ratio_to_student", "time to student's", 2),
+    ("joules_per_epoch", "joules an epoch", 0),
+    ("peak_memory_mb", "peak memory, MB", 0),
+    ("extra_parameters", "extra parameters", None),
+    ("deployed_parameters", "deployed parameters", None),
+    ("deployed_macs", "deployed MACs", None),
+    ("latency_ms_batch1", "latency, 1 input, ms", 2),
+    ("latency_ms_batch128", "latency, 128 inputs, ms", 1),
+)
+SCORES = (
+    ("top1_mean", "top-1, %", 2),
+    ("best_top1_mean", "best epoch, %", 2),
+    ("teacher_top1", "teacher, %", 2),
+    ("top5", "top-5, %", 2),
+    ("nll", "NLL, nats", 3),
+    ("ece", "ECE, %", 2),
+    ("agreement", "agreement with teacher, %", 2),
+    ("kl_to_teacher", "KL to teacher, nats", 3),
+)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A method's row on one board."""
+
+    board: Board
+    row: Mapping[str, Any]
+    cells: Mapping[str, Cell]
+    of: int  # ranked methods there
+
+
+@dataclass(frozen=True)
+class MethodPage:
+    """Everything about one label.
+
+    Attributes:
+        hyperparameters: name, value, and the default where it differs.
+        scores, costs: headings, then a row a place.
+        runs: a row a cell of the grid.
+        reported: paper -> its values.
+    """
+
+    label: str
+    name: str
+    slug: str
+    family: str
+    described: Described | None
+    hyperparameters: list[tuple[str, str, str]]
+    standings: list[Standing]
+    scores: tuple[list[str], list[tuple[Place, list[str]]]]
+    costs: tuple[list[str], list[tuple[Place, list[str]]]]
+    runs: list[dict[str, Any]]
+    reported: dict[str, list[Reported]]
+
+
+def method_page(results: Results, label: str) -> MethodPage:
+    """Collect one method's page."""
+    found = [
+        (board, row, sum(known(other.get("rank")) for other in board.rows))
+        for board in results.boards
+        for row in board.rows
+        if row["method"] == label
+    ]
+    cells = table([row for _, row, _ in found])
+    standings = [
+        Standing(board, row, {key: column[i] for key, column in cells.items()}, of)
+        for i, (board, row, of) in enumerate(found)
+    ]
+    name = results.names[label]
+    described = results.described.get(name)
+    single = [standing for standing in standings if not standing.board.overall]
+    return MethodPage(
+        label,
+        name,
+        results.slugs[label],
+        str(found[0][1]["family"]),
+        described,
+        _hyperparameters(results.hyperparameters(label), described.defaults if described else {}),
+        standings,
+        _numbers(single, SCORES),
+        _numbers(single, COSTS),
+        _runs(results, label),
+        by_paper(of_method(results.reported, name)),
+    )
+
+
+def _hyperparameters(used: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    return [
+        (name, _value(value), _value(defaults[name]) if name in defaults and defaults[name] != value else "")
+        for name, value in sorted(used.items())
+    ]
+
+
+def _value(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _numbers(
+    standings: list[Standing], wanted: tuple[tuple[str, str, int | None], ...]
+) -> tuple[list[str], list[tuple[Place, list[str]]]]:
+    """A table without its empty columns."""
+    kept = [column for column in wanted if any(known(standing.row.get(column[0])) for standing in standings)]
+    rows = [
+        (standing.board.place, [_number(standing.row.get(key), digits) for key, _, digits in kept])
+        for standing in standings
+    ]
+    return [heading for _, heading, _ in kept], rows
+
+
+def _number(value: Any, digits: int | None) -> str:
+    if not known(value):
+        return ""
+    return scaled(value) if digits is None else fixed(value, digits)
+
+
+def _runs(results: Results, label: str) -> list[dict[str, Any]]:
+    places = {(place.dataset, place.protocol, place.pair): place for place in results.places}
+    mine = results.runs[results.runs["method"] == label].to_dict("records")
+    return [
+        {
+            "place": places[run["dataset"], run["protocol"], run["pair"]],
+            "seed": run["seed"],
+            "state": run["status"].replace("_", " "),
+            "reason": run["reason"] or "",
+            "id": run["id"] or "",
+            "numbers": [
+                _number(run["top1"], 2),
+                f"{_number(run['best_top1'], 2)} ({run['best_epoch']:.0f})" if known(run["best_epoch"]) else "",
+                _number(run["agreement"], 2),
+                _number(run["ece"], 2),
+                _number(run["seconds_per_epoch"], 2),
+            ],
+        }
+        for run in mine
+    ]
+
+
+def p_value(row: Mapping[str, Any], baseline: str) -> str:
+    """A difference's p after Holm's correction, as text."""
+    p = row.get(f"vs_{baseline}_p_holm")
+    return probability(p) if known(p) else ""

@@ -1,0 +1,297 @@
+"""The overviews: what a suite found, on what, how sure that is, and what is missing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kdbench.board.page.cells import Cell, mark_of, resolution
+from kdbench.board.page.data import STATES, Board, Place, Results
+from kdbench.board.page.numbers import aligned, decimals, fixed, interval, known, probability
+from kdbench.board.ranks import CriticalDifference
+from kdbench.board.statistics import SURE
+from kdbench.board.wide import ranking
+
+FEW = 5  # seeds below which a t interval is wide
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one board says in a sentence or two.
+
+    Attributes:
+        best: its first row, or None if nothing is finished.
+        score: `79.65 ± 0.15`.
+        gain, gain_interval: points over the plain student, `+3.39` and `+3.17 to +3.62`, or nothing.
+        better, worse, compared: methods that Holm's correction leaves better or worse than the baseline, of how many.
+        resolution: half the width of the middle interval of the differences, or nothing.
+    """
+
+    best: Mapping[str, Any] | None
+    score: str
+    gain: str
+    gain_interval: str
+    better: int
+    worse: int
+    compared: int
+    resolution: str
+
+
+def finding(board: Board, baseline: str) -> Finding:
+    """Sum a board up."""
+    scored = [row for row in board.rows if known(row["top1_mean"])]
+    marks = Counter(mark_of(row, baseline) for row in scored)
+    compared = sum(known(row[f"vs_{baseline}"]) for row in scored)
+    half = resolution(scored, baseline)
+    width = fixed(half, decimals(half)) if known(half) else ""
+    if not scored:
+        return Finding(None, "", "", "", 0, 0, 0, "")
+    best = scored[0]
+    digits = decimals(best["top1_std"])
+    score = fixed(best["top1_mean"], digits)
+    score += f" ± {fixed(best['top1_std'], digits)}" if known(best["top1_std"]) else ""
+    gain, _, ends = _difference(best, "student").partition(" ")
+    between = ends.strip("[]").replace(", ", " to ")
+    return Finding(best, score, gain, between, marks["better"], marks["worse"], compared, width)
+
+
+def _difference(row: Mapping[str, Any], baseline: str) -> str:
+    mean, low, high = (row[f"vs_{baseline}{part}"] for part in ("", "_ci95_low", "_ci95_high"))
+    if not known(mean):
+        return ""
+    digits = decimals((high - low) / 2) if known(low) and known(high) else 2
+    return f"{fixed(mean, digits, True)} {interval(low, high, digits)}".strip()
+
+
+@dataclass(frozen=True)
+class HeatRow:
+    """A method's differences to the baseline: a cell a place, its strength in % of the scale, its state if it has no
+    number.
+    """
+
+    method: str
+    slug: str
+    cells: list[Cell]
+    strength: list[int]
+    state: list[str]
+
+
+@dataclass(frozen=True)
+class Heat:
+    """Methods x places. `limit` is the difference in points at the end of the colour scale."""
+
+    places: list[Place]
+    rows: list[HeatRow]
+    limit: str
+
+
+def heat(results: Results) -> Heat:
+    """The heat map, best method first."""
+    boards = [board for board in results.boards if not board.overall]
+    name = f"vs_{results.baseline}"
+    rows = [{row["method"]: row for row in board.rows} for board in boards]
+    values = np.array([[row.get(m, {}).get(name, np.nan) for row in rows] for m in results.methods], dtype=float)
+    size = np.abs(values[np.isfinite(values)])
+    limit = max(float(np.quantile(size, 0.9)), 0.1) if len(size) else 1.0
+    digits = 1 if limit >= 1 else 2
+    columns = [aligned([fixed(v, digits, True) if known(v) else "" for v in column]) for column in values.T.tolist()]
+    made = [
+        HeatRow(
+            method,
+            results.slugs[method],
+            [_heat_cell(row.get(method), columns[p][m], results.baseline) for p, row in enumerate(rows)],
+            [_strength(values[m, p], limit) for p in range(len(rows))],
+            [_state(row.get(method)) for row in rows],
+        )
+        for m, method in enumerate(results.methods)
+    ]
+    order = list(results.wide["method"]) if len(boards) > 1 else [row["method"] for row in boards[0].rows]
+    made.sort(key=lambda row: order.index(row.method))
+    return Heat([board.place for board in boards], made, fixed(limit, digits))
+
+
+def _heat_cell(row: Mapping[str, Any] | None, text: str, baseline: str) -> Cell:
+    if row is None:
+        return Cell()
+    return Cell(text, mark=mark_of(row, baseline), hint=_difference(row, baseline))
+
+
+def _strength(value: float, limit: float) -> int:
+    return round(100 * min(max(value / limit, -1.0), 1.0)) if known(value) else 0
+
+
+def _state(row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return "missing"
+    if known(row["top1_mean"]):
+        return ""
+    return next((state for state in ("failed", "not_applicable", "missing") if row[state]), "missing")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """A critical-difference diagram, ready to be drawn.
+
+    Attributes:
+        data: ranks, cliques and tests.
+        position: where each method's rank stands on the axis, in %.
+        width: of the critical difference on the axis, in %.
+        sentence: what the test says.
+        left_out: methods that did not finish everything.
+    """
+
+    data: CriticalDifference
+    position: list[float]
+    width: float
+    sentence: str
+    left_out: list[str]
+
+
+def ranks(results: Results) -> Ranks | None:
+    """Average ranks of the complete methods; None if there are not two."""
+    data = ranking(results.records, results.expected)
+    if data is None:
+        return None
+    least, span = 1.0, max(len(data.methods) - 1.0, 1.0)
+    what = "pairs" if len(results.places) > 1 else "seeds"
+    position = [round(100 * (rank - least) / span, 2) for rank in data.ranks]
+    test = data.friedman
+    if known(test.f_p):
+        differ = "the ranks differ more than by chance" if test.f_p < SURE else "the ranks may differ by chance alone"
+        equal = "" if test.f_p < 1e-4 else "= "
+        sentence = f"Friedman's test over {data.blocks} {what}: p {equal}{probability(test.f_p)}, {differ}."
+    else:
+        sentence = f"With {data.blocks} {what} Friedman's test says nothing."
+    if data.difference >= data.ranks[-1] - data.ranks[0]:
+        sentence += f" With so few {what} the critical difference spans all ranks: no two methods can be told apart."
+    left_out = [method for method in results.methods if method not in data.methods]
+    return Ranks(data, position, round(min(100 * data.difference / span, 100.0), 2), sentence, left_out)
+
+
+def aggregates(results: Results) -> list[dict[str, Any]]:
+    """The wide table's rows as text, best first."""
+    rows = []
+    for row in results.wide.to_dict("records"):
+        digits = decimals(row["top1_std"])
+        counts = [row["wins"], row["ties"], row["losses"]]
+        rows.append(
+            {
+                "method": row["method"],
+                "slug": results.slugs[row["method"]],
+                "rank": f"{row['rank']:.0f}" if known(row["rank"]) else "",
+                "top1": fixed(row["top1_mean"], digits) if known(row["top1_mean"]) else "",
+                "top1_std": f"± {fixed(row['top1_std'], digits)}" if known(row["top1_std"]) else "",
+                "mean_rank": _number(row["mean_rank"], 1),
+                "borda": _number(row["borda"], 1),
+                "iqm": _number(row["iqm"], 2),
+                "iqm_interval": _plain_interval(row["iqm_ci95_low"], row["iqm_ci95_high"]),
+                "improvement": _number(row["probability_of_improvement"], 2),
+                "counts": " / ".join(f"{count:.0f}" for count in counts) if known(counts[0]) else "",
+                "ari": _number(row["ari"], 1) + "\u202f%" * known(row["ari"]),
+                "remark": row["remark"] or "",
+            }
+        )
+    for key in ("top1", "mean_rank", "borda", "iqm"):
+        for made, text in zip(rows, aligned([made[key] for made in rows]), strict=True):
+            made[key] = text
+    return rows
+
+
+def _number(value: Any, digits: int) -> str:
+    return fixed(value, digits) if known(value) else ""
+
+
+def _plain_interval(low: Any, high: Any) -> str:
+    return f"[{low:.2f}, {high:.2f}]" if known(low) and known(high) else ""
+
+
+def counts(results: Results) -> dict[str, int]:
+    """Cells by state."""
+    found = Counter(results.runs["status"])
+    return {state: found[state] for state in STATES}
+
+
+def unfinished(results: Results) -> list[dict[str, Any]]:
+    """What is not done and why, a row a method, place and state, its seeds together."""
+    rows: dict[tuple[str, ...], list[int]] = {}
+    for run in results.runs[results.runs["status"] != "done"].to_dict("records"):
+        key = (run["method"], run["dataset"], run["protocol"], run["pair"], run["status"], run["reason"] or "")
+        rows.setdefault(key, []).append(run["seed"])
+    titles = {(place.dataset, place.protocol, place.pair): place for place in results.places}
+    return [
+        {
+            "method": method,
+            "slug": results.slugs[method],
+            "place": titles[dataset, protocol, pair],
+            "state": state.replace("_", " "),
+            "reason": reason,
+            "seeds": ", ".join(map(str, sorted(seeds))),
+        }
+        for (method, dataset, protocol, pair, state, reason), seeds in sorted(rows.items())
+    ]
+
+
+def facts(results: Results) -> list[tuple[str, list[str]]]:
+    """What stands behind the numbers: heading and lines, each line with its number of records where several differ."""
+    cells = [record["cell"] for record in results.records]
+    origins = [record.get("provenance") or {} for record in results.records]
+    seeds = sorted({int(seed) for seed in results.runs["seed"]})
+    times = sorted(origin["finished_at"] for origin in origins if origin.get("finished_at"))
+    found = [
+        ("Data", sorted({place.where for place in results.places})),
+        ("Pairs", sorted({place.pair for place in results.places})),
+        ("Seeds", [", ".join(map(str, seeds))]),
+        ("Recipe", _tallied([_recipe(cell.get("recipe") or {}) for cell in cells])),
+        ("Teachers", _teachers(results)),
+        ("Hardware", _tallied([_flat(origin.get("hardware") or {}) for origin in origins])),
+        ("Numerics", _tallied([_flat(origin.get("numerics") or {}) for origin in origins])),
+        ("Versions", _tallied([_flat(origin.get("versions") or {}) for origin in origins])),
+        ("Revision of kdbench", _tallied([str(origin.get("git") or "")[:12] for origin in origins])),
+        ("Finished", [" to ".join(dict.fromkeys((times[0][:10], times[-1][:10])))] if times else []),
+    ]
+    return [(heading, lines) for heading, lines in found if lines]
+
+
+def _recipe(recipe: Mapping[str, Any]) -> str:
+    if "epochs" not in recipe:
+        return _flat(recipe)
+    parts = [f"{recipe['epochs']} epochs"]
+    parts += [f"batch {recipe['batch_size']}"] if "batch_size" in recipe else []
+    parts += [f"{recipe.get('optimizer', '')} at {recipe['learning_rate']:g}"] if "learning_rate" in recipe else []
+    schedule = str(recipe.get("schedule", ""))
+    if recipe.get("milestones") and schedule == "multistep":
+        steps = ", ".join(f"{share:g}" for share in recipe["milestones"])
+        schedule += f" (times {recipe.get('decay_rate', 0.1):g} at {steps} of the epochs)"
+    parts += [schedule] if schedule else []
+    parts += [f"weight decay {recipe['weight_decay']:g}"] if "weight_decay" in recipe else []
+    parts += [" + ".join(recipe["augment"])] if recipe.get("augment") else []
+    return ", ".join(parts)
+
+
+def _teachers(results: Results) -> list[str]:
+    """Every teacher once: network, seed, data, top-1."""
+    found = {
+        (record["cell"]["dataset"], t["network"], t["seed"], t["top1"])
+        for record in results.records
+        for t in record.get("teachers") or []
+    }
+    several = len({entry[0] for entry in found}) > 1
+    return [
+        f"{network}@{seed}{f' on {dataset}' if several else ''}: {top1:.2f} %" if known(top1) else f"{network}@{seed}"
+        for dataset, network, seed, top1 in sorted(found, key=str)
+    ]
+
+
+def _flat(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {values[key]}" for key in sorted(values) if values[key] not in ("", None))
+
+
+def _tallied(lines: Sequence[str]) -> list[str]:
+    """Each line once, the most frequent first, with its count where there are several."""
+    tally = Counter(line for line in lines if line)
+    ordered = sorted(tally, key=lambda line: (-tally[line], line))
+    return ordered if len(ordered) < 2 else [f"{line} ({tally[line]} records)" for line in ordered]

@@ -1,0 +1,97 @@
+"""`kdbench report`: a suite's results as a site, with its methods in their files' own words."""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import quote
+
+from kdbench import registry
+from kdbench.board.page.data import Described, Results
+from kdbench.board.reported import load
+from kdbench.board.select import current, expected
+from kdbench.composition import Composite
+from kdbench.errors import KDBenchError
+from kdbench.listing import needs_of, source_of
+from kdbench.method import Method, Paper
+from kdbench.records import Record, Store
+from kdbench.show import sections
+from kdbench.suite import Suite
+
+NEEDED = ("jinja2", "plotly", "matplotlib")
+
+
+def report(
+    suite: Suite, store: Store, folder: Path, *, everything: bool = False, latex: bool = False, pictures: bool = True
+) -> Path:
+    """Write the site of a suite and return the path of its first page.
+
+    Args:
+        suite: the grid that counts.
+        store: its records.
+        folder: where the site goes.
+        everything: show all records of the folder, also those that the suite as it is now leaves out.
+        latex, pictures: as `kdbench.board.page.build.build`.
+
+    Raises:
+        KDBenchError: if there is nothing to show, a package is missing, or the folder cannot be written.
+    """
+    absent = [package for package in NEEDED if find_spec(package) is None]
+    if absent:
+        raise KDBenchError(f"a report needs {' and '.join(absent)}: pip install 'kdbench[report]'")
+    from kdbench.board.page.build import build
+
+    cells, found = suite.cells(), store.all()
+    records = found if everything else current(found, cells)
+    if not records:
+        older = f", and its {len(found)} other records only count with --all" if found else ": run it first"
+        raise KDBenchError(f"{str(store.records)!r} has no record of the suite as it is now{older}")
+    results = Results(
+        suite.name, suite.description, records, () if everything else expected(cells), describe(records), load()
+    )
+    return build(results, folder, originals=store.records, latex=latex, pictures=pictures)
+
+
+def describe(records: Iterable[Record]) -> dict[str, Described]:
+    """The registered methods among the records, by name."""
+    found = {}
+    for name in sorted({record["cell"]["method"]["name"] for record in records}):
+        try:
+            found[name] = described(registry.get(name))
+        except KDBenchError:  # it came from a file that was not named this time
+            continue
+    return found
+
+
+def described(cls: type[Method]) -> Described:
+    """A method class in plain text."""
+    info = cls.info
+    needs = ", ".join(needs_of(cls))
+    defaults = registry.hyperparameters(cls)
+    if issubclass(cls, Composite):
+        title = f"The terms of {' and '.join(part.info.name for part in cls.parts)} together"
+        return Described(title, fidelity=info.fidelity, needs=needs, defaults=defaults)
+    parts = sections(inspect.getdoc(inspect.getmodule(cls)) or inspect.getdoc(cls) or "")
+    parts |= {"title": parts["title"].rstrip("."), "equation": textwrap.dedent(parts["equation"])}
+    return Described(
+        **parts,
+        fidelity=info.fidelity,
+        needs=needs,
+        paper=f"{info.paper.title}. {source_of(info.paper)}" if info.paper else "",
+        links=tuple(links(info.paper)) if info.paper else (),
+        defaults=defaults,
+    )
+
+
+def links(paper: Paper) -> Sequence[tuple[str, str]]:
+    """Where a paper and its code can be read."""
+    found = []
+    if paper.arxiv:
+        found.append((f"arXiv {paper.arxiv}", f"https://arxiv.org/abs/{quote(paper.arxiv)}"))
+    if paper.code:
+        web = paper.code.startswith(("https://", "http://"))
+        found.append((paper.code, paper.code if web else f"https://github.com/{quote(paper.code)}"))
+    return found
