@@ -43,3 +43,19 @@ def tiny_suite(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.toml"
     path.write_text(TINY)
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of runs with the tiny suite and a multi-teacher method, trained once; copy it before you change it."""
+    from typer.testing import CliRunner
+
+    from kdbench.cli import app
+
+    out = tmp_path_factory.mktemp("tiny") / "runs"
+    out.mkdir()
+    suite = out / "tiny.toml"
+    suite.write_text(TINY.replace('"kd"', '"kd", "aver_mkd"'))
+    result = CliRunner().invoke(app, ["run", str(suite), "--out", str(out), "--device", "cpu"])
+    assert result.exit_code == 0, result.output
+    return out

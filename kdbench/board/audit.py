@@ -66,7 +66,7 @@ def audit(file: str, record: Record, original_schema: int) -> Iterator[Problem]:
     cell, status = record["cell"], record["status"]
     if original_schema < 1:
         yield Problem(file, "there is no such version of records", "schema", original_schema)
-    expected = identity(cell)
+    expected = identity(cell, ENGINE)
     if record["id"] != expected:
         older = [e for e in range(1, ENGINE) if identity(cell, e) == record["id"]]
         rule = (
@@ -104,9 +104,10 @@ def _numbers(file: str, part: str, values: Mapping[str, Any]) -> Iterator[Proble
 def _curve(file: str, record: Record) -> Iterator[Problem]:
     """The curve has every epoch, ends in the result, and has no better epoch than the best."""
     curve, result, epochs = record["curve"], record["result"], record["cell"]["recipe"]["epochs"]
-    if [point["epoch"] for point in curve] != list(range(1, epochs + 1)):
-        rule = f"it has {len(curve)} points, but the recipe has epochs 1 to {epochs}"
-        yield Problem(file, rule if len(curve) != epochs else "its epochs are not 1, 2, ... in order", "curve")
+    if len(curve) != epochs:
+        yield Problem(file, f"it has {len(curve)} points, but the recipe has epochs 1 to {epochs}", "curve")
+    elif [point["epoch"] for point in curve] != list(range(1, epochs + 1)):
+        yield Problem(file, "its epochs are not 1, 2, ... in order", "curve")
     for number, point in enumerate(curve):
         yield from _numbers(file, f"curve[{number}]", {k: v for k, v in point.items() if k not in ("loss", "terms")})
         for name, value in {"loss": point["loss"], **point["terms"]}.items():
@@ -154,9 +155,10 @@ def placed(file: str, record: Record, suite: Mapping[str, Any]) -> Iterator[Prob
     else:
         yield from _networks(file, cell, pair)
     given = {entry["label"]: entry for entry in suite["methods"]}.get(method["label"])
-    for key in ("name", "hyperparameters"):
-        if given and given[key] != method[key]:
-            yield from _unlike(file, f"cell.method.{key}", {key: method[key]}, {key: given[key]})
+    if given:
+        yield from _unlike(file, "cell.method", {"name": method["name"]}, {"name": given["name"]})
+        where = "cell.method.hyperparameters"
+        yield from _unlike(file, where, method["hyperparameters"], given["hyperparameters"])
     recipe = {**suite["recipe"], **suite["student_recipes"].get(cell["student"], {})}
     yield from _unlike(file, "cell.recipe", cell["recipe"], recipe)
     for number, (spec, mine) in enumerate(zip(cell["teachers"], cell["teacher_recipes"], strict=False)):

@@ -17,11 +17,11 @@ from kdbench.records import Record
 
 WHERE = ("id", "dataset", "protocol", "pair", "method")
 POINT = ("learning_rate", "loss", "seconds", "top1", "top5", "nll", "ece", "agreement", "kl_to_teacher")
-COLUMNS = (*WHERE, "seed", "epoch", *POINT, "terms")
+COLUMNS = (*WHERE, "seed", "epoch", *POINT, "terms", "watched")
 
 
 def curves_table(records: Sequence[Record]) -> pd.DataFrame:
-    """A row a (cell id, epoch), sorted by both; `terms` is a JSON object, since every method has its own."""
+    """A row a (cell id, epoch), sorted by both; `terms` and `watched` are JSON objects: every method has its own."""
     rows = [
         _row(record, point)
         for record in sorted(records, key=lambda record: record["id"])
@@ -35,7 +35,8 @@ def _row(record: Record, point: dict[str, Any]) -> dict[str, Any]:
     cell = record["cell"]
     row = {"id": record["id"], "dataset": cell["dataset"], "protocol": protocol_text(cell["protocol"])}
     row |= {"pair": cell["pair"], "method": cell["method"]["label"], "seed": cell["seed"], "epoch": point["epoch"]}
-    return row | {name: point.get(name) for name in POINT} | {"terms": json.dumps(point["terms"], sort_keys=True)}
+    row |= {name: point.get(name) for name in POINT} | {"terms": json.dumps(point["terms"], sort_keys=True)}
+    return row | {"watched": json.dumps(point["watched"], sort_keys=True) if "watched" in point else ""}
 
 
 def parquet(frame: pd.DataFrame) -> bytes:

@@ -22,6 +22,7 @@ from kdbench.records import Record, write_atomically
 from kdbench.suite import Suite
 
 CURVES = "curves.parquet"
+PLOTS = ("pareto", "ranks", "heat")
 
 
 @dataclass(frozen=True)
@@ -125,8 +126,8 @@ def suite_tables(suite: Mapping[str, Any], records: Sequence[Record]) -> dict[st
 
 
 def plots_in(folder: Path) -> list[str]:
-    """The plots that the README can show."""
-    return [f"plots/{path.name}" for path in sorted(folder.glob("plots/*.png"))]
+    """The plots of `kdbench report` that say most, if somebody put them there."""
+    return [f"plots/{path.name}" for kind in PLOTS for path in sorted(folder.glob(f"plots/{kind}*.png"))]
 
 
 def trained(record: Record) -> list[str]:

@@ -165,8 +165,8 @@ def _cells(row: Row) -> tuple[str, ...]:
         text(row["method"]),
         f"{row['top1_mean']:.2f}{spread}" if known(row["top1_mean"]) else "",
         f"{row['n']:.0f}",
-        _difference(row, "student"),
-        _difference(row, KD),
+        _marked(row, STUDENT),
+        _marked(row, KD),
         f"{fixed(100 * row['gap_closed'], 0)} %" if known(row["gap_closed"]) else "",
         _times(row),
         _count(row["extra_parameters"]),
@@ -174,12 +174,15 @@ def _cells(row: Row) -> tuple[str, ...]:
     )
 
 
+def _marked(row: Row, baseline: str) -> str:
+    """The difference, with a star if it stands after Holm's correction."""
+    p = row[f"vs_{baseline}_p_holm"]
+    return _difference(row, baseline) + (r" \*" if known(p) and p < SURE else "")
+
+
 def _difference(row: Row, baseline: str) -> str:
-    value, low, high, p = (row[f"vs_{baseline}{part}"] for part in ("", "_ci95_low", "_ci95_high", "_p_holm"))
-    if not known(value):
-        return ""
-    mark = r" \*" if known(p) and p < SURE else ""
-    return f"{fixed(value, 2, True)} {interval(low, high, 2)}".strip() + mark
+    value, low, high = (row[f"vs_{baseline}{part}"] for part in ("", "_ci95_low", "_ci95_high"))
+    return f"{fixed(value, 2, True)} {interval(low, high, 2)}".strip() if known(value) else ""
 
 
 def _times(row: Row) -> str:
@@ -211,7 +214,7 @@ def _unfinished(runs: Sequence[Row]) -> str:
         f"{' (' + text(reason) + ')' if reason else ''}"
         for (state, place, reason, which), names in methods.items()
     ]
-    lines += [f"- no run of {len(never)} methods: {', '.join(map(text, never))}"] if never else []
+    lines += [f"- no run at all ({len(never)}): {', '.join(map(text, never))}"] if never else []
     return "\n".join(lines) or "Nothing: every run of the suite finished."
 
 

@@ -217,6 +217,7 @@ CURVES: Columns = {
     **SCORES,
     **FIDELITY,
     "terms": _name("the loss's terms by name, as a JSON object"),
+    "watched": _text("numbers of the method's own, as a JSON object", empty=True),
 }
 TABLES: dict[str, Columns] = {
     "leaderboard.csv": WIDE,

@@ -17,7 +17,7 @@ from kdbench.board.audit import audit, placed, shape, taught
 from kdbench.board.card import Card, read_card, sha256, suite_table
 from kdbench.board.curves import need_pyarrow, read_parquet
 from kdbench.board.merge import TEACHERS, Entry
-from kdbench.board.problem import Problem
+from kdbench.board.problem import Problem, shown
 from kdbench.board.publish import CURVES, folder_content, plots_in, suite_tables, trained
 from kdbench.board.runs import GROUP, protocol_text
 from kdbench.board.schemas import TABLES, parse_csv, read_csv, violations
@@ -201,7 +201,7 @@ def _made_anew(
     ours = json.loads(content["card.json"])
     for key in sorted(ours.keys() | card.keys()):
         if key not in ("tables", "records", "teachers") and ours.get(key) != card.get(key):
-            yield Problem("card.json", f"the records give {json.dumps(ours.get(key))}", key, card.get(key))
+            yield Problem("card.json", f"the records give {shown(ours.get(key))}", key, card.get(key))
     readme = folder / "README.md"
     if not readme.is_file() or readme.read_bytes() != content["README.md"]:
         yield Problem("README.md", "it is not what the records give: publish again, and write elsewhere")
@@ -249,14 +249,14 @@ def _digests(folder: Path, card: Card, kept: Mapping[str, Entry], teachers: Mapp
             yield Problem(name, "it was changed after it was published: card.json has another digest")
     for name in TABLES.keys() - card["tables"].keys():
         yield Problem("card.json", "it has no digest of this file", "tables", name)
-    for kind, shown, entries in (("records", "records", kept), ("teachers", f"../{TEACHERS}/records", teachers)):
+    for kind, place, entries in (("records", "records", kept), ("teachers", f"../{TEACHERS}/records", teachers)):
         for identity in sorted(card[kind].keys() | entries.keys()):
-            file = f"{shown}/{identity}.json"
+            file = f"{place}/{identity}.json"
             if identity not in card[kind]:
                 yield Problem(file, "it is not in card.json: publish again")
             elif identity in entries and sha256(entries[identity].content) != card[kind][identity]:
                 yield Problem(file, "it was changed after it was published: card.json has another digest")
-            elif identity not in entries and not _exists(folder / shown, identity):
+            elif identity not in entries and not _exists(folder / place, identity):
                 yield Problem(file, "card.json names it, but it is not there")
     for identity in sorted(set(card["left_out"]) - card["records"].keys()):
         yield Problem("card.json", "it is left out of the tables, but it is none of the records", "left_out", identity)
@@ -280,7 +280,5 @@ def _bundled(suite: Mapping[str, Any]) -> Iterator[Problem]:
         for inner in sorted(mine.keys() | right.keys()):
             if mine.get(inner) != right.get(inner):
                 where = f"suite.{key}.{inner}".removesuffix(".")
-                rule = (
-                    f"kdbench's suite {suite['name']!r} has {json.dumps(right.get(inner))}: name another one otherwise"
-                )
+                rule = f"kdbench's suite of this name has {shown(right.get(inner))}: give yours another name"
                 yield Problem("card.json", rule, where, mine.get(inner))
