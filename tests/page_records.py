@@ -42,16 +42,19 @@ def page_record(
         "status": status,
         "reason": reason,
         "cell": {
+            "role": "student",
+            "task": "image",
             "dataset": dataset,
             "protocol": protocol or {},
             "pair": pair,
             "teachers": [{"network": teacher, "seed": 0}],
+            "teacher_recipes": [{"epochs": epochs}],
             "student": student,
             "method": {
                 "name": name or label,
                 "label": label,
                 "family": family,
-                "hyperparameters": {"temperature": 4.0, "weight": 0.9},
+                "hyperparameters": {"temperature": 2.0, "weight": 0.9},
                 "source": "",
             },
             "seed": seed,
@@ -156,7 +159,7 @@ def synthetic(
                     if gaps and left == 1 and p == 0:
                         record = _unfinished(record, "not_applicable", f"{label} needs feature maps [C, H, W]")
                     elif gaps and left == 2 and p == 0 and seed == seeds[-1]:
-                        record = _unfinished(record, "failed", "the loss became NaN in epoch 3: lower its weight")
+                        record = _unfinished(record, "failed", "the loss became infinite in epoch 3: lower its weight")
                     elif gaps and left == 3 and p == 0 and seed == seeds[0]:
                         continue
                     records.append(record)

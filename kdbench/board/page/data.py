@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from kdbench.board.grid import Grid, make_grid
 from kdbench.board.page.cells import Cell, table
 from kdbench.board.page.series import Curve, Reliability, curve, reliability
 from kdbench.board.reported import TEACHER, Reported, by_paper
@@ -18,8 +19,6 @@ from kdbench.board.runs import place_name, protocol_text, runs_table
 from kdbench.board.tables import BASELINES, OVERALL, leaderboard_table
 from kdbench.board.wide import wide_table
 from kdbench.records import Record
-
-STATES = ("done", "failed", "not_applicable", "missing")
 
 
 @dataclass(frozen=True)
@@ -118,6 +117,10 @@ class Results:
         return runs_table(self.records, self.expected)
 
     @cached_property
+    def grid(self) -> Grid:
+        return make_grid(self.runs)
+
+    @cached_property
     def long(self) -> pd.DataFrame:
         return leaderboard_table(self.records, self.expected)
 
@@ -182,12 +185,9 @@ class Results:
         """Seeds finished at the place, or overall at every place."""
         if place.pair != OVERALL:
             return row["n"]
-        mine = self.runs[
-            (self.runs["method"] == row["method"])
-            & (self.runs["dataset"] == place.dataset)
-            & (self.runs["protocol"] == place.protocol)
-        ]
-        return int((mine["status"] == "done").groupby(mine["pair"]).sum().min())
+        here = [p for p, own in enumerate(self.grid.places) if own[:2] == (place.dataset, place.protocol)]
+        done = self.grid.states[self.grid.methods.index(row["method"])] == "done"  # [seeds, places]
+        return int(done[:, here].sum(0).min())
 
     def _reported(self, label: str, place: Place) -> list[Reported]:
         """A method's values for a pair, the paper that brought it first."""

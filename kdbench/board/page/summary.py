@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from kdbench.board.grid import STATES
 from kdbench.board.page.cells import Cell, mark_of, resolution
-from kdbench.board.page.data import STATES, Board, Place, Results
+from kdbench.board.page.data import Board, Place, Results
 from kdbench.board.page.numbers import aligned, decimals, fixed, interval, known, probability
 from kdbench.board.ranks import CriticalDifference
 from kdbench.board.statistics import SURE
@@ -129,7 +130,7 @@ def _state(row: Mapping[str, Any] | None) -> str:
         return "missing"
     if known(row["top1_mean"]):
         return ""
-    return next((state for state in ("failed", "not_applicable", "missing") if row[state]), "missing")
+    return next((state for state in STATES if row[state]), "missing")
 
 
 @dataclass(frozen=True)
@@ -210,28 +211,27 @@ def _plain_interval(low: Any, high: Any) -> str:
 
 
 def counts(results: Results) -> dict[str, int]:
-    """Cells by state."""
-    found = Counter(results.runs["status"])
-    return {state: found[state] for state in STATES}
+    """Cells by state; what some methods have and another lacks is missing."""
+    return {state: int((results.grid.states == state).sum()) for state in ("done", *STATES)}
 
 
 def unfinished(results: Results) -> list[dict[str, Any]]:
     """What is not done and why, a row a method, place and state, its seeds together."""
-    rows: dict[tuple[str, ...], list[int]] = {}
-    for run in results.runs[results.runs["status"] != "done"].to_dict("records"):
-        key = (run["method"], run["dataset"], run["protocol"], run["pair"], run["status"], run["reason"] or "")
-        rows.setdefault(key, []).append(run["seed"])
-    titles = {(place.dataset, place.protocol, place.pair): place for place in results.places}
+    grid = results.grid
+    rows: dict[tuple[int, int, str, str], list[int]] = {}
+    for m, s, p in np.argwhere(grid.states != "done").tolist():
+        key = (m, p, grid.states[m, s, p], grid.reasons[m, s, p] or "")
+        rows.setdefault(key, []).append(grid.seeds[s])
     return [
         {
-            "method": method,
-            "slug": results.slugs[method],
-            "place": titles[dataset, protocol, pair],
+            "method": grid.methods[m],
+            "slug": results.slugs[grid.methods[m]],
+            "place": results.places[p],
             "state": state.replace("_", " "),
             "reason": reason,
             "seeds": ", ".join(map(str, sorted(seeds))),
         }
-        for (method, dataset, protocol, pair, state, reason), seeds in sorted(rows.items())
+        for (m, p, state, reason), seeds in sorted(rows.items())
     ]
 
 
