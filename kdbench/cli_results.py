@@ -11,15 +11,18 @@ Results = Annotated[Path, typer.Option(help="folder of published results")]
 
 
 def publish(
-    suite: Annotated[str, typer.Argument(help="a suite's name or a .toml file", metavar="SUITE")],
+    suite: Annotated[
+        str, typer.Argument(help="a suite's name, a .toml file, or a published folder to be made anew", metavar="SUITE")
+    ],
     out: Annotated[Path, typer.Option(help="folder of the runs", envvar="KDBENCH_OUT")] = Path("runs"),
     to: Results = Path("results"),
 ) -> None:
     """Write a suite's records, tables, curves, card and README into the folder of published results."""
-    from kdbench.board.publish import publish as publish_suite
+    from kdbench.board import publish as publishing
     from kdbench.suite import load
 
-    done = publish_suite(load(suite), out, to)
+    anew = (Path(suite) / "card.json").is_file()
+    done = publishing.remake(Path(suite)) if anew else publishing.publish(load(suite), out, to)
     print(f"published {done.records} records and {done.teachers} of teachers in {done.folder}")
     if done.aside:
         print(f"{done.aside} records of {out} stay there: they are of another recipe, or of a method's older source")

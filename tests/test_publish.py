@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from kdbench import suite
 from kdbench.board.card import grid_rows, make_card, sha256, suite_table
 from kdbench.board.curves import curves_table, parquet
-from kdbench.board.publish import publish, suite_tables
+from kdbench.board.publish import publish, remake, suite_tables
 from kdbench.board.readme import readme, text
 from kdbench.board.select import expected
 from kdbench.board.tables import csv_bytes
@@ -65,6 +65,16 @@ def fail(path: Path, reason: str, status: str = "failed") -> None:
     edit(path, change)
 
 
+def forge_teacher(runs: Path, top1: float) -> Path:
+    """The record of a teacher that nobody uses."""
+    record = json.loads(next((runs / "teachers" / "records").glob("*.json")).read_text())
+    record["cell"]["seed"] = 77
+    record |= {"id": identity(record["cell"]), "result": {**record["result"], "top1": top1}}
+    path = runs / "teachers" / "records" / f"{record['id']}.json"
+    path.write_text(json.dumps(record))
+    return path
+
+
 def tree(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
@@ -86,6 +96,23 @@ def test_the_same_records_give_the_same_bytes(runs: Path, tiny: Suite, tmp_path:
     publish(tiny, runs, tmp_path / "a")
     publish(tiny, tmp_path / "a", tmp_path / "a")
     assert tree(tmp_path / "a") == once
+
+
+def test_a_published_folder_can_be_made_anew_from_itself(runs: Path, tiny: Suite, tmp_path: Path) -> None:
+    folder = publish(tiny, runs, tmp_path / "results").folder
+    before = tree(tmp_path / "results")
+    (folder / "README.md").write_text("old words")
+    (folder / "leaderboard.csv").unlink()
+    result = CliRunner().invoke(app, ["publish", str(folder)])
+    assert result.exit_code == 0
+    assert tree(tmp_path / "results") == before
+
+
+def test_a_folder_without_records_is_not_made_anew(runs: Path, tiny: Suite, tmp_path: Path) -> None:
+    folder = publish(tiny, runs, tmp_path / "results").folder
+    shutil.rmtree(folder / "records")
+    with pytest.raises(KDBenchError, match="has no record that counts"):
+        remake(folder)
 
 
 def test_what_was_published_before_stays(runs: Path, tiny: Suite, tmp_path: Path) -> None:
@@ -125,6 +152,16 @@ def test_a_teacher_without_record_is_named(runs: Path, tiny: Suite, tmp_path: Pa
     with pytest.raises(KDBenchError, match=r"teacher '[0-9a-f]{16}' has no record in .*teachers'"):
         publish(tiny, runs, tmp_path / "results")
     assert not (tmp_path / "results").exists()
+
+
+def test_a_teacher_of_another_suite_is_no_hindrance(runs: Path, tiny: Suite, tmp_path: Path) -> None:
+    other = forge_teacher(runs, 5.0)
+    publish(tiny, runs, tmp_path / "results")
+    kept = tmp_path / "results" / "teachers" / "records" / other.name
+    assert not kept.exists()
+    shutil.copy(other, kept)
+    edit(other, lambda record: record["result"].update(top1=6.0))
+    assert publish(tiny, runs, tmp_path / "results").teachers == 2
 
 
 def test_without_pyarrow_there_is_one_sentence(
@@ -270,8 +307,11 @@ def test_a_card_gives_the_grid_of_its_suite(name: str) -> None:
 def test_plots_beside_the_page_are_shown(runs: Path, tiny: Suite, tmp_path: Path) -> None:
     plots = tmp_path / "results" / "tiny" / "plots"
     plots.mkdir(parents=True)
-    (plots / "pareto.png").write_bytes(b"")
-    assert "![pareto](plots/pareto.png)" in (publish(tiny, runs, tmp_path / "results").folder / "README.md").read_text()
+    for name in ("pareto-x.png", "curves-x.png", "pareto](x) <b>.png"):
+        (plots / name).write_bytes(b"")
+    shown = (publish(tiny, runs, tmp_path / "results").folder / "README.md").read_text()
+    assert "![pareto-x](plots/pareto-x.png)" in shown
+    assert shown.count("plots/") == 1
 
 
 def page(base: Path, scores: dict[str, list[float]], seconds: dict[str, float] | None = None) -> str:

@@ -26,7 +26,7 @@ class Problem:
     def __str__(self) -> str:
         place = f"{self.file}, {self.where}" if self.where else self.file
         value = "" if self.value is None else f"{shown(self.value)}: "
-        return f"{place}: {value}{self.rule}"
+        return "".join(c if c.isprintable() else " " for c in f"{place}: {value}{self.rule}")
 
 
 def shown(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from kdbench.board.card import Card, card_bytes, grid_rows, make_card, sha256, suite_table
+from kdbench.board.card import Card, card_bytes, grid_rows, make_card, read_card, sha256, suite_table
 from kdbench.board.curves import curves_table, need_pyarrow, parquet
 from kdbench.board.merge import TEACHERS, Entry, entries, unite
 from kdbench.board.readme import readme
@@ -68,21 +69,47 @@ def publish(suite: Suite, out: Path, to: Path) -> Published:
     counted = {record["id"] for record in records}
     old = {entry.record["id"] for entry in there} - counted
     teachers = _teachers(records, out, to)
-    content = folder_content(
-        suite_table(suite),
-        {identity: entry for identity, entry in kept.items() if identity in counted | old},
-        sorted(old),
-        teachers,
-        plots_in(folder),
-    )
-    for entry in teachers.values():
-        write_atomically(to / TEACHERS / "records" / entry.path.name, entry.content)
-    for identity in sorted(counted | old):
-        write_atomically(folder / "records" / f"{identity}.json", kept[identity].content)
-    for name, data in content.items():
-        write_atomically(folder / name, data)
+    wanted = {identity: entry for identity, entry in kept.items() if identity in counted | old}
+    _write(folder, suite_table(suite), wanted, sorted(old), teachers)
     aside = len({entry.record["id"] for entry in mine} - counted)
     return Published(folder, len(records), len(teachers), aside)
+
+
+def remake(folder: Path) -> Published:
+    """Make everything in a published folder anew from its own card and records, as a newer kdbench writes it.
+
+    Raises:
+        KDBenchError: if it has no card, or a record or a teacher's record cannot be read.
+    """
+    need_pyarrow()
+    try:
+        card = read_card(folder / "card.json")
+    except KDBenchError as error:
+        raise KDBenchError(f"{str(folder / 'card.json')!r}: {error}") from error
+    kept = {entry.record["id"]: entry for entry in entries(folder / "records")}
+    left_out = sorted(set(card["left_out"]) & kept.keys())
+    records = [entry.record for identity, entry in kept.items() if identity not in left_out]
+    if not records:
+        raise KDBenchError(f"{str(folder)!r} has no record that counts: bring them back, or publish its suite again")
+    teachers = _teachers(records, folder.parent, folder.parent)
+    _write(folder, card["suite"], kept, left_out, teachers)
+    return Published(folder, len(records), len(teachers), 0)
+
+
+def _write(
+    folder: Path,
+    suite: Mapping[str, Any],
+    kept: Mapping[str, Entry],
+    left_out: Sequence[str],
+    teachers: Mapping[str, Entry],
+) -> None:
+    content = folder_content(suite, kept, left_out, teachers, plots_in(folder))
+    for entry in teachers.values():
+        write_atomically(folder.parent / TEACHERS / "records" / entry.path.name, entry.content)
+    for identity, entry in sorted(kept.items()):
+        write_atomically(folder / "records" / f"{identity}.json", entry.content)
+    for name, data in content.items():
+        write_atomically(folder / name, data)
 
 
 def folder_content(
@@ -127,7 +154,8 @@ def suite_tables(suite: Mapping[str, Any], records: Sequence[Record]) -> dict[st
 
 def plots_in(folder: Path) -> list[str]:
     """The plots of `kdbench report` that say most, if somebody put them there."""
-    return [f"plots/{path.name}" for kind in PLOTS for path in sorted(folder.glob(f"plots/{kind}*.png"))]
+    found = [path.name for kind in PLOTS for path in sorted(folder.glob(f"plots/{kind}*.png"))]
+    return [f"plots/{name}" for name in found if re.fullmatch(r"[\w.-]+", name)]  # no name is markup
 
 
 def trained(record: Record) -> list[str]:
@@ -139,8 +167,9 @@ def trained(record: Record) -> list[str]:
 
 def _teachers(records: Sequence[Record], out: Path, to: Path) -> dict[str, Entry]:
     """The records of the teachers that the suite's records name, by id."""
-    found = unite([entry for root in (to, out) for entry in entries(root / TEACHERS / "records")])
     used = sorted({identity for record in records for identity in trained(record)})
+    there = [entry for root in (to, out) for entry in entries(root / TEACHERS / "records")]
+    found = unite(entry for entry in there if entry.record["id"] in used)
     lost = [identity for identity in used if identity not in found]
     if lost:
         raise KDBenchError(

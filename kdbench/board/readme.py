@@ -20,7 +20,6 @@ HEADER = (
     "#", "method", "top-1, %", "n", "vs student", "vs kd", "gap closed", "time", "extra parameters", "remark",
 )  # fmt: skip
 RIGHT = ("#", "n", "gap closed", "time", "extra parameters")
-DOCS = "../../docs/results.md"
 CAPTION = (
     "Top-1 of the last epoch in %, mean ± sample standard deviation over seeds; n: finished runs. Differences in"
     " points, paired by seed, [95 % t interval]; `*`: p < 0.05 after Holm's correction for the number of methods. Gap"
@@ -43,8 +42,8 @@ def readme(card: Card, tables: Mapping[str, pd.DataFrame], plots: Sequence[str])
     parts = [
         f"# {text(suite['name'])}",
         text(suite["description"]),
-        "Made by `kdbench publish` from the files in `records/`, never edited. "
-        f"[docs/results.md]({DOCS}) explains every file and column.",
+        "Made by `kdbench publish` from the files in `records/`, and never edited. kdbench's `docs/results.md` explains"
+        " every file and column.",
         "## In short",
         _summary(boards, card),
         "## Leaderboard",
