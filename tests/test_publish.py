@@ -234,6 +234,12 @@ def test_every_epoch_has_its_point(runs: Path, tiny: Suite, tmp_path: Path) -> N
         assert (row["loss"], row["top1"], json.loads(row["terms"])) == (point["loss"], point["top1"], point["terms"])
 
 
+def test_what_a_method_watches_is_kept(tiny_runs: Path) -> None:
+    record = Store(tiny_runs / "tiny").all()[0]
+    record["curve"][1]["watched"] = {"temperature": 4.5}
+    assert list(curves_table([record])["watched"]) == ["", '{"temperature": 4.5}']
+
+
 def test_a_parquet_file_says_nothing_of_pandas(tiny_runs: Path) -> None:
     content = parquet(curves_table(Store(tiny_runs / "tiny").all()))
     assert content == parquet(curves_table(Store(tiny_runs / "tiny").all()[::-1]))
