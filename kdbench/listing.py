@@ -65,7 +65,7 @@ def _print_methods(console: Console, papers: bool) -> None:
 
 def _methods(classes: list[type[Method]], width: int) -> Table:
     """A line a method; a narrow terminal goes without the fidelity."""
-    headers = ("method", "family", "year", "source", "needs", "fidelity")
+    headers: tuple[str, ...] = ("method", "family", "year", "source", "needs", "fidelity")
     headers = headers if width >= WIDE else headers[:-1]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for header in headers:
