@@ -44,7 +44,7 @@ def results(records: list[dict[str, Any]] | None = None, expected: list[dict[str
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Seven methods on two pairs, with gaps."""
     folder = tmp_path_factory.mktemp("site")
-    build(results(expected=grid(METHODS)), folder, latex=True, pictures=False)
+    build(results(expected=grid(METHODS)), folder, latex=True)
     return folder
 
 
@@ -291,10 +291,13 @@ def test_every_link_leads_to_a_file_and_place_of_the_site(site: Path) -> None:
             if address.startswith("data:"):
                 continue
             where = (path.parent / unquote(target)).resolve() if target else path
-            if "/plots/" in str(where):
-                continue  # this site was built without pictures
             assert where.is_file(), f"{path.name}: {address}"
             assert not anchor or anchor in pages[where].ids, f"{path.name}: {address}"
+
+
+def test_a_site_without_pictures_has_no_links_to_them(tmp_path: Path) -> None:
+    build(results(), tmp_path, pictures=False)
+    assert not any("plots/" in address for path in tmp_path.rglob("*.html") for _, address in Page(path).addresses())
 
 
 def test_nothing_is_loaded_from_outside(site: Path) -> None:
@@ -500,3 +503,12 @@ def test_the_package_carries_templates_and_assets(tmp_path: Path) -> None:
         "pair.html.j2",
     }
     assert {entry.name for entry in (home / "assets").iterdir()} == {"page.css", "page.js"}
+
+
+def test_a_run_becomes_a_site_of_the_suite_as_it_is(tiny_runs: Path, tmp_path: Path) -> None:
+    options = ["--out", str(tiny_runs), "-o", str(tmp_path / "site"), "--no-plots"]
+    done = CliRunner().invoke(app, ["report", str(tiny_runs / "tiny.toml"), *options])
+    assert done.exit_code == 0, done.output
+    text = Page(tmp_path / "site" / "methods" / "aver-mkd.html").text
+    assert "Deviations" in text
+    assert "ECE" in text

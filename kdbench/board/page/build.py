@@ -174,6 +174,7 @@ def _write_pages(results: Results, site: _Site, latex: bool, pictures: bool) -> 
         "findings": findings,
         "resolution": findings[0][1].resolution,
         "shown_rows": len(first.rows),
+        "pairs": len({place.pair for place in results.places}),
         "several_pairs": any(board.overall for board in results.boards),
         "several_settings": len({board.place.where for board in results.boards}) > 1,
         "few_seeds": seeds < summary.FEW,

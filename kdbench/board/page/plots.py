@@ -66,7 +66,6 @@ def pareto(rows: Sequence[Mapping[str, Any]]) -> Figure:
 def _points(
     rows: Sequence[Mapping[str, Any]], key: str, marker: Mapping[str, Any], named: bool = False
 ) -> dict[str, Any]:
-    labels = [html.escape(row["method"]) for row in rows]
     return {
         "type": "scatter",
         "mode": "markers+text" if named else "markers",
@@ -79,14 +78,20 @@ def _points(
             "thickness": 1,
             "width": 0,
         },
-        "text": labels,
+        "text": [html.escape(short(row["method"])) for row in rows],
+        "hovertext": [html.escape(row["method"]) for row in rows],
         "textposition": "top left" if named else "top center",
         "textfont": {"color": "$ink", "size": 12},
         "customdata": [row["slug"] for row in rows],
         "marker": dict(marker),
-        "hovertemplate": "<b>%{text}</b><br>top-1 %{y:.2f} %<br>cost %{x:.3g}<extra></extra>",
+        "hovertemplate": "<b>%{hovertext}</b><br>top-1 %{y:.2f} %<br>cost %{x:.3g}<extra></extra>",
         "cliponaxis": False,
     }
+
+
+def short(label: str, most: int = 28) -> str:
+    """A label that fits beside a point."""
+    return label if len(label) <= most else label[: most - 1] + "…"
 
 
 def _line(colour: str, width: float) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from kdbench.board.page import summary
 from kdbench.board.page.data import Board, Results
 from kdbench.board.page.numbers import MINUS, known
-from kdbench.board.page.plots import cost_key, cost_ticks, cost_title
+from kdbench.board.page.plots import cost_key, cost_ticks, cost_title, short
 from kdbench.board.page.series import Curve, Reliability
 from kdbench.board.tables import BASELINES
 
@@ -226,5 +226,4 @@ def calibration(series: Mapping[str, Reliability], shown: list[str]) -> Figure:
 
 def _plain(label: str, most: int = 32) -> str:
     """A label without the dollars that matplotlib takes for mathematics, and not too long."""
-    short = label if len(label) <= most else label[: most - 1] + "…"
-    return short.replace("$", r"\$")
+    return short(label, most).replace("$", r"\$")

@@ -153,9 +153,9 @@ class Ranks:
 
 
 def ranks(results: Results) -> Ranks | None:
-    """Average ranks of the complete methods; None if there are not two."""
+    """Average ranks of the complete methods; None if there are not two of them, or nothing to average over."""
     data = ranking(results.records, results.expected)
-    if data is None:
+    if data is None or data.blocks < 2:
         return None
     least, span = 1.0, max(len(data.methods) - 1.0, 1.0)
     what = "pairs" if len(results.places) > 1 else "seeds"

@@ -61,6 +61,7 @@ function filter() {
 
 const filters = one("#filters");
 filters?.addEventListener("input", filter);
+filters?.addEventListener("change", filter);
 filters?.addEventListener("submit", (event) => event.preventDefault());
 
 // ---- where: one choice for the whole page; plots of single pairs keep theirs while all pairs are shown ----
