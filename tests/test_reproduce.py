@@ -185,6 +185,13 @@ def test_imagenet_has_pretrained_teachers_and_mdistillers_batch() -> None:
     assert {(cell.recipe.batch_size, cell.recipe.learning_rate) for cell in cells} == {(512, 0.2)}
 
 
+def test_reviewkd_has_no_warm_up_on_imagenet() -> None:
+    entries = protocol("reviewkd", Choice(datasets=["imagenet"])).entries
+    ours = [cell.method.hyperparameters for e in entries if e.method == "reviewkd" for cell in e.cells]
+    assert {options["warmup_share"] for options in ours} == {0.0}
+    assert {options.get("weight", 1.0) for options in ours} == {1.0, 8.0}
+
+
 def test_a_pair_whose_hyperparameters_nobody_knows_is_not_run() -> None:
     entries = protocol("cat_kd").entries
     unknown = [e for e in entries if e.pair == "cifar_wrn_40_2 -> cifar_mobilenetv2"]

@@ -32,6 +32,14 @@ def test_every_suite_that_kdbench_brings_is_valid(name: str) -> None:
     assert grid.cells()
 
 
+def test_imagenet_trains_with_the_ramps_and_weights_of_the_authors_configurations_there() -> None:
+    methods = {cell.method.name: cell.method.hyperparameters for cell in suite.load("imagenet").cells()}
+    assert {name: methods[name]["warmup_share"] for name in ("dkd", "reviewkd", "fcfd", "kd++")} == {
+        "dkd": 0.0, "reviewkd": 0.0, "fcfd": 0.05, "kd++": 0.05,
+    }  # fmt: skip
+    assert (methods["ofd"]["weight"], methods["kd++"]["temperature"]) == (1e-4, 1.0)
+
+
 @pytest.mark.parametrize("name", suite.names())
 def test_every_network_of_a_suite_exists(name: str) -> None:
     import timm

@@ -12,7 +12,8 @@ teacher, the teacher's through the rest of the student, and what comes out shall
         of 0.1 where the maps that it imitates have no negative values
 
 A KL to the teacher is part of the recipe. CIFAR-100: T 4, weight 5 (resnet56 -> 20: 0.02; resnet32x4 -> shufflenetv2:
-T 8; wrn_40_2 -> 16_2: path_weight 0.2). ImageNet: T 1, weight 0.02 (resnet34 -> 18), 5 (resnet50 -> mobilenetv1).
+T 8; wrn_40_2 -> 16_2: path_weight 0.2). ImageNet: T 1, weight 0.02 (resnet34 -> 18), 5 (resnet50 -> mobilenetv1), a
+warm-up of 5 of 100 epochs (`warmup_share` 0.05).
 
 On a mixed path BatchNorm goes by the batch and leaves its running statistics alone. The official code keeps other
 ones for each path ("ghost"), but nothing reads them: mixed paths are never evaluated.

@@ -11,8 +11,9 @@ teacher's embedding of the sample.
 
 CIFAR-100: T 4; kd_weight and nd_weight by pair: 1 and 2 (resnet56 -> 20), 3.5 and 2 (resnet32x4 -> 8x4), 1 and 1.5
 (wrn_40_2 -> 40_1), 3 and 0.5 (resnet50 -> mobilenetv2), 2.5 and 1.5 (resnet32x4 -> shufflenetv1), 4 and 0.5 (->
-shufflenetv2). ImageNet: 2.5 and 1 (resnet34 -> 18), 4 and 1 (resnet50 -> mobilenetv1), T 4. A `kd_weight` of 0 leaves
-the ND loss alone, which the paper adds to other methods too: `dkd+kd++` is its DKD++.
+shufflenetv2). ImageNet: 2.5 and 1 (resnet34 -> 18), 4 and 1 (resnet50 -> mobilenetv1), T 1, a warm-up of 5 of 100
+epochs (`warmup_share` 0.05). A `kd_weight` of 0 leaves the ND loss alone, which the paper adds to other methods too:
+`dkd+kd++` is its DKD++.
 
 Deviations: the warm-up of 20 of 240 epochs is kept as a share. Means are taken on plain images, in one pass.
 """

@@ -6,10 +6,12 @@ at its stage at several scales.
     L = CE(z_s, y) + min(epoch / 20, 1) weight sum_k HCL(ABF_k(F_s^k, residual of k + 1), F_t^k)
     HCL = (sum_l 2^-l mean (pool_l a - pool_l b)^2) / (sum_l 2^-l), pool to full size, 4, 2, 1
 
-CIFAR-100: weight 1 (resnet32x4 -> resnet8x4: 5; resnet50 -> mobilenetv2: 30 at rate 0.01). ImageNet: 1, mobilenetv1 8.
+CIFAR-100: weight 1 (resnet32x4 -> resnet8x4: 5; resnet50 -> mobilenetv2: 30 at rate 0.01). ImageNet: 1, mobilenetv1 8,
+no warm-up (`warmup_share` 0).
 
 Deviations: the warm-up of 20 of 240 epochs is kept as a share. The teacher's maps are taken before their ReLU where it
-has such; other teachers give their features. Stages are matched from the deepest on where their numbers differ.
+has such; other teachers give their features. The student's are its features; mdistiller's ImageNet configurations take
+them before their ReLU too. Stages are matched from the deepest on where their numbers differ.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 A graph of the batch's samples agrees: its vertices (embeddings), its edges (distances), and how the edges change from
 one stage to the next.
 
-    L = CE(z_s, y) + weight [MSE(D_s, D_t) + MSE(e_s, e_t) + sum (MSE(D_s^k, D_s^l) - MSE(D_t^k, D_t^l))^2]
+    L = CE(z_s, y) + weight [MSE(D_s, D_t) + MSE(e_s, e_t)]
+        + transform_weight sum (MSE(D_s^k, D_s^l) - MSE(D_t^k, D_t^l))^2
     D = |f_i - f_j|^2 / max, e the embeddings, only where both widths agree;  (k, l) = stages (1, 2), (3, 4), ...
 
 CIFAR-100: both weights 1, the loss's own; the toolbox multiplies it by 0.005 and adds KL with weight 1 and T 4.
