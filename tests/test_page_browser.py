@@ -313,3 +313,15 @@ def test_it_prints_on_white_without_its_controls(browser: Any, site: Path) -> No
         assert tab.run("return getComputedStyle(document.querySelector('.scroll.tall')).maxHeight") == "none"
     finally:
         tab.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+def test_plots_are_light_and_as_wide_as_the_paper_while_printing(browser: Any, site: Path) -> None:
+    tab = Tab(browser, site / "index.html", scheme="dark")
+    settled(tab)
+    layout = "document.querySelector('[data-kind=pareto]').layout"
+    dark = tab.run(f"return {layout}.font.color")
+    tab.run("dispatchEvent(new Event('beforeprint'))")
+    tab.wait(f"return {layout}.width === 640 && {layout}.font.color !== {json.dumps(dark)}")
+    tab.run("dispatchEvent(new Event('afterprint'))")
+    tab.wait(f"return {layout}.font.color === {json.dumps(dark)}")
+    assert tab.run("return document.documentElement.dataset.theme") == ""

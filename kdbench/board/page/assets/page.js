@@ -116,6 +116,8 @@ function painted(value) {
   return typeof value === "string" && /^\$[a-z]+\d?$/.test(value) ? colour(value.slice(1)) : value;
 }
 
+const PAPER = { width: 640, height: 380 };
+let printing = null; // on paper: the theme to return to
 const SERIES = 7;
 const DASHES = [["solid", "solid"], ["dash", "dashed"], ["dot", "dotted"]];
 const picked = all(".picker input:checked").map((box) => box.value);
@@ -159,7 +161,8 @@ function axes(layout) {
     ...layout,
     xaxis: titled(layout.xaxis),
     yaxis: titled(layout.yaxis),
-    autosize: true,
+    autosize: !printing,
+    ...(printing && PAPER),
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
     dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
@@ -201,4 +204,16 @@ function drawAll() {
 }
 
 document.addEventListener("DOMContentLoaded", drawAll);
-addEventListener("beforeprint", drawAll);
+
+// ---- on paper: light, and as wide as a page ----
+
+addEventListener("beforeprint", () => {
+  printing ??= { theme: root.dataset.theme };
+  root.dataset.theme = "light";
+  drawAll();
+});
+addEventListener("afterprint", () => {
+  root.dataset.theme = printing?.theme ?? "";
+  printing = null;
+  drawAll();
+});
