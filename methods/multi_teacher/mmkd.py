@@ -18,9 +18,9 @@ batches, later ones are what the student gets wrong, at random places. The meta 
 Deviations: the gradient goes through the optimizer's true update; the official code's forgets Nesterov's part of it,
 its steps do not (`nesterov_virtual=False` leaves it out of both). Under another optimizer than SGD the virtual steps
 are plain SGD at its rate. They are in float32. Batches smaller than the recipe's, which the official code skips, are
-used: their rows of each Gram matrix are filled up with zeros on the right. BatchNorm statistics are left as they were,
-too; the official code moves them once more. An epoch's last batch has a meta step as well; on CIFAR the official code
-skips that batch. The teachers' weights sum to 1 anyway, so `kd_scale` changes nothing.
+used, the rows of their Gram matrices filled up with zeros. A buffer is cut at its size; there it grows on if no whole
+batches fill it. BatchNorm statistics stay, too; the official code moves them once more. An epoch's last batch has a
+meta step as well; on CIFAR the official code skips it. The weights sum to 1 anyway, so `kd_scale` changes nothing.
 """
 
 from __future__ import annotations
