@@ -47,7 +47,10 @@ def pareto(rows: Sequence[Mapping[str, Any]]) -> Figure:
         },
     ]
     traces[-1]["mode"] = "lines+markers+text"
-    traces[-1]["textposition"] = ["top right", *["top left"] * (len(front) - 1)]  # the first has room on its right
+    traces[-1]["textposition"] = [
+        "bottom center",
+        *["top left"] * (len(front) - 1),
+    ]  # nothing is cheaper than the first
     ticks, least, most = cost_ticks([row[key] for row in points])
     layout = {
         **BLANK,

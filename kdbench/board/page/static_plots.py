@@ -167,11 +167,9 @@ def pareto(board: Board) -> Figure:
     axes.step(*line, where="post", color=COLOURS[0], linewidth=1)
     for row in [*front, *(row for row in rest if row["name"] in BASELINES)]:
         at = row[key], row["top1_mean"]
-        left = row is not front[0]  # the first has room on its right
-        offset = (-3 if left else 3, 4)
-        axes.annotate(
-            _plain(row["method"]), at, offset, textcoords="offset points", ha="right" if left else "left", fontsize=7
-        )
+        first = row in front[:1]  # nothing is cheaper: there is room below it
+        offset, side = ((0, -11), "center") if first else ((-3, 4), "right")
+        axes.annotate(_plain(row["method"]), at, offset, textcoords="offset points", ha=side, fontsize=7)
     axes.set_xscale("log")
     ticks, low, high = cost_ticks([row[key] for row in points])
     axes.set_xlim(low, high)
