@@ -165,11 +165,13 @@ def pareto(board: Board) -> Figure:
         axes.errorbar(*where, yerr=spread, fmt="o", markersize=4, color=colour, elinewidth=0.6)
     line = [row[key] for row in front], [row["top1_mean"] for row in front]
     axes.step(*line, where="post", color=COLOURS[0], linewidth=1)
-    for row in [*front, *(row for row in rest if row["name"] in BASELINES)]:
-        at = row[key], row["top1_mean"]
-        first = row in front[:1]  # nothing is cheaper: there is room below it
-        offset, side = ((0, -11), "center") if first else ((-3, 4), "right")
-        axes.annotate(_plain(row["method"]), at, offset, textcoords="offset points", ha=side, fontsize=7)
+    # names stand beside the plot, since the points of a front lie close together
+    named = sorted([*front, *(row for row in rest if row["name"] in BASELINES)], key=lambda row: -row["top1_mean"])
+    for place, row in enumerate(named):
+        at, beside = (row[key], row["top1_mean"]), (1.04, 0.98 - 0.055 * place)
+        leader = {"arrowstyle": "-", "color": MUTED, "linewidth": 0.4, "shrinkB": 3}
+        name = axes.annotate(_plain(row["method"]), at, beside, textcoords="axes fraction", arrowprops=leader)
+        name.set(fontsize=7, va="center")
     axes.set_xscale("log")
     ticks, low, high = cost_ticks([row[key] for row in points])
     axes.set_xlim(low, high)
