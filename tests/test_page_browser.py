@@ -227,12 +227,18 @@ def test_dark_is_a_button_that_is_remembered(browser: Any, site: Path) -> None:
     assert paper(tab) < 50
     grid_colour = "return document.querySelector('[data-kind=pareto]').layout.yaxis.gridcolor"
     tab.wait(f"{grid_colour} === 'rgb(44, 53, 63)'")
-    other = Tab(browser, site / "methods" / "kd.html")
-    assert paper(other) < 50
+
+    def dark(page: str, scheme: str) -> Tab | None:
+        opened = Tab(browser, site / page, scheme=scheme)
+        return opened if paper(opened) < 50 else None
+
+    # Chromium brings what one page's process has stored to the next one's a moment later: open it until then
+    patience = WebDriverWait(browser, 30)
+    other = patience.until(lambda _: dark("methods/kd.html", "light"))
     other.one(".theme").click()
     assert paper(other) > 200
     other.run("localStorage.clear()")
-    assert paper(Tab(browser, site / "index.html", scheme="dark")) < 50  # without a choice the system's counts
+    patience.until(lambda _: dark("index.html", "dark"))  # without a choice the system's counts
 
 
 @pytest.mark.parametrize("page", ["index.html", "methods/kd.html", f"pairs/{slugs(PAIRS)[PAIRS[0]]}.html"])
