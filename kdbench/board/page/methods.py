@@ -8,7 +8,7 @@ from typing import Any
 
 from kdbench.board.page.cells import Cell, table
 from kdbench.board.page.data import Board, Described, Place, Results
-from kdbench.board.page.numbers import fixed, known, probability, scaled
+from kdbench.board.page.numbers import fixed, known, scaled
 from kdbench.board.reported import Reported, by_paper, of_method
 
 COSTS = (
@@ -148,9 +148,3 @@ def _runs(results: Results, label: str) -> list[dict[str, Any]]:
         }
         for run in mine
     ]
-
-
-def p_value(row: Mapping[str, Any], baseline: str) -> str:
-    """A difference's p after Holm's correction, as text."""
-    p = row.get(f"vs_{baseline}_p_holm")
-    return probability(p) if known(p) else ""
