@@ -1,0 +1,159 @@
+"""kdbench's own loop, so many steps at a time: what is timed is the code that `kdbench run` runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdbench.cohort import Cohort
+from kdbench.device import Clock, Numerics
+from kdbench.learner import Learner
+from kdbench.method import Network
+from kdbench.records import Store
+from kdbench.suite import Cell, DatasetSpec, MethodSpec, Pair, Recipe, TeacherSpec
+from kdbench.tasks import Task
+from kdbench.tasks.image import ImageTask
+from kdbench.trial import RandomTeachers
+
+# as in the suites
+CIFAR = Recipe(epochs=240, batch_size=64, augment=("pad_crop:4", "flip"))
+DIGITS = Recipe(epochs=6, batch_size=64)
+
+
+class _Leave(BaseException):
+    """Ends the loop after the last step that is wanted, or before the first: no learner's guard catches it."""
+
+
+@dataclass
+class _Pace:
+    """The listener that ends the loop."""
+
+    steps: int = 0
+
+    def cohort_started(self, cells: Sequence[Cell]) -> None: ...
+
+    def step_done(self, epoch: int, epochs: int, step: int, steps: int) -> None:
+        if step == self.steps:
+            raise _Leave
+
+    def epoch_done(self, cell: Cell, epoch: int, scores: dict[str, Any]) -> None: ...
+
+    def cell_ended(self, cell: Cell, status: str, reason: str, scores: dict[str, Any]) -> None: ...
+
+
+class Paced(Cohort):
+    """A cohort whose teachers and learners are built by its own `run`, and which then trains step by step.
+
+    Evaluation and checkpoints come at an epoch's end, which is never reached: they are not timed.
+
+    Attributes:
+        learners: those that can be trained on this pair.
+        epoch: which epoch they train in.
+    """
+
+    learners: list[Learner]
+    epoch = 0
+
+    def build(self, last_epoch: bool = False) -> Paced:
+        """Build everything that is needed to train.
+
+        Args:
+            last_epoch: train in the recipe's last epoch, where all phases and ramps have ended.
+        """
+        self.learners = []
+        with suppress(_Leave):
+            self.run()
+        if last_epoch:
+            self.epoch = self.cells[0].recipe.epochs - 1
+            for learner in self.learners:
+                learner.epoch = self.epoch
+        return self
+
+    def _train_epoch(self, epoch: int, learners: list[Learner]) -> None:
+        self.learners = learners
+        raise _Leave
+
+    def steps(self, count: int) -> None:
+        """Train so many steps from the epoch's start, every teacher and learner."""
+        assert isinstance(self.listener, _Pace)
+        assert count <= self.data.steps_per_epoch
+        self.listener.steps = count
+        with suppress(_Leave):
+            super()._train_epoch(self.epoch, self.learners)
+        synchronize(self.numerics.device)
+        failed = [str(learner.cell.method.label) for learner in self.learners if self.store.has(learner.cell.id)]
+        assert not failed, f"these learners failed: {failed}"
+
+    def step_of_one(self) -> Callable[[], None]:
+        """One update of the only learner, on its first batch and with the teachers' outputs at hand."""
+        (learner,) = self.learners
+        learner.begin_epoch()
+        batch = next(self._batches(self.epoch, learner.wants_strong_view))
+        shown = self._run_teachers(batch, self.learners, {spec: Clock(self.numerics.device) for spec in self.loaded})
+        outputs = [shown[spec] for spec in self._teachers_of(learner)]
+        numbers = itertools.count()
+
+        def step() -> None:
+            learner.train_step(next(numbers), batch, outputs)
+            synchronize(self.numerics.device)
+
+        return step
+
+    def own_seconds(self) -> dict[str, float]:
+        """By label, the learner's own time since the last call: without the batch and without the teachers' passes."""
+        return {learner.cell.method.label: learner.clock.read() for learner in self.learners}
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was given: a time that is read before says nothing."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def cells(
+    dataset: str, recipe: Recipe, teacher: str, student: str, methods: Sequence[MethodSpec], assistants: tuple[str, ...]
+) -> list[Cell]:
+    """One seed's cells of one pair; the pool holds two trainings of the teacher."""
+    pool = (TeacherSpec(teacher), TeacherSpec(teacher, seed=1))
+    pair = Pair(pool[0], student, pool, assistants)
+    return [Cell("bench", DatasetSpec(dataset), pair, spec, 0, recipe, (recipe, recipe)) for spec in methods]
+
+
+@dataclass
+class Workshop:
+    """Builds paced cohorts: where the data is, where they may write, and how large a batch is."""
+
+    folder: Path
+    data: Path
+    batch_size: int
+    assistants: tuple[str, ...]
+
+    def cohort(
+        self, methods: Sequence[MethodSpec | str], teacher: str, student: str, numerics: Numerics,
+        dataset: str = "cifar100", last_epoch: bool = False,
+    ) -> Paced:  # fmt: skip
+        """Methods of one pair in one cohort, with random teachers; those that do not apply to the pair are left out."""
+        recipe = dataclasses.replace(DIGITS if dataset == "digits" else CIFAR, batch_size=self.batch_size)
+        specs = [MethodSpec(method) if isinstance(method, str) else method for method in methods]
+        task = self.task(dataset, recipe, numerics)
+        teachers, store = RandomTeachers(self.folder / "teachers"), Store(self.folder / "results")
+        grid = cells(dataset, recipe, teacher, student, specs, self.assistants)
+        for old in store.records.glob("*.json"):
+            old.unlink()  # what another cohort left behind would count as done
+        return Paced(grid, task, teachers, store, numerics, _Pace()).build(last_epoch)
+
+    def task(self, dataset: str, recipe: Recipe, numerics: Numerics) -> Task:
+        return ImageTask(DatasetSpec(dataset), recipe, numerics, self.data, download=False)
+
+    def networks(self, teacher: str, student: str) -> tuple[Network, Network]:
+        """A pair for CIFAR-100 as plain modules: fp32, channels-first."""
+        plain = Numerics(torch.device("cpu"), channels_last=False)
+        task = self.task("cifar100", CIFAR, plain)
+        return task.network(teacher).requires_grad_(False).eval(), task.network(student)

@@ -1,0 +1,49 @@
+"""Six methods: as the peers run them, one by one in kdbench, and in one cohort.
+
+A round is a few training steps, each with its batch, its teacher's pass, its loss and its update, after a warm-up.
+Building networks, starting worker processes, evaluation and checkpoints are left out on all sides.
+"""
+
+from __future__ import annotations
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from benchmarks import reference
+from benchmarks.paced import Workshop
+from benchmarks.setting import SIX, Setting
+from kdbench.device import Numerics
+
+GROUP = "six methods"
+
+
+@pytest.mark.benchmark(group=GROUP)
+@pytest.mark.parametrize("method", SIX)
+def test_a_method_as_the_peers_run_it(
+    benchmark: BenchmarkFixture, setting: Setting, workshop: Workshop, automatic: Numerics, method: str
+) -> None:
+    teacher, student = workshop.networks(setting.teacher, setting.student)
+    images = reference.loader(workshop.data, setting.batch_size, setting.workers)
+    loop = reference.Loop(method, student, teacher, images, automatic.device)
+    benchmark.extra_info |= {"side": "reference", "method": method, "precision": "fp32", "steps": setting.steps}
+    benchmark.pedantic(loop.steps, args=(setting.steps,), rounds=setting.rounds, warmup_rounds=1)
+
+
+@pytest.mark.benchmark(group=GROUP)
+@pytest.mark.parametrize("method", SIX)
+def test_a_method_alone(
+    benchmark: BenchmarkFixture, setting: Setting, workshop: Workshop, numerics: Numerics, method: str
+) -> None:
+    cohort = workshop.cohort([method], setting.teacher, setting.student, numerics)
+    benchmark.extra_info |= {"side": "alone", "method": method, "precision": numerics.precision, "steps": setting.steps}
+    benchmark.pedantic(cohort.steps, args=(setting.steps,), rounds=setting.rounds, warmup_rounds=1)
+
+
+@pytest.mark.benchmark(group=GROUP)
+def test_all_in_one_cohort(
+    benchmark: BenchmarkFixture, setting: Setting, workshop: Workshop, numerics: Numerics
+) -> None:
+    cohort = workshop.cohort(SIX, setting.teacher, setting.student, numerics)
+    assert len(cohort.learners) == len(SIX)
+    benchmark.extra_info |= {"side": "cohort", "precision": numerics.precision, "steps": setting.steps}
+    benchmark.pedantic(cohort.steps, args=(setting.steps,), rounds=setting.rounds, warmup_rounds=1)

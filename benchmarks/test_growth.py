@@ -1,0 +1,77 @@
+"""From 2 to 32 learners a cohort: the time of a cell, and the memory of a learner."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+from torch import Tensor
+
+from benchmarks.paced import Paced, Workshop
+from benchmarks.setting import Setting
+from kdbench.device import Numerics
+from kdbench.suite import MethodSpec
+
+SMALLEST = 2
+STEPS, ROUNDS = 2, 7
+
+
+def build(workshop: Workshop, setting: Setting, numerics: Numerics, learners: int) -> Paced:
+    """Learners that differ in a hyperparameter, as in a sweep."""
+    methods = [MethodSpec("kd", {"temperature": 1.0 + number / 4}) for number in range(learners)]
+    return workshop.cohort(methods, setting.small_teacher, setting.small_student, numerics)
+
+
+@pytest.mark.benchmark(group="cost against the size of a cohort")
+@pytest.mark.parametrize("learners", [2, 4, 8, 16, 32])
+def test_the_cost_of_a_cell_against_the_size_of_its_cohort(
+    benchmark: BenchmarkFixture, setting: Setting, workshop: Workshop, automatic: Numerics, learners: int
+) -> None:
+    """The smallest cohort trains before each round, so that a drift of the machine's speed meets both."""
+    if learners > setting.largest_cohort:
+        pytest.skip("left out at this size")
+    steps, rounds = (STEPS, ROUNDS) if setting.rounds > 1 else (1, 1)
+    smallest = build(workshop, setting, automatic, SMALLEST)
+    smallest.steps(1)  # the first one measures memory
+    before = live_bytes()
+    cohort = build(workshop, setting, automatic, learners)
+    cohort.steps(1)
+    grown = live_bytes() - before
+    own: dict[int, list[float]] = {SMALLEST: [], learners: []}
+
+    def run(which: Paced) -> None:
+        which.own_seconds()
+        which.steps(steps)
+        own[len(which.learners)].append(sum(which.own_seconds().values()) / len(which.learners) / steps)
+
+    benchmark.extra_info |= {"learners": learners, "steps": steps, "bytes": grown, "bytes_of_one": bytes_of_one(cohort)}
+    if learners == SMALLEST:
+        benchmark.pedantic(run, args=(cohort,), rounds=rounds)
+        benchmark.extra_info |= {"own_seconds": own[learners], "smallest_own_seconds": own[learners]}
+    else:
+        benchmark.pedantic(run, args=(cohort,), setup=lambda: run(smallest), rounds=rounds)
+        benchmark.extra_info |= {"own_seconds": own[learners], "smallest_own_seconds": own[SMALLEST]}
+
+
+def live_bytes() -> int:
+    """The bytes of all tensors there are, each storage once."""
+    gc.collect()
+    tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), Tensor)]
+    gradients = [tensor.grad for tensor in tensors if tensor.is_leaf and tensor.grad is not None]
+    return distinct_bytes([*tensors, *gradients])
+
+
+def bytes_of_one(cohort: Paced) -> int:
+    """What one learner needs: weights, buffers, gradients and the optimizer's state."""
+    learner = cohort.learners[0]
+    modules = torch.nn.ModuleList([*learner.students, learner.method])
+    state = [value for held in learner.optimizer.state.values() for value in held.values() if isinstance(value, Tensor)]
+    gradients = [p.grad for p in modules.parameters() if p.grad is not None]
+    return distinct_bytes([*modules.parameters(), *modules.buffers(), *gradients, *state])
+
+
+def distinct_bytes(tensors: list[Tensor]) -> int:
+    storages = [tensor.untyped_storage() for tensor in tensors if tensor.device.type != "meta"]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
