@@ -26,6 +26,7 @@ from kdbench import records
 from kdbench.device import Clock, Numerics
 from kdbench.energy import EnergyMeter
 from kdbench.errors import KDBenchError, NotApplicable
+from kdbench.frozen import folded
 from kdbench.learner import Learner, NonFinite
 from kdbench.method import Batch, Network, Output
 from kdbench.provenance import provenance
@@ -107,6 +108,7 @@ class Cohort:
         meter = EnergyMeter(self.numerics.device)
         strong = any(learner.wants_strong_view for learner in active)
         for number, batch in enumerate(_timed(self._batches(epoch, strong), batch_clock)):
+            self.numerics.begin_batch()
             outputs = self._run_teachers(batch, active, teacher_clocks)
             for learner in list(active):
                 mine = [outputs[spec] for spec in self._teachers_of(learner)]
@@ -162,7 +164,9 @@ class Cohort:
             network = self.teachers.load(cell, spec, self.task)
             logits = self.task.logits(network)
             about = {**self.teachers.describe(cell, spec), "top1": self.task.metrics(logits, None)["top1"]}
-            self.loaded[spec] = Teacher(network, self.numerics.compiled(network), about, logits)
+            light = folded(network, self.task.example(), self.numerics)
+            call = self.numerics.compiled(light, cell.recipe.batch_size)
+            self.loaded[spec] = Teacher(network, call, about, logits)
 
     def _join(self, cell: Cell, learners: list[Learner]) -> None:
         """Build a learner, put it where an earlier run left it, and add it to the others."""

@@ -12,12 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._functorch import config as functorch
 
 from kdbench.errors import KDBenchError, unknown
 
 PRECISIONS = ("auto", "fp32", "bf16")
-COMPILE = ("auto", "on", "off")
+COMPILE = ("auto", "on", "off", "graphs")
 
 
 @dataclass(frozen=True)
@@ -30,6 +29,8 @@ class Numerics:
         compile: whether networks go through `torch.compile`.
         channels_last: whether image tensors and convolution weights are stored channels-last.
         backend: what `torch.compile` compiles with.
+        cuda_graphs: whether compiled networks are replayed as CUDA graphs.
+        precision_rule, compile_rule: why, in words, for the record.
     """
 
     device: torch.device
@@ -37,6 +38,9 @@ class Numerics:
     compile: bool = False
     channels_last: bool = True
     backend: str = "inductor"
+    cuda_graphs: bool = False
+    precision_rule: str = "given"
+    compile_rule: str = "given"
 
     def autocast(self, enabled: bool = True) -> AbstractContextManager[Any]:
         on = enabled and self.precision == "bf16"
@@ -52,19 +56,28 @@ class Numerics:
         images = self.channels_last and inputs.dim() == 4
         return inputs.to(self.device, memory_format=torch.channels_last if images else torch.preserve_format)
 
-    def compiled(self, module: nn.Module) -> Callable[..., Any]:
-        """The module, compiled where that is on; its weights stay those of `module`."""
+    def compiled(self, module: nn.Module, batch_size: int) -> Callable[..., Any]:
+        """The module, compiled for whole batches where that is on; its weights stay those of `module`."""
         if not self.compile:
             return module
-        functorch.donated_buffer = False  # a method may go backward through a network twice
-        return torch.compile(module, backend=self.backend)
+        from kdbench.compiled import Compiled  # dynamo takes a second to import
+
+        return Compiled(module, batch_size, self.backend, self.cuda_graphs)
+
+    def begin_batch(self) -> None:
+        """Tell CUDA graphs that the outputs of the last batch are no longer used."""
+        if self.cuda_graphs:
+            torch.compiler.cudagraph_mark_step_begin()
 
     def describe(self) -> dict[str, Any]:
         """What the record keeps."""
         return {
             "device": self.device.type,
             "precision": self.precision,
+            "precision_rule": self.precision_rule,
             "compile": self.compile,
+            "compile_rule": self.compile_rule,
+            "cuda_graphs": self.cuda_graphs,
             "channels_last": self.channels_last,
             "threads": torch.get_num_threads(),
             "tf32": self.device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32,
@@ -113,20 +126,21 @@ class Clock:
 
 
 def multiplies_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 matrices natively (CPUs: AMX; without it bf16 is slower than fp32)."""
+    """Whether the device multiplies bfloat16 matrices natively (CPUs: AMX or AVX512-BF16; else it emulates them)."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
-        probe = getattr(torch.cpu, "_is_amx_tile_supported", None)
-        return bool(probe and probe())
+        probes = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("amx_tile", "avx512_bf16"))
+        return any(probe() for probe in probes if probe)
     return False
 
 
 def resolve(device: str | None = None, precision: str = "auto", compile: str = "auto") -> Numerics:
     """Apply the device rules: CUDA if there, else MPS, else CPU; bf16 where it is native; compile on CUDA.
 
-    Also sets TF32 (on only beside bf16, so that `fp32` means fp32) and deterministic cuDNN kernels, which the promise
-    of equal bits rests on.
+    `kdbench.precision.numerics_of` adds what depends on the networks. docs/performance.md has the measurements behind
+    the rules. Also sets TF32 (on only beside bf16, so that `fp32` means fp32) and deterministic cuDNN kernels, which
+    the promise of equal bits rests on.
 
     Raises:
         KDBenchError: for an unknown or absent device, or an unknown precision or compile mode.
@@ -136,15 +150,22 @@ def resolve(device: str | None = None, precision: str = "auto", compile: str = "
     if compile not in COMPILE:
         raise unknown("compile mode", compile, COMPILE)
     chosen = _device(device)
-    if precision == "auto":
-        precision = "bf16" if multiplies_bf16(chosen) else "fp32"
     cuda = chosen.type == "cuda"
+    why = {"precision_rule": "given", "compile_rule": "given"}
+    if precision == "auto":
+        native = multiplies_bf16(chosen)
+        precision = "bf16" if native else "fp32"
+        why["precision_rule"] = f"the device {'multiplies' if native else 'does not multiply'} bf16 natively"
+    if compile == "auto":
+        compile = "on" if cuda else "off"
+        why["compile_rule"] = "on where there is CUDA"
     if cuda:
         torch.backends.cuda.matmul.allow_tf32 = precision == "bf16"
         torch.backends.cudnn.allow_tf32 = precision == "bf16"
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
-    return Numerics(chosen, precision, compile == "on" or (compile == "auto" and cuda), chosen.type != "mps")
+    graphs = compile == "graphs" and cuda
+    return Numerics(chosen, precision, compile != "off", chosen.type != "mps", cuda_graphs=graphs, **why)
 
 
 def _device(name: str | None) -> torch.device:

@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.table import Table
 
 from kdbench import tasks
-from kdbench.device import Numerics, resolve
+from kdbench.device import Numerics
 from kdbench.errors import KDBenchError
 from kdbench.lock import is_locked
-from kdbench.records import Store
+from kdbench.records import Record, Store
 from kdbench.suite import Cell
 from kdbench.teachers import Teachers
 
@@ -67,21 +67,23 @@ def print_plan(
     trainings = {t.id: t for cell in todo for t in Teachers(teachers).missing(cell)}
     for training in trainings.values():
         console.print(f"teacher to train: {training.pair} on {training.dataset.name}", markup=False, highlight=False)
-    seconds = 0.0
+    seconds, records = 0.0, store.all()
     for group in _by_pair([*todo, *trainings.values()]):
-        known = _seconds_per_epoch(group, store)
+        known = _seconds_per_epoch(group, records)
         try:
-            each = (
-                known
-                if known is not None
-                else measure(group[0], resolve(device, group[0].recipe.precision, compile), data_root)
-            )
+            each = known if known is not None else measure(group[0], _numerics(group[0], device, compile), data_root)
         except KDBenchError as error:
             console.print(f"cost unknown: {error}", markup=False, highlight=False)
             return
         seconds += each * sum(cell.recipe.epochs for cell in group)
     kind = "from finished cells where there are any, else from a few timed steps of teacher and student"
     console.print(f"{len(todo)} of {len(states)} cells to run, about {_duration(seconds)} ({kind})", highlight=False)
+
+
+def _numerics(cell: Cell, device: str | None, compile: str) -> Numerics:
+    from kdbench.precision import numerics_of  # not at the top: it loads timm
+
+    return numerics_of(cell, device, compile)
 
 
 def measure(cell: Cell, numerics: Numerics, data_root: Path | None, steps: int = 5) -> float:
@@ -106,13 +108,13 @@ def measure(cell: Cell, numerics: Numerics, data_root: Path | None, steps: int =
     return statistics.median(spent) * data.steps_per_epoch
 
 
-def _seconds_per_epoch(group: Sequence[Cell], store: Store) -> float | None:
+def _seconds_per_epoch(group: Sequence[Cell], records: Sequence[Record]) -> float | None:
     wanted = (group[0].dataset.name, str(group[0].pair))
-    if group[0].role != "student" or not store.records.is_dir():
+    if group[0].role != "student":
         return None
     times = [
         record["cost"]["seconds_per_epoch"]
-        for record in store.all()
+        for record in records
         if record["status"] == "done" and (record["cell"]["dataset"], record["cell"]["pair"]) == wanted
     ]
     return statistics.fmean(times) if times else None

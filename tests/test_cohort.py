@@ -12,7 +12,7 @@ import torch.nn.functional as F
 import toy_task  # noqa: F401  (registers the task `tokens`)
 from torch import Tensor
 
-from kdbench import Batch, Method, Network, Output, register, registry
+from kdbench import Batch, Method, Network, Output, learner, register, registry
 from kdbench.executors.local import LocalExecutor
 from kdbench.progress import Display
 from kdbench.seeding import seed_all
@@ -210,3 +210,17 @@ def test_a_second_task_without_images_goes_through_the_unchanged_loop(tmp_path: 
         assert record["status"] == "done", record["reason"]
         losses = [point["loss"] for point in record["curve"]]
         assert losses[-1] < losses[0]
+
+
+def test_the_fused_kernel_of_cuda_takes_weights_that_get_their_first_gradient_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch's own start of the momentum fails there; in numbers nothing changes beyond rounding."""
+    losses = []
+    for name, kernels in (("plain", {}), ("fused", {"fused": True})):
+        monkeypatch.setattr(learner, "_kernels", lambda *_, kernels=kernels: kernels)
+        bench = Bench(tmp_path / name)
+        records = bench.run([bench.cell("camkd")])
+        assert records[0]["status"] == "done", records[0]["reason"]
+        losses.append([point["loss"] for point in records[0]["curve"]])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)

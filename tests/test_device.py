@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -30,33 +31,52 @@ def cuda_settings() -> object:
         setattr(owner, name, value)
 
 
-def amx(monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: there, raising=False)
+def probes(monkeypatch: pytest.MonkeyPatch, there: Sequence[str] = ()) -> None:
+    """Let the processor have these extensions and no others."""
+    for name in ("amx_tile", "avx512_bf16"):
+        monkeypatch.setattr(torch.cpu, f"_is_{name}_supported", lambda name=name: name in there, raising=False)
 
 
 @pytest.mark.usefixtures("cpu_only")
-@pytest.mark.parametrize(("there", "precision"), [(False, "fp32"), (True, "bf16")])
-def test_a_cpu_computes_in_bf16_only_with_amx(monkeypatch: pytest.MonkeyPatch, there: bool, precision: str) -> None:
-    amx(monkeypatch, there)
+@pytest.mark.parametrize(
+    ("there", "precision"),
+    [((), "fp32"), (("amx_tile",), "bf16"), (("avx512_bf16",), "bf16"), (("amx_tile", "avx512_bf16"), "bf16")],
+)
+def test_a_cpu_computes_in_bf16_only_where_it_multiplies_it_natively(
+    monkeypatch: pytest.MonkeyPatch, there: tuple[str, ...], precision: str
+) -> None:
+    probes(monkeypatch, there)
     numerics = resolve()
     assert (numerics.device.type, numerics.precision) == ("cpu", precision)
 
 
 @pytest.mark.usefixtures("cpu_only")
-def test_a_torch_that_cannot_tell_of_amx_computes_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported", raising=False)
+def test_a_torch_that_cannot_tell_of_the_processor_computes_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("amx_tile", "avx512_bf16"):
+        monkeypatch.delattr(torch.cpu, f"_is_{name}_supported", raising=False)
     assert resolve().precision == "fp32"
 
 
-@pytest.mark.parametrize(("there", "precision"), [(True, "fp32"), (False, "bf16")])
-def test_a_given_precision_overrides_the_rule(monkeypatch: pytest.MonkeyPatch, there: bool, precision: str) -> None:
-    amx(monkeypatch, there)
+@pytest.mark.parametrize(("there", "precision"), [(("amx_tile",), "fp32"), ((), "bf16")])
+def test_a_given_precision_overrides_the_rule(
+    monkeypatch: pytest.MonkeyPatch, there: tuple[str, ...], precision: str
+) -> None:
+    probes(monkeypatch, there)
     assert resolve("cpu", precision).precision == precision
 
 
-@pytest.mark.parametrize(("choice", "compiled"), [("auto", False), ("off", False), ("on", True)])
+def test_the_record_says_by_which_rule_precision_and_compilation_were_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    probes(monkeypatch, ["avx512_bf16"])
+    chosen, given = resolve("cpu").describe(), resolve("cpu", "fp32", "off").describe()
+    assert chosen["precision_rule"] == "the device multiplies bf16 natively"
+    assert chosen["compile_rule"] == "on where there is CUDA"
+    assert given["precision_rule"] == given["compile_rule"] == "given"
+
+
+@pytest.mark.parametrize(("choice", "compiled"), [("auto", False), ("off", False), ("on", True), ("graphs", True)])
 def test_a_cpu_compiles_only_when_asked(choice: str, compiled: bool) -> None:
-    assert resolve("cpu", compile=choice).compile is compiled
+    numerics = resolve("cpu", compile=choice)
+    assert (numerics.compile, numerics.cuda_graphs) == (compiled, False)
 
 
 @pytest.mark.usefixtures("cuda_settings")
@@ -117,7 +137,7 @@ def test_convolutions_are_placed_channels_last_where_that_is_on() -> None:
 
 def test_what_is_not_compiled_is_the_module_itself() -> None:
     layer = nn.Linear(2, 2)
-    assert Numerics(torch.device("cpu")).compiled(layer) is layer
+    assert Numerics(torch.device("cpu")).compiled(layer, 4) is layer
 
 
 def test_the_clock_sums_its_spans_and_starts_anew_when_read(monkeypatch: pytest.MonkeyPatch) -> None:

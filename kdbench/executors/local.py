@@ -8,8 +8,9 @@ from pathlib import Path
 
 from kdbench import tasks
 from kdbench.cohort import Cohort, Listener
-from kdbench.device import Numerics, resolve
+from kdbench.device import Numerics
 from kdbench.errors import KDBenchError
+from kdbench.precision import numerics_of
 from kdbench.records import Store
 from kdbench.suite import Cell, digest, plain
 from kdbench.tasks import Task
@@ -78,7 +79,7 @@ class LocalExecutor:
         Cohort(cells, self._task(cells[0], numerics), teachers, store, numerics, self.listener, keep).run()
 
     def numerics(self, cell: Cell) -> Numerics:
-        return resolve(self.device, cell.recipe.precision, self.compile)
+        return numerics_of(cell, self.device, self.compile)
 
     def _task(self, cell: Cell, numerics: Numerics) -> Task:
         """The cell's data; the last one is kept, since neighbouring cohorts share it."""

@@ -69,8 +69,9 @@ class ImageTask(Task):
     def logits(self, model: Callable[..., object]) -> Tensor:
         assert isinstance(model, nn.Module)
         model.eval()
+        run = self.numerics.compiled(model, self._test.test_batch_size)
         with self.numerics.autocast():
-            return torch.cat([logits_of(model, inputs).float() for inputs, _ in self._test.test_batches()])
+            return torch.cat([logits_of(run, inputs).float() for inputs, _ in self._test.test_batches()])
 
     @property
     def targets(self) -> Tensor:

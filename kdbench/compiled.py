@@ -1,0 +1,53 @@
+"""`torch.compile` for networks.
+
+Dynamo takes a network's weights as inputs of its graph, so all networks of one architecture share one: a cohort of 60
+learners compiles its student once. The graphs are kept on disk between runs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._dynamo import config as dynamo
+from torch._functorch import config as functorch
+
+# a network is compiled for training and evaluation, for each batch size, and with each set of frozen parts; all
+# networks of one class count together, and past the limit dynamo would silently run uncompiled
+GRAPHS = 256
+
+
+class Compiled:
+    """A network's compiled forward for whole batches.
+
+    Others (the last batch of an epoch, of the test set) run uncompiled: a graph more would take longer to compile than
+    it could ever save.
+
+    Args:
+        batch_size: inputs of this or a multiple of this many samples (several views of a batch) are compiled for.
+        cuda_graphs: record the kernels as CUDA graphs, where there is CUDA.
+    """
+
+    def __init__(
+        self, module: nn.Module, batch_size: int, backend: str = "inductor", cuda_graphs: bool = False
+    ) -> None:
+        _settings()
+        mode = "reduce-overhead" if cuda_graphs and backend == "inductor" else None
+        self.module, self.batch_size = module, batch_size
+        self.graph: Callable[..., Any] = torch.compile(module, backend=backend, mode=mode, dynamic=False)
+
+    def __call__(self, inputs: Tensor) -> Any:
+        whole = len(inputs) % self.batch_size == 0
+        return (self.graph if whole else self.module)(inputs)
+
+
+def _settings() -> None:
+    functorch.donated_buffer = False  # a method may go backward through a network twice
+    dynamo.recompile_limit = max(dynamo.recompile_limit, GRAPHS)
+    dynamo.accumulated_recompile_limit = max(dynamo.accumulated_recompile_limit, 4 * GRAPHS)
+    # torch's own default lies in /tmp and is lost with it
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path("~/.cache/kdbench/compiled").expanduser()))

@@ -1,0 +1,100 @@
+"""A frozen teacher with its BatchNorms folded into the convolutions before them: a teacher's pass is 2 to 12 % shorter.
+
+Rounding differs, so this is done in bf16 only (where it rounds less often than before), never in fp32.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from kdbench.device import Numerics
+from kdbench.method import Network, Output
+
+Pair = tuple[nn.BatchNorm2d, nn.Conv2d]
+
+
+@torch.no_grad()
+def folded(network: Network, example: Tensor, numerics: Numerics) -> Network:
+    """A copy of a network in eval mode that gives the same and has fewer layers.
+
+    Args:
+        example: one input, `[1, ...]`; noise of its shape shows which BatchNorm reads which convolution, and that the
+            copy gives what the network does. In fp32, or with other inputs than images, the network comes back.
+    """
+    if numerics.precision != "bf16" or example.dim() != 4 or not example.is_floating_point():
+        return network
+    draws = torch.Generator().manual_seed(0)
+    inputs = numerics.place_inputs(torch.randn(2, *example.shape[1:], generator=draws))
+    clone = copy.deepcopy(network)
+    expected = network(inputs)
+    pairs = _pairs(clone, inputs)
+    if not _fold(clone, pairs, inputs, expected):  # some map is read by others too: find out whose
+        for pair in pairs:
+            _fold(clone, [pair], inputs, expected)
+    numerics.place(clone.requires_grad_(False))
+    return clone
+
+
+def _fold(network: Network, pairs: Sequence[Pair], inputs: Tensor, expected: Output) -> bool:
+    """Fold these pairs if the network then still gives what it should."""
+    before = [(conv, conv.weight, conv.bias) for _, conv in pairs]
+    identities = [nn.Identity() for _ in pairs]
+    for (norm, conv), identity in zip(pairs, identities, strict=True):
+        fused = fuse_conv_bn_eval(conv, norm)
+        conv.weight, conv.bias = fused.weight, fused.bias
+        _replace(network, norm, identity)
+    if _close(network(inputs), expected):
+        return True
+    for (norm, _), identity, (conv, weight, bias) in zip(pairs, identities, before, strict=True):
+        conv.weight, conv.bias = weight, bias
+        _replace(network, identity, norm)
+    return False
+
+
+def _pairs(network: nn.Module, inputs: Tensor) -> list[Pair]:
+    """BatchNorms whose input is one convolution's output; each of the two runs once in a forward pass."""
+    outputs: dict[int, tuple[nn.Conv2d, Tensor, int]] = {}  # keeps the tensors alive, so that no id comes back
+    found: list[Pair] = []
+    calls: dict[nn.Module, int] = {}
+
+    def after(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        calls[module] = calls.get(module, 0) + 1
+        if isinstance(module, nn.Conv2d):
+            outputs[id(output)] = module, output, output._version
+        elif isinstance(module, nn.BatchNorm2d) and id(args[0]) in outputs:
+            conv, _, version = outputs[id(args[0])]
+            if args[0]._version == version:  # nothing was done to it in place
+                found.append((module, conv))
+
+    # not their subclasses, which do more than their names say
+    layers = [module for module in network.modules() if type(module) in (nn.Conv2d, nn.BatchNorm2d)]
+    hooks = [module.register_forward_hook(after) for module in layers]
+    try:
+        network(inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [pair for pair in found if all(calls[module] == 1 for module in pair)]
+
+
+def _replace(network: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    for parent in network.modules():
+        for name, child in parent.named_children():
+            if child is old:
+                setattr(parent, name, new)
+
+
+def _close(ours: Output, theirs: Output, tolerance: float = 1e-3) -> bool:
+    """Whether all tensors of two outputs agree, relative to each tensor's norm: a map read before its norm does not."""
+    pairs = zip(_tensors(ours), _tensors(theirs), strict=True)
+    return all(bool((a - b).norm() <= tolerance * b.norm()) for a, b in pairs)
+
+
+def _tensors(output: Output) -> list[Tensor]:
+    stem = [] if output.stem is None else [output.stem]
+    return [output.logits, output.embedding, *output.features, *output.preactivations, *stem]

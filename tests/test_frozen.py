@@ -1,0 +1,99 @@
+"""A folded teacher gives what the teacher gives, with fewer layers, and never changes the teacher."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kdbench.device import Numerics
+from kdbench.frozen import folded
+from kdbench.method import Network, Output
+from kdbench.networks import create
+
+NUMERICS = Numerics(torch.device("cpu"), "bf16")
+EXAMPLE = torch.zeros(1, 3, 32, 32)
+
+
+def teacher(name: str) -> Network:
+    """With statistics of its own, as training leaves them."""
+    torch.manual_seed(0)
+    network = create(name, num_classes=7, in_chans=3, input_size=(3, 32, 32)).train()
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.uniform_(-0.5, 0.5)
+        for _ in range(3):
+            network(torch.randn(8, 3, 32, 32))
+    return network.requires_grad_(False).eval()
+
+
+def norms(network: nn.Module) -> int:
+    return sum(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["cifar_resnet14", "cifar_wrn_16_1", "cifar_vgg8", "cifar_mobilenetv2", "cifar_shufflenetv2", "resnet18"],
+)
+def test_a_folded_teacher_gives_what_the_teacher_gives(name: str) -> None:
+    network = teacher(name)
+    images = torch.randn(4, 3, 32, 32)
+    before, weights = network(images), copy.deepcopy(network.state_dict())
+    ours = folded(network, EXAMPLE, NUMERICS)(images)
+    for field in dataclasses.fields(Output):
+        mine, its = getattr(ours, field.name), getattr(before, field.name)
+        pairs = zip(mine, its, strict=True) if isinstance(its, tuple) else [(mine, its)]
+        for a, b in pairs:
+            if isinstance(b, Tensor):
+                torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4 * float(b.abs().max()))
+    assert all(torch.equal(weights[key], tensor) for key, tensor in network.state_dict().items())
+
+
+# a wide ResNet normalises each of its 6 blocks' inputs and the last one's output, which are sums
+@pytest.mark.parametrize(("name", "left"), [("cifar_resnet14", 0), ("cifar_vgg8", 0), ("cifar_wrn_16_1", 7)])
+def test_every_norm_behind_a_convolution_is_folded(name: str, left: int) -> None:
+    network = teacher(name)
+    assert norms(network) > left
+    assert norms(folded(network, EXAMPLE, NUMERICS)) == left
+
+
+class TwoReaders(Network):
+    """A map that is read before its norm as well as behind it cannot be folded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.classifier_ = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2)
+
+    def forward(self, inputs: Tensor) -> Output:
+        raw = self.conv(inputs)
+        embedding = self.norm(raw).mean((2, 3))
+        return Output(self.classifier_(embedding), embedding, (raw,))
+
+
+def test_a_norm_stays_whose_map_is_read_before_it() -> None:
+    torch.manual_seed(0)
+    network = TwoReaders()
+    network(torch.randn(8, 3, 32, 32))
+    network.eval()
+    with torch.no_grad():
+        network.norm.weight.fill_(3.0)
+    copy, images = folded(network, EXAMPLE, NUMERICS), torch.randn(2, 3, 32, 32)
+    assert norms(copy) == 1
+    torch.testing.assert_close(copy(images).features[0], network(images).features[0])
+
+
+def test_folding_draws_no_random_number() -> None:
+    network = teacher("cifar_resnet14")
+    state = torch.get_rng_state()
+    folded(network, EXAMPLE, NUMERICS)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_in_fp32_the_teacher_stays_as_it_is_to_the_bit() -> None:
+    network = teacher("cifar_resnet14")
+    assert folded(network, EXAMPLE, Numerics(torch.device("cpu"), "fp32")) is network
