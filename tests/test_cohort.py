@@ -15,7 +15,7 @@ from torch import Tensor
 from kdbench import Batch, Method, Network, Output, learner, register, registry
 from kdbench.executors.local import LocalExecutor
 from kdbench.progress import Display
-from kdbench.seeding import seed_all
+from kdbench.seeding import derive_seed, seed_all
 from kdbench.suite import parse
 from kdbench.trial import Bench
 
@@ -224,3 +224,14 @@ def test_the_fused_kernel_of_cuda_takes_weights_that_get_their_first_gradient_la
         assert records[0]["status"] == "done", records[0]["reason"]
         losses.append([point["loss"] for point in records[0]["curve"]])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="there is an accelerator to seed")
+def test_seeding_leaves_nothing_queued_for_a_cuda_that_is_not_there() -> None:
+    """`torch.manual_seed` keeps a stack trace a call until CUDA is used: time and memory with every step."""
+    before = len(torch.cuda._queued_calls)
+    seed_all("a", "step")
+    assert len(torch.cuda._queued_calls) == before
+    first = torch.rand(3)
+    torch.manual_seed(derive_seed("a", "step"))
+    assert torch.equal(first, torch.rand(3))
