@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kdbench.errors import KDBenchError, NotApplicable
+    from kdbench.info import Paper
     from kdbench.method import (
         Batch,
         Dataset,
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
         MutualMethod,
         Network,
         Output,
-        Paper,
         Phase,
         Shapes,
         Step,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOME = {"KDBenchError": "errors", "NotApplicable": "errors", "register": "registry"}
+_HOME = {"KDBenchError": "errors", "NotApplicable": "errors", "Paper": "info", "register": "registry"}
 __all__ = [
     "Batch",
     "Dataset",

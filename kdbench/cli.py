@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kdbench import cli_results
+from kdbench import cli_results, cli_tune
 from kdbench.errors import KDBenchError
 
 app = typer.Typer(
@@ -34,7 +34,7 @@ Precision = Annotated[str, typer.Option(help="auto, fp32 or bf16")]
 Out = Annotated[Path, typer.Option(help="results folder", envvar="KDBENCH_OUT")]
 Data = Annotated[Path | None, typer.Option(help="data folder", envvar="KDBENCH_DATA")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: the best there is")]
-Compile = Annotated[str, typer.Option(help="auto (on where CUDA is), on or off")]
+Compile = Annotated[str, typer.Option(help="auto (by `kdbench tune`, else on where CUDA is), on, off, or graphs (CUDA graphs)")]
 CohortSize = Annotated[int, typer.Option(help="train at most so many cells side by side (0: no limit)", min=0)]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="run cells again that failed before")]
 
@@ -271,7 +271,9 @@ def reproduce(
             take_over(cells, store, out)
         if not report:
             _execute(cells, store, out, data, device, compile, cohort_size, retry_failed)
-        failed = _write(cells, store)[-1]
+        records, grid = _results(cells, store)
+        _write(records, grid, store)
+        failed = _failed(records, cells)
     frame = reproduction_table(table.entries, [store.read(cell.id) for cell in cells if store.has(cell.id)])
     console.print(table.paper, style="bold", highlight=False)
     for part in render(frame):
@@ -366,14 +368,18 @@ def _execute(
     retry_failed: bool,
 ) -> None:
     """Train the cells that have no record."""
-    from kdbench.executors.local import LocalExecutor
     from kdbench.lock import locked
-    from kdbench.progress import Display
 
-    done = sum(store.has(cell.id) for cell in cells)
     try:
-        with locked(out), Display(_console(), len(cells), done) as display:
-            LocalExecutor(out, display, data, device, compile, cohort_size).run(cells, retry_failed)
+        with locked(out):
+            done = sum(store.has(cell.id) for cell in cells)
+            if done == len(cells) and not retry_failed:
+                return  # before what only training needs is imported
+            from kdbench.executors.local import LocalExecutor
+            from kdbench.progress import Display
+
+            with Display(_console(), len(cells), done) as display:
+                LocalExecutor(out, display, data, device, compile, cohort_size).run(cells, retry_failed)
     except KeyboardInterrupt:
         print("kdbench: interrupted; the same command goes on from the last finished epoch", file=sys.stderr)
         raise typer.Exit(130) from None
@@ -383,48 +389,57 @@ def _show(cells: list[Any], store: Any, common: bool = False) -> int:
     """Write the tables, print the leaderboard, and return how many of the cells failed."""
     from kdbench.board import terminal
 
-    long, wide, failed = _write(cells, store)
+    records, grid = _results(cells, store)
+    long, wide = _write(records, grid, store)
     console = _console()
     files = ["leaderboard.csv", "leaderboard_long.csv", "runs.csv"]
     if common:
-        long, wide, note = _write_common(cells, store)
+        long, wide, note = _write_common(records, grid, store)
         files.insert(0, "leaderboard_common.csv")
         console.print(note or "all methods finished all pairs: nothing is left out", markup=False, highlight=False)
     for part in (*terminal.leaderboard(long, console.width), *terminal.suite(wide, console.width)):
         console.print(part)
     for name in files:
         print(f"{name.removesuffix('.csv') + ':':<20} {store.folder / name}")
-    return failed
+    return _failed(records, cells)
 
 
-def _write(cells: list[Any], store: Any) -> tuple[Any, Any, int]:
-    """Write the tables; returns the long and the wide leaderboard, and how many of the cells failed."""
-    from kdbench.board.runs import runs_table
+def _results(cells: list[Any], store: Any) -> tuple[list[Any], list[Any]]:
+    """The records that count for these cells, each read once, and the grid that the tables are made over."""
     from kdbench.board.select import current, expected
+
+    return current(store.all(), cells), expected(cells)
+
+
+def _failed(records: list[Any], cells: list[Any]) -> int:
+    planned = {cell.id for cell in cells}
+    return sum(record["status"] == "failed" for record in records if record["id"] in planned)
+
+
+def _write(records: list[Any], grid: list[Any], store: Any) -> tuple[Any, Any]:
+    """Write the tables; returns the long and the wide leaderboard."""
+    from kdbench.board.runs import runs_table
     from kdbench.board.tables import leaderboard_table, write_csv
     from kdbench.board.wide import wide_table
 
-    records, grid = current(store.all(), cells), expected(cells)
     long, wide = leaderboard_table(records, grid), wide_table(records, grid)
     for name, table in (("runs", runs_table(records, grid)), ("leaderboard", wide), ("leaderboard_long", long)):
         write_csv(table, store.folder / f"{name}.csv")
-    planned = {cell.id for cell in cells}
-    return long, wide, sum(record["status"] == "failed" for record in records if record["id"] in planned)
+    return long, wide
 
 
-def _write_common(cells: list[Any], store: Any) -> tuple[Any, Any, str]:
+def _write_common(records: list[Any], grid: list[Any], store: Any) -> tuple[Any, Any, str]:
     """Rank over what all methods finished; returns the long and the wide leaderboard, and what was left out."""
-    from kdbench.board.select import current, expected
     from kdbench.board.tables import leaderboard_table, write_csv
     from kdbench.board.wide import common_note, wide_table
 
-    records, grid = current(store.all(), cells), expected(cells)
     long, wide = leaderboard_table(records, grid, common=True), wide_table(records, grid, common=True)
     write_csv(wide, store.folder / "leaderboard_common.csv")
     return long, wide, common_note(records, grid)
 
 
 cli_results.register(app)
+cli_tune.register(app)
 
 if __name__ == "__main__":
     main()

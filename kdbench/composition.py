@@ -14,7 +14,8 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from kdbench.errors import KDBenchError
-from kdbench.method import Batch, Dataset, Info, Method, MultiTeacherMethod, MutualMethod, Network, Output
+from kdbench.info import Info
+from kdbench.method import Batch, Dataset, Method, MultiTeacherMethod, MutualMethod, Network, Output
 
 OWN_LOOP = ("step", "members", "phases", "compute", "bind")  # what a part must have left as it is
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kdbench import registry, suite
+from kdbench import suites
+from kdbench.catalogue import DATASETS, Entry, entries
 from kdbench.errors import KDBenchError, unknown
-from kdbench.method import Method, MultiTeacherMethod, MutualMethod, Paper
+from kdbench.info import Info, Paper
+from kdbench.suite import ALL, SEEDS
 
 KINDS = ("methods", "suites", "networks", "datasets")
 WIDE = 95  # columns of a terminal that shows all
@@ -34,19 +38,7 @@ def print_list(console: Console, what: str, papers: bool = False) -> None:
 
         print("\n".join(list_networks()))
     else:
-        from kdbench.data import DATASETS
-
         print("\n".join(DATASETS))
-
-
-def needs_of(cls: type[Method]) -> list[str]:
-    """What a method asks of its networks beside logits and embedding, in words."""
-    needs = [need.replace("_", " ") for need in sorted(cls.needs)]
-    if issubclass(cls, MultiTeacherMethod):
-        return [f"{cls.min_teachers}+ teachers", *needs]
-    if issubclass(cls, MutualMethod):
-        return ["several students", *needs]
-    return needs
 
 
 def source_of(paper: Paper | None) -> str:
@@ -55,42 +47,41 @@ def source_of(paper: Paper | None) -> str:
 
 
 def _print_methods(console: Console, papers: bool) -> None:
-    classes = sorted(map(registry.get, registry.names()), key=lambda cls: (cls.info.family, cls.info.name))
-    families = {cls.info.family for cls in classes}
-    console.print(_papers(classes) if papers else _methods(classes, console.width))
+    methods = sorted(entries(), key=lambda entry: (entry.info.family, entry.info.name))
+    families = {entry.info.family for entry in methods}
+    console.print(_papers(methods) if papers else _methods(methods, console.width))
     console.print(
-        f"{len(classes)} methods in {len(families)} families; `kdbench show METHOD` says more", highlight=False
+        f"{len(methods)} methods in {len(families)} families; `kdbench show METHOD` says more", highlight=False
     )
 
 
-def _methods(classes: list[type[Method]], width: int) -> Table:
+def _methods(methods: list[Entry], width: int) -> Table:
     """A line a method; a narrow terminal goes without the fidelity."""
     headers: tuple[str, ...] = ("method", "family", "year", "source", "needs", "fidelity")
     headers = headers if width >= WIDE else headers[:-1]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for header in headers:
         table.add_column(header, no_wrap=header != "needs")
-    for cls in classes:
-        paper = cls.info.paper
+    for entry in methods:
+        info, paper = entry.info, entry.info.paper
         source = ", ".join(part for part in (paper.authors, paper.venue) if part) if paper else ""
-        row = (cls.info.name, cls.info.family, str(paper.year) if paper else "", source, ", ".join(needs_of(cls)))
-        table.add_row(*map(Text, (*row, cls.info.fidelity)[: len(headers)]))
+        row = (info.name, info.family, str(paper.year) if paper else "", source, ", ".join(entry.needs))
+        table.add_row(*map(Text, (*row, info.fidelity)[: len(headers)]))
     return table
 
 
-def _papers(classes: list[type[Method]]) -> Table:
+def _papers(methods: list[Entry]) -> Table:
     """A row a paper, earliest first; methods of one paper share it."""
-    methods: dict[Paper, list[type[Method]]] = {}
-    for cls in sorted(classes, key=lambda cls: cls.info.name):
-        if cls.info.paper:
-            methods.setdefault(cls.info.paper, []).append(cls)
+    sharing: dict[Paper, list[Info]] = {}
+    for info in sorted((entry.info for entry in methods), key=lambda info: info.name):
+        if info.paper:
+            sharing.setdefault(info.paper, []).append(info)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("method", no_wrap=True)
     table.add_column("paper", ratio=4, overflow="fold")
     table.add_column("arXiv, code", ratio=3, overflow="fold")
     table.add_column("fidelity", no_wrap=True)
-    for paper in sorted(methods, key=lambda paper: (paper.year, methods[paper][0].info.name)):
-        found = [cls.info for cls in methods[paper]]
+    for paper, found in sorted(sharing.items(), key=lambda item: (item[0].year, item[1][0].name)):
         names = "\n".join(info.name for info in found)
         links = "\n".join(link for link in (paper.arxiv, paper.code) if link)
         fidelities = "\n".join(dict.fromkeys(info.fidelity for info in found))
@@ -100,10 +91,23 @@ def _papers(classes: list[type[Method]]) -> Table:
 
 
 def _suites() -> Table:
+    """Counted in the files as they stand: checking a suite's methods would import them."""
     table = Table("suite", "datasets", "pairs", "methods", "seeds", "epochs", "about")
-    for name in suite.names():
-        grid = suite.load(name)
-        sizes = (len(grid.pairs), len(grid.methods), len(grid.seeds), grid.recipe.epochs)
-        datasets = ", ".join(dict.fromkeys(d.name for d in grid.datasets))
-        table.add_row(name, datasets, *map(str, sizes), grid.description)
+    known = [entry.info for entry in entries()]
+    for name in suites.names():
+        grid = suites.read(name)
+        sizes = (len(grid["pairs"]), _count(grid["methods"], known), len(grid.get("seeds", SEEDS)))
+        datasets = ", ".join(dict.fromkeys(_name(dataset) for dataset in grid["datasets"]))
+        table.add_row(name, datasets, *map(str, (*sizes, grid["recipe"]["epochs"])), grid.get("description", ""))
     return table
+
+
+def _count(methods: list[Any], known: list[Info]) -> int:
+    """How many methods a suite runs; `"all"` stands for those of `known` that it does not name with settings."""
+    named = [_name(entry) for entry in methods if entry != ALL]
+    rest = [info for info in known if not {info.name, *info.aliases} & {*named}]
+    return len(named) + (len(rest) if ALL in methods else 0)
+
+
+def _name(entry: Any) -> str:
+    return entry["name"] if isinstance(entry, dict) else entry

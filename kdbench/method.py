@@ -7,13 +7,14 @@ autocast, optimizers, schedules, evaluation, checkpoints, files) belongs to the 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from kdbench.errors import NotApplicable
+from kdbench.info import Info
 
 
 @dataclass(frozen=True)
@@ -172,34 +173,6 @@ class Step(Protocol):
     def update(self, terms: Mapping[str, Tensor]) -> None:
         """Sum the terms, go backward, clip where the recipe says so, and take one optimizer step."""
         ...
-
-
-@dataclass(frozen=True)
-class Paper:
-    """Where a method comes from."""
-
-    title: str
-    authors: str
-    year: int
-    venue: str = ""
-    arxiv: str = ""
-    code: str = ""
-
-
-@dataclass(frozen=True)
-class Info:
-    """A method's entry in the registry.
-
-    Attributes:
-        fidelity: what the implementation was held against: the authors' `"official-code"`, the equations of the
-            `"paper"`, or `"reconstructed"` where the text leaves gaps (the docstring says which).
-    """
-
-    name: str
-    family: str
-    paper: Paper | None = None
-    fidelity: str = "paper"
-    aliases: tuple[str, ...] = field(default=())
 
 
 class Method(nn.Module):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from kdbench.errors import KDBenchError, unknown
 
+OPTIMIZERS = ("adam", "adamw", "lamb", "lion", "rmsprop", "sgd")  # timm has more: these need no look at its list
 # of timm's schedules, those that follow the epoch alone
 SCHEDULES = ("cosine", "multistep", "none", "poly", "step", "tanh")
 
@@ -58,11 +59,12 @@ class Recipe:
         Raises:
             KDBenchError: naming the key.
         """
-        from timm.optim import list_optimizers  # not at the top: it takes a second
+        if self.optimizer not in OPTIMIZERS:
+            from timm.optim import list_optimizers  # not at the top: it takes a second
 
-        optimizers = [str(name) for name in list_optimizers()]
-        if self.optimizer not in optimizers:
-            raise unknown("optimizer", self.optimizer, optimizers, f"in {where}")
+            optimizers = [str(name) for name in list_optimizers()]
+            if self.optimizer not in optimizers:
+                raise unknown("optimizer", self.optimizer, optimizers, f"in {where}")
         if self.schedule not in SCHEDULES:
             raise unknown("schedule", self.schedule, SCHEDULES, f"in {where}")
         for key in ("epochs", "batch_size", "evaluate_every"):

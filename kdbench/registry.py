@@ -10,11 +10,14 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kdbench.composition import Composite, compose, split
 from kdbench.errors import KDBenchError, unknown
-from kdbench.method import Info, Method, Paper
+from kdbench.info import Info, Paper
+
+if TYPE_CHECKING:  # they load torch, which whoever only asks for a suite's name can do without
+    from kdbench.composition import Composite
+    from kdbench.method import Method
 
 _METHODS: dict[str, type[Method]] = {}
 _ALIASES: dict[str, str] = {}
@@ -112,20 +115,24 @@ def get(name: str) -> type[Method]:
     """
     _discover()
     name = _ALIASES.get(name, name)
-    if name not in _METHODS and len(split(name)) > 1:
+    if name in _METHODS:
+        return _METHODS[name]
+    from kdbench.composition import compose, split
+
+    if len(split(name)) > 1:
         parts = tuple(get(part) for part in split(name))
         if parts not in _COMPOSED:
             _COMPOSED[parts] = compose(parts, hyperparameters)
         return _COMPOSED[parts]
-    if name not in _METHODS:
-        raise unknown("method", name, _METHODS, "`kdbench list` shows all")
-    return _METHODS[name]
+    raise unknown("method", name, _METHODS, "`kdbench list` shows all")
 
 
 def hyperparameters(cls: type[Method]) -> dict[str, Any]:
     """A method's hyperparameters and their defaults, from the signature of its constructor (a composition's: of its
     parts', as `part.name`).
     """
+    from kdbench.composition import Composite
+
     if issubclass(cls, Composite):
         return dict(cls.defaults)
     parameters = inspect.signature(cls).parameters.values()

@@ -13,10 +13,12 @@ from kdbench import registry
 from kdbench.board.page.data import Described, Results
 from kdbench.board.reported import load
 from kdbench.board.select import current, expected
+from kdbench.catalogue import needs_of
 from kdbench.composition import Composite
 from kdbench.errors import KDBenchError
-from kdbench.listing import needs_of, source_of
-from kdbench.method import Method, Paper
+from kdbench.info import Paper
+from kdbench.listing import source_of
+from kdbench.method import Method
 from kdbench.records import Record, Store
 from kdbench.show import sections
 from kdbench.suite import Suite

@@ -14,8 +14,9 @@ from rich.text import Text
 
 from kdbench import registry
 from kdbench.board.reported import Reported, by_paper, load, load_other, of_method
+from kdbench.catalogue import needs_of
 from kdbench.composition import Composite
-from kdbench.listing import needs_of, source_of
+from kdbench.listing import source_of
 from kdbench.method import Method
 
 WIDTH = 110  # prose in wider lines is hard to read

@@ -14,18 +14,17 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from kdbench import registry
+from kdbench import registry, suites
 from kdbench.errors import KDBenchError, unknown
-from kdbench.method import MultiTeacherMethod
 from kdbench.recipe import Recipe
 from kdbench.source import source_digest
 
 ENGINE = 1  # raise it when the loop, the networks or the data change what a cell's result would be
 ALL = "all"  # in a suite's `methods`: every registered one
+SEEDS = [0, 1, 2]  # of a suite that names none
 PLAIN = "student"  # the registered method that trains without distillation; teachers are trained by it
 T = TypeVar("T")
 
@@ -114,6 +113,8 @@ class Cell:
     @property
     def teachers(self) -> tuple[TeacherSpec, ...]:
         """The pair's teacher, and the rest of the pool where the method uses it."""
+        from kdbench.method import MultiTeacherMethod  # not at the top: it loads torch
+
         cls = registry.get(self.method.name)
         return self.pair.pool if issubclass(cls, MultiTeacherMethod) and self.pair.pool else (self.pair.teacher,)
 
@@ -234,38 +235,18 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def names() -> list[str]:
-    """The suites that kdbench brings."""
-    return sorted(
-        entry.name.removesuffix(".toml") for entry in files("kdbench.suites").iterdir() if entry.name[-5:] == ".toml"
-    )
-
-
 def load(name_or_path: str) -> Suite:
     """Read a suite that kdbench brings, or a TOML file.
 
     Raises:
         KDBenchError: if there is no such suite, the file is no TOML, or a key or value is wrong.
     """
-    path = Path(name_or_path)
-    if name_or_path.endswith(".toml"):
-        if not path.is_file():
-            raise KDBenchError(f"suite file {name_or_path!r} does not exist: give the path of a TOML file")
-        text = path.read_bytes()
-    elif name_or_path in names():
-        text = (files("kdbench.suites") / f"{name_or_path}.toml").read_bytes()
-    else:
-        raise unknown("suite", name_or_path, names(), "a file of your own must end in .toml")
-    try:
-        table = tomllib.loads(text.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise KDBenchError(f"suite {name_or_path!r} is not valid TOML: {error}") from error
-    return parse(table, default_name=path.stem)
+    return parse(suites.read(name_or_path), default_name=Path(name_or_path).stem)
 
 
 def parse(table: dict[str, Any], default_name: str = "suite") -> Suite:
     """Make a suite of a TOML table; see docs/suites.md for the keys."""
-    table = {"name": default_name, "seeds": [0, 1, 2], "teacher_recipe": {}, **table}
+    table = {"name": default_name, "seeds": SEEDS, "teacher_recipe": {}, **table}
     for key in ("datasets", "pairs", "methods", "recipe"):
         if key not in table:
             raise unknown_or_missing(key, table)

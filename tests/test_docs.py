@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from kdbench import registry, suite
+from kdbench import registry, suites
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -20,4 +20,4 @@ def test_the_readme_lists_every_method_in_its_family() -> None:
 def test_the_suites_that_the_readme_names_exist() -> None:
     line = next(line for line in README.splitlines() if line.startswith("kdbench list suites"))
     named = re.findall(r"\w+", line.partition("#")[2])
-    assert set(named) - {"and", "others"} <= set(suite.names())
+    assert set(named) - {"and", "others"} <= set(suites.names())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kdbench import registry, suite
+from kdbench import registry, suite, suites
 from kdbench.errors import KDBenchError
 
 BASE = {
@@ -24,7 +24,7 @@ def only_cell(**changes: object) -> suite.Cell:
     return suite.parse(table).cells()[0]
 
 
-@pytest.mark.parametrize("name", suite.names())
+@pytest.mark.parametrize("name", suites.names())
 def test_every_suite_that_kdbench_brings_is_valid(name: str) -> None:
     grid = suite.load(name)
     assert grid.name == name
@@ -40,7 +40,7 @@ def test_imagenet_trains_with_the_ramps_and_weights_of_the_authors_configuration
     assert (methods["ofd"]["weight"], methods["kd++"]["temperature"]) == (1e-4, 1.0)
 
 
-@pytest.mark.parametrize("name", suite.names())
+@pytest.mark.parametrize("name", suites.names())
 def test_every_network_of_a_suite_exists(name: str) -> None:
     import timm
 

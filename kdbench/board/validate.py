@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from kdbench import registry
+from kdbench import registry, suites
 from kdbench.board.audit import audit, placed, shape, taught
 from kdbench.board.card import Card, read_card, sha256, suite_table
 from kdbench.board.curves import need_pyarrow, read_parquet
@@ -25,7 +25,7 @@ from kdbench.board.tables import csv_bytes
 from kdbench.errors import KDBenchError
 from kdbench.records import Record, read_record
 from kdbench.source import source_digest
-from kdbench.suite import load, names
+from kdbench.suite import load
 
 KEYS = {"runs.csv": [*GROUP, "seed"], "leaderboard_long.csv": GROUP, "leaderboard.csv": ["method"]}
 FIXED = ("datasets", "pairs", "seeds", "recipe", "teacher_recipe", "student_recipes", "teacher_recipes")
@@ -268,7 +268,7 @@ def _exists(folder: Path, identity: str) -> bool:
 
 def _bundled(suite: Mapping[str, Any]) -> Iterator[Problem]:
     """A suite that has the name of one of kdbench's is that suite."""
-    if suite["name"] not in names():
+    if suite["name"] not in suites.names():
         return
     theirs = suite_table(load(suite["name"]))
     for key in FIXED:
