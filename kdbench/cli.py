@@ -34,7 +34,9 @@ Precision = Annotated[str, typer.Option(help="auto, fp32 or bf16")]
 Out = Annotated[Path, typer.Option(help="results folder", envvar="KDBENCH_OUT")]
 Data = Annotated[Path | None, typer.Option(help="data folder", envvar="KDBENCH_DATA")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: the best there is")]
-Compile = Annotated[str, typer.Option(help="auto (by `kdbench tune`, else on where CUDA is), on, off, or graphs (CUDA graphs)")]
+Compile = Annotated[
+    str, typer.Option(help="auto (as `kdbench tune` measured, else on where CUDA is), on, off, or graphs (CUDA graphs)")
+]
 CohortSize = Annotated[int, typer.Option(help="train at most so many cells side by side (0: no limit)", min=0)]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="run cells again that failed before")]
 

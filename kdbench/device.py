@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import platform
 import time
@@ -30,6 +31,7 @@ class Numerics:
         channels_last: whether image tensors and convolution weights are stored channels-last.
         backend: what `torch.compile` compiles with.
         cuda_graphs: whether compiled networks are replayed as CUDA graphs.
+        verdicts: (network, whether frozen, compiled or not), where `compile` does not hold.
         precision_rule, compile_rule: why, in words, for the record.
     """
 
@@ -39,6 +41,7 @@ class Numerics:
     channels_last: bool = True
     backend: str = "inductor"
     cuda_graphs: bool = False
+    verdicts: tuple[tuple[str, bool, bool], ...] = ()
     precision_rule: str = "given"
     compile_rule: str = "given"
 
@@ -58,11 +61,16 @@ class Numerics:
 
     def compiled(self, module: nn.Module, batch_size: int) -> Callable[..., Any]:
         """The module, compiled for whole batches where that is on; its weights stay those of `module`."""
-        if not self.compile:
+        if not self._compiles(module):
             return module
         from kdbench.compiled import Compiled  # dynamo takes a second to import
 
         return Compiled(module, batch_size, self.backend, self.cuda_graphs)
+
+    def _compiles(self, module: nn.Module) -> bool:
+        frozen = not any(parameter.requires_grad for parameter in module.parameters())
+        chosen = {(name, frozen): on for name, frozen, on in self.verdicts}
+        return chosen.get((getattr(module, "name", ""), frozen), self.compile)
 
     def begin_batch(self) -> None:
         """Tell CUDA graphs that the outputs of the last batch are no longer used."""
@@ -75,7 +83,7 @@ class Numerics:
             "device": self.device.type,
             "precision": self.precision,
             "precision_rule": self.precision_rule,
-            "compile": self.compile,
+            "compile": self.compile or any(on for *_, on in self.verdicts),
             "compile_rule": self.compile_rule,
             "cuda_graphs": self.cuda_graphs,
             "channels_last": self.channels_last,
@@ -151,21 +159,22 @@ def resolve(device: str | None = None, precision: str = "auto", compile: str = "
         raise unknown("compile mode", compile, COMPILE)
     chosen = _device(device)
     cuda = chosen.type == "cuda"
-    why = {"precision_rule": "given", "compile_rule": "given"}
+    precision_rule = compile_rule = "given"
     if precision == "auto":
         native = multiplies_bf16(chosen)
         precision = "bf16" if native else "fp32"
-        why["precision_rule"] = f"the device {'multiplies' if native else 'does not multiply'} bf16 natively"
+        precision_rule = f"the device {'multiplies' if native else 'does not multiply'} bf16 natively"
     if compile == "auto":
         compile = "on" if cuda else "off"
-        why["compile_rule"] = "on where there is CUDA"
+        compile_rule = "on where there is CUDA"
     if cuda:
         torch.backends.cuda.matmul.allow_tf32 = precision == "bf16"
         torch.backends.cudnn.allow_tf32 = precision == "bf16"
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
     graphs = compile == "graphs" and cuda
-    return Numerics(chosen, precision, compile != "off", chosen.type != "mps", cuda_graphs=graphs, **why)
+    numerics = Numerics(chosen, precision, compile != "off", chosen.type != "mps", cuda_graphs=graphs)
+    return dataclasses.replace(numerics, precision_rule=precision_rule, compile_rule=compile_rule)
 
 
 def _device(name: str | None) -> torch.device:

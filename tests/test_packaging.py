@@ -16,14 +16,14 @@ METHODS = sorted((ROOT / "methods").rglob("*.py"))
 
 # from the top of the house to its ground: a layer imports only from its own line and from the lines below it
 LAYERS = (
-    ("cli", "cli_results"),
-    ("plan", "listing", "show", "reproduce", "report", "scaffold", "check", "progress"),
+    ("cli", "cli_results", "cli_tune"),
+    ("plan", "listing", "show", "reproduce", "report", "scaffold", "check", "progress", "tune"),
     ("trial",),
     ("executors", "board", "lock"),
     ("cohort",),
     ("learner", "teachers", "provenance"),
     ("tasks", "metrics", "latency", "precision", "frozen"),
-    ("data", "networks"),
+    ("data", "networks", "verdicts"),
     ("suite", "records", "source", "device", "compiled", "energy", "seeding"),
     ("catalogue",),
     ("registry", "recipe"),

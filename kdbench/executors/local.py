@@ -79,7 +79,7 @@ class LocalExecutor:
         Cohort(cells, self._task(cells[0], numerics), teachers, store, numerics, self.listener, keep).run()
 
     def numerics(self, cell: Cell) -> Numerics:
-        return numerics_of(cell, self.device, self.compile)
+        return numerics_of(cell, self.device, self.compile, self.out)
 
     def _task(self, cell: Cell, numerics: Numerics) -> Task:
         """The cell's data; the last one is kept, since neighbouring cohorts share it."""

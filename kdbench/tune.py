@@ -1,0 +1,103 @@
+"""`kdbench tune`: time each network of a suite plain and compiled on this machine, and keep the verdicts."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+
+from kdbench import tasks, verdicts
+from kdbench.device import Numerics
+from kdbench.method import Batch, Network, Output
+from kdbench.precision import numerics_of
+from kdbench.suite import Cell
+from kdbench.tasks import Task
+
+ROUNDS = 7
+GAIN = 1.05  # compiled networks are taken only if they are faster by this: below lies noise, and compiling takes time
+
+
+def tune(console: Console, cells: Sequence[Cell], folder: Path, device: str | None, data_root: Path | None) -> None:
+    """Measure what the folder has no verdict on yet, a line each.
+
+    Raises:
+        KDBenchError: as `kdbench run` does for a device, data set or network that is not there, or a full disk.
+    """
+    measured = verdicts.read(folder)
+    wanted = _settings(cells, device)
+    for setting, (cell, numerics) in wanted.items():
+        if setting not in measured:
+            task = tasks.create(cell.dataset, cell.recipe, numerics, data_root)
+            measured[setting] = compare(task, setting, numerics)
+            verdicts.write(folder, measured)
+        found = measured[setting]
+        console.print(
+            f"{setting.network}, {'forward (frozen)' if setting.frozen else 'forward and backward'}, batch "
+            f"{setting.batch_size}, {setting.precision}: {found['plain_ms']:.1f} ms plain, "
+            f"{found['compiled_ms']:.1f} ms compiled, {found['compiling_s']:.0f} s to compile: "
+            f"{'compiled' if found['compiled'] else 'plain'}",
+            markup=False, highlight=False, soft_wrap=True,
+        )  # fmt: skip
+    console.print(f"kept in {folder / verdicts.FILE}; `kdbench run` goes by it with --compile auto", markup=False)
+
+
+def _settings(cells: Sequence[Cell], device: str | None) -> dict[verdicts.Setting, tuple[Cell, Numerics]]:
+    """What is to be measured, students and the trainings of their teachers among it, with a cell that has it."""
+    found: dict[verdicts.Setting, tuple[Cell, Numerics]] = {}
+    trainings = [cell.training_of(t) for cell in cells for t in cell.teachers if t.weights == "train"]
+    for cell in (*cells, *trainings):
+        numerics = numerics_of(cell, device)
+        for setting in verdicts.settings_of(cell, numerics):
+            found.setdefault(setting, (cell, numerics))
+    return found
+
+
+def compare(task: Task, setting: verdicts.Setting, numerics: Numerics) -> dict[str, Any]:
+    """Milliseconds of a step plain and compiled, seconds the first compiled step took, and the verdict."""
+    batch = next(iter(task.training_set(0, False).epoch(0)))
+    network = task.network(setting.network)
+    network.requires_grad_(not setting.frozen).train(not setting.frozen)
+    plain, fast = (
+        _step(dataclasses.replace(numerics, compile=on, verdicts=()), network, batch, setting) for on in (False, True)
+    )
+    plain()
+    compiling = _seconds(fast, numerics)
+    plain()
+    # one beside the other, so that what else the machine does meets both
+    times = [(_seconds(plain, numerics), _seconds(fast, numerics)) for _ in range(ROUNDS)]
+    plain_s, compiled_s = (min(column) for column in zip(*times, strict=True))
+    return {
+        "plain_ms": 1e3 * plain_s,
+        "compiled_ms": 1e3 * compiled_s,
+        "compiling_s": compiling,
+        "compiled": plain_s > GAIN * compiled_s,
+    }
+
+
+def _step(numerics: Numerics, network: Network, batch: Batch, setting: verdicts.Setting) -> Callable[[], object]:
+    call: Callable[..., Output] = numerics.compiled(network, setting.batch_size)
+
+    def forward() -> Output:
+        with numerics.autocast():
+            return call(batch.inputs)
+
+    def train() -> None:
+        F.cross_entropy(forward().logits, batch.targets).backward()
+        network.zero_grad(set_to_none=True)
+        torch.clear_autocast_cache()
+
+    return torch.no_grad()(forward) if setting.frozen else train
+
+
+def _seconds(step: Callable[[], object], numerics: Numerics) -> float:
+    begin = time.perf_counter()
+    step()
+    if numerics.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - begin
