@@ -1,4 +1,4 @@
-"""From 2 to 32 learners a cohort: the time of a cell, and the memory of a learner."""
+"""From 1 to 32 learners a cohort: the time of a cell, and the memory of a learner."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def build(workshop: Workshop, setting: Setting, numerics: Numerics, learners: in
 
 
 @pytest.mark.benchmark(group="cost against the size of a cohort")
-@pytest.mark.parametrize("learners", [2, 4, 8, 16, 32])
+@pytest.mark.parametrize("learners", [1, 2, 4, 8, 16, 32])
 def test_the_cost_of_a_cell_against_the_size_of_its_cohort(
     benchmark: BenchmarkFixture, setting: Setting, workshop: Workshop, automatic: Numerics, learners: int
 ) -> None:
