@@ -201,20 +201,21 @@ def overheads(results: Results) -> list[Overhead]:
 
 @dataclass(frozen=True)
 class Size:
-    """A cohort of so many learners.
+    """A cohort of so many learners; seconds are of one learner's step.
 
     Attributes:
-        whole: seconds of its step, a learner.
-        own: seconds of a learner's own step.
-        drift: a learner's own time over that in the smallest cohort, measured in turns.
-        bytes: of all tensors that came with it.
+        whole: with its share of the batch and the teacher.
+        own: of its own part.
+        whole_over_smallest, own_over_smallest: the same over the smallest cohort's, measured in turns.
+        bytes: of all tensors that came with the cohort.
         bytes_of_one: what one learner needs.
     """
 
     learners: int
     whole: float
     own: float
-    drift: float
+    whole_over_smallest: float
+    own_over_smallest: float
     bytes: int
     bytes_of_one: int
 
@@ -223,10 +224,12 @@ def growth(results: Results) -> list[Size]:
     sizes = []
     for row in results.rows("cost against the size of a cohort"):
         about = row.about
-        own, smallest = about["own_seconds"], about["smallest_own_seconds"]
-        drift = median(ours / theirs for ours, theirs in zip(own, smallest, strict=True))
-        whole = row.step / about["learners"]
-        sizes.append(Size(about["learners"], whole, median(own), drift, about["bytes"], about["bytes_of_one"]))
+        mine, beside = (list(zip(*about[key], strict=True)) for key in ("cell_seconds", "smallest_cell_seconds"))
+        whole, own = (median(seconds) for seconds in mine)
+        whole_over, own_over = (
+            median(x / y for x, y in zip(*pair, strict=True)) for pair in zip(mine, beside, strict=True)
+        )
+        sizes.append(Size(about["learners"], whole, own, whole_over, own_over, about["bytes"], about["bytes_of_one"]))
     return sorted(sizes, key=lambda size: size.learners)
 
 

@@ -24,17 +24,16 @@ def styled() -> None:
 
 
 def cost_of_a_cell(sizes: Sequence[Size]) -> Figure:
-    """Cost of a cell against the size of its cohort, in what it costs alone."""
+    """Cost of a cell against the size of its cohort, in what it costs in the first of these."""
     figure = Figure(figsize=SIZE)
     axes = figure.add_subplot()
-    alone, smallest = sizes[0].whole, next((size for size in sizes if size.drift == 1.0), sizes[0])
-    counts = [size.learners for size in sizes]
+    counts, first = [size.learners for size in sizes], sizes[0]
+    # each was timed in turns with the smallest cohort, so that a drift of the machine's speed cancels out
+    whole = [size.whole_over_smallest / first.whole_over_smallest for size in sizes]
+    own = [size.own_over_smallest / first.own_over_smallest * first.own / first.whole for size in sizes]
     axes.axhline(1.0, color=MUTED, linestyle=":", linewidth=1, label="trained alone")
-    whole = [size.whole / alone for size in sizes]
-    axes.plot(counts, whole, "o-", color=COLOURS[0], label="a cell, with its share of the teacher")
-    # relative to the smallest cohort, which was timed in turns, so that a drift of the machine's speed cancels out
-    own = [size.drift * smallest.own / alone for size in sizes]
-    axes.plot(counts, own, "s--", color=COLOURS[1], label="its own step alone: where the curve must end")
+    axes.plot(counts, whole, "o-", color=COLOURS[0], label="a cell, with its share of batch and teacher")
+    axes.plot(counts, own, "s--", color=COLOURS[1], label="its own part, which the curve falls to")
     axes.set_xscale("log", base=2)
     axes.set_xticks(counts, [str(count) for count in counts])
     axes.set_xlabel("learners in the cohort")

@@ -10,61 +10,27 @@ from typing import Any
 import matplotlib
 from jinja2 import Environment, StrictUndefined
 
-from benchmarks import figures, plots
+from benchmarks import figures, plots, tables
 from benchmarks.figures import Results
 from benchmarks.targets import METHOD_STEP, targets
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
-# instructions that decide how fast matrices are multiplied, as /proc/cpuinfo calls them
-FEATURES = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "sve", "bf16", "asimd")
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table, its first column left, the others right."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
-
-
-def seconds(value: float) -> str:
-    """Three significant digits, in the unit that suits."""
-    for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
-        if value >= size:
-            return f"{value / size:.3g} {unit}"
-    return f"{value / 1e-6:.2g} µs"
-
-
-def machine(results: Results) -> list[tuple[str, str]]:
-    """What the figures depend on."""
-    about = results.machine.get("kdbench", {})
-    hardware, numerics = about.get("hardware", {}), about.get("numerics", {})
-    flags = set(results.machine.get("cpu", {}).get("flags", []))
-    versions = ", ".join(f"{name} {version}" for name, version in about.get("versions", {}).items())
-    commit = str(results.commit.get("id", ""))[:12] + (" with changes" if results.commit.get("dirty") else "")
-    rule = numerics.get("precision_rule", "")
-    return [
-        ("processor", f"{hardware.get('processor', '')}, {hardware.get('cores', '?')} cores"),
-        ("instructions", ", ".join(flag for flag in FEATURES if flag in flags)),
-        ("accelerator", str(hardware.get("accelerator", "none"))),
-        ("system", str(hardware.get("system", ""))),
-        ("threads", str(numerics.get("threads", ""))),
-        ("automatic precision", f"{numerics.get('precision', '')}" + (f": {rule}" if rule else "")),
-        ("compiled", "yes" if numerics.get("compile") else "no"),
-        ("Python", str(about.get("python", ""))),
-        ("versions", versions),
-        ("load before the run", f"{about.get('load', 0):.2f}"),
-        ("date", results.date),
-        ("commit", commit),
-    ]
-
-
-def render(results: Results) -> str:
-    """The page."""
+def render(results: Results, accuracy: Sequence[Sequence[str]] = ()) -> str:
+    """The page; `accuracy` are the rows of `tables.accuracy_rows`."""
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.globals |= {"table": table, "seconds": seconds, "functions": functions, "percentages": percentages}
+    environment.globals |= {
+        "table": tables.table,
+        "seconds": tables.seconds,
+        "functions": tables.functions,
+        "percentages": tables.percentages,
+    }
     content: dict[str, Any] = {
         "targets": targets(results),
-        "machine": machine(results),
+        "machine": tables.machine(results),
+        "accuracy_rows": accuracy,
         "six": figures.six(results),
         "steps": figures.steps(results),
         "overheads": figures.overheads(results),
@@ -73,63 +39,7 @@ def render(results: Results) -> str:
         "batched": figures.batched(results),
     }
     template = (HERE / "performance.md.j2").read_text(encoding="utf-8")
-    return environment.from_string(template).render(content, **tables(results)) + "\n"
-
-
-def functions(profile: Sequence[tuple[str, float]]) -> list[list[str]]:
-    return [[f"`{place}`", seconds(value)] for place, value in profile]
-
-
-def percentages(profile: Sequence[tuple[str, float]]) -> list[list[str]]:
-    return [[f"`{name}`", f"{share:.1%}"] for name, share in profile]
-
-
-def tables(results: Results) -> dict[str, list[list[str]]]:
-    """The rows of the page's tables, by name; no rows where nothing was measured."""
-    six, steps, floor = figures.six(results), figures.steps(results), figures.floor(results)
-    return {
-        "six_rows": six_rows(six) if six else [],
-        "method_rows": [
-            [method, seconds(theirs), seconds(ours)]
-            for method, (theirs, ours) in (six.by_method.items() if six else ())
-        ],
-        "step_rows": step_rows(steps) if steps else [],
-        "overhead_rows": [
-            [one.suite, one.pair, one.method, seconds(one.bare), f"{one.share:+.1%}"]
-            for one in figures.overheads(results)
-        ],
-        "growth_rows": [
-            [str(s.learners), seconds(s.whole), seconds(s.own), f"{s.drift:.3f}", f"{s.bytes / 2**20:.1f}"]
-            for s in figures.growth(results)
-        ],
-        "floor_rows": [
-            [part.what, f"{part.flops / 1e9:.1f}", seconds(part.floor), seconds(part.seconds), f"{part.distance:.1f}"]
-            for part in (floor.parts.values() if floor else ())
-        ],
-        "batched_rows": [
-            [network, way, seconds(value), f"{ratio:.2f}"] for network, way, value, ratio in figures.batched(results)
-        ],
-        "startup_rows": startup_rows(results),
-    }
-
-
-def six_rows(six: figures.Six) -> list[list[str]]:
-    cohort = six.cohort[six.precision]
-    rows = [("the peers' loop, one after another", "fp32", six.reference)]
-    rows += [("kdbench, one by one", precision, value) for precision, value in sorted(six.alone.items(), reverse=True)]
-    rows += [("kdbench, one cohort", precision, value) for precision, value in sorted(six.cohort.items(), reverse=True)]
-    return [[who, precision, seconds(value), f"{value / cohort:.2f}"] for who, precision, value in rows]
-
-
-def step_rows(steps: figures.Steps) -> list[list[str]]:
-    own = {method: f"{ratio:.2f}" for method, ratio in steps.own.items()}
-    ordered = sorted(steps.alone.items(), key=lambda item: item[1])
-    return [[f"`{method}`", f"{ratio:.2f}", own.get(method, "-")] for method, ratio in ordered]
-
-
-def startup_rows(results: Results) -> list[list[str]]:
-    rows = results.rows("start-up")
-    return [[f"`{row.about['what']}`", seconds(row.median), f"{row.median / rows[0].median:.1f}"] for row in rows]
+    return environment.from_string(template).render(content, **tables.by_name(results)) + "\n"
 
 
 def write(results: Results, folder: Path) -> list[Path]:
@@ -137,7 +47,7 @@ def write(results: Results, folder: Path) -> list[Path]:
     pictures = folder / "performance"
     pictures.mkdir(parents=True, exist_ok=True)
     page = folder / "performance.md"
-    page.write_text(render(results), encoding="utf-8")
+    page.write_text(render(results, tables.accuracy_rows(pictures / "precision.csv")), encoding="utf-8")
     sizes, steps = figures.growth(results), figures.steps(results)
     with matplotlib.rc_context():
         plots.styled()

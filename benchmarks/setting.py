@@ -37,7 +37,7 @@ class Setting:
     batch_size: int = 64
     train_samples: int = 1280
     test_samples: int = 64
-    steps: int = 4
+    steps: int = 3
     rounds: int = 3
     workers: int = 2
     methods: tuple[str, ...] = ()
