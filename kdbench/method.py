@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.errors import NotApplicable
-from kdbench.info import Info
+from kdbench.info import Info, Paper  # noqa: F401  (Paper: it was defined here)
 
 
 @dataclass(frozen=True)

@@ -144,7 +144,7 @@ def test_a_wrong_suite_is_refused(run: Command, text: str, parts: list[str]) -> 
         (["--seeds", "0,0"], ["seeds are [0, 0]"]),
         (["--epochs", "0"], ["--epochs is 0"]),
         (["--precision", "fp16"], ["unknown precision 'fp16': did you mean 'bf16'"]),
-        (["--compile", "maybe"], ["unknown compile mode 'maybe'", "auto, off, on"]),
+        (["--compile", "maybe"], ["unknown compile mode 'maybe'", "auto, graphs, off, on"]),
         (["--device", "cdua"], ["unknown device 'cdua': did you mean 'cuda'"]),
         (["--device", "xpu"], ["device 'xpu' is not available here"]),
     ],

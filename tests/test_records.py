@@ -137,7 +137,10 @@ def test_provenance_names_versions_hardware_numerics_revision_and_time() -> None
     assert found["numerics"] == {
         "device": "cpu",
         "precision": "fp32",
+        "precision_rule": "given",
         "compile": False,
+        "compile_rule": "given",
+        "cuda_graphs": False,
         "channels_last": True,
         "threads": 1,
         "tf32": False,

@@ -1,0 +1,110 @@
+"""`python -m benchmarks.precision`: does bf16 change what the benchmark says? On `fashion`, about half an hour.
+
+The same cells, from the same teachers (trained in fp32), in fp32, in bf16, and once more in fp32 with another memory
+format, whose sums round otherwise: training is chaotic, and the last arm shows how far rounding alone carries it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from scipy import stats
+
+from benchmarks.setting import SIX
+from kdbench import suite
+from kdbench.board.statistics import holm
+from kdbench.device import Numerics
+from kdbench.executors.local import LocalExecutor
+from kdbench.progress import Display
+from kdbench.records import Store
+from kdbench.suite import Cell
+
+ARMS: dict[str, dict[str, Any]] = {
+    "fp32": {"precision": "fp32"},
+    "bf16": {"precision": "bf16"},
+    "fp32, channels first": {"precision": "fp32", "channels_last": False},
+}
+METHODS = ("student", *SIX)
+FILE = Path(__file__).parent.parent / "docs" / "performance" / "precision.csv"
+
+
+class Arm(LocalExecutor):
+    """Students in the arm's numerics, teachers in fp32."""
+
+    changes: dict[str, Any]
+
+    def numerics(self, cell: Cell) -> Numerics:
+        changes = self.changes if cell.role == "student" else ARMS["fp32"]
+        return dataclasses.replace(super().numerics(cell), **changes)
+
+
+def cells(name: str, pair: str, seeds: int) -> list[Cell]:
+    grid = suite.narrow(suite.load(name), methods=METHODS, pairs=[pair])
+    return dataclasses.replace(grid, seeds=tuple(range(seeds))).cells()
+
+
+def train(grid: list[Cell], out: Path) -> pd.DataFrame:
+    """Top-1 of every cell in every arm, one row each; what is in the folder already is not trained again."""
+    rows = []
+    for place, (arm, changes) in enumerate(ARMS.items()):
+        folder = out / str(place)
+        if place and not folder.exists():
+            shutil.copytree(out / "0" / "teachers", folder / "teachers")
+        store = Store(folder / grid[0].suite)
+        with Display(Console(), len(grid), sum(store.has(cell.id) for cell in grid)) as display:
+            executor = Arm(folder, display, device="cpu", compile="off")
+            executor.changes = changes
+            executor.run(grid)
+        for cell in grid:
+            top1 = store.read(cell.id)["result"]["top1"]
+            rows.append({"arm": arm, "method": cell.method.name, "seed": cell.seed, "top1": top1})
+    return pd.DataFrame(rows)
+
+
+def compare(runs: pd.DataFrame) -> pd.DataFrame:
+    """Each method's mean and standard deviation over seeds by arm, and its difference to fp32 over the same seeds.
+
+    `p` is that of the paired t-test, corrected for all differences by Holm's method.
+    """
+    rows = []
+    for method, group in runs.groupby("method", sort=False):
+        by_seed = group.pivot(index="seed", columns="arm", values="top1")
+        for arm in ARMS:
+            difference = by_seed[arm] - by_seed["fp32"]
+            rows.append(
+                {
+                    "method": method,
+                    "arm": arm,
+                    "seeds": len(by_seed),
+                    "top1_mean": by_seed[arm].mean(),
+                    "top1_std": by_seed[arm].std(),
+                    "difference": difference.mean() if arm != "fp32" else None,
+                    "p": stats.ttest_rel(by_seed[arm], by_seed["fp32"]).pvalue if arm != "fp32" else None,
+                }
+            )
+    table = pd.DataFrame(rows)
+    table["p"] = holm(table["p"].to_numpy(dtype=float))
+    return table.round(4)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("runs/precision"), help="folder of the runs")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--suite", default="fashion")
+    parser.add_argument("--pair", default="cifar_resnet20")
+    chosen = parser.parse_args()
+    table = compare(train(cells(chosen.suite, chosen.pair, chosen.seeds), chosen.out))
+    FILE.parent.mkdir(parents=True, exist_ok=True)
+    table.to_csv(FILE, index=False)
+    print(table.to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()
