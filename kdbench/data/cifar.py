@@ -29,9 +29,7 @@ def load(name: str, root: Path, image_size: int | None = None, download: bool = 
     loader = LOADERS[name]
     _prepare(name, loader, root, download)
     train, test = loader(str(root), train=True), loader(str(root), train=False)
-    train_images, test_images = (
-        torch.from_numpy(split.data).permute(0, 3, 1, 2).contiguous() for split in (train, test)
-    )
+    train_images, test_images = (torch.from_numpy(split.data).permute(0, 3, 1, 2) for split in (train, test))
     if image_size and image_size <= STORED_SIZE:
         train_images, test_images = resize(train_images, image_size), resize(test_images, image_size)
     mean, std = STATISTICS[name]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -11,13 +12,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdbench.data.augment import Augment, strong_spec
+from kdbench.data.augment import Augment, strong_spec, take
 from kdbench.data.sets import Data, ImageData
 from kdbench.errors import KDBenchError
 from kdbench.method import Batch
 from kdbench.seeding import generator
 
 SMALLEST_TEST_BATCH = 512
+
+
+@dataclass(frozen=True)
+class Order:
+    """In which order each epoch goes through the training set: decided by the seed and the epoch's number alone.
+
+    Attributes:
+        size: training samples.
+        steps: batches in an epoch.
+    """
+
+    size: int
+    batch_size: int
+    steps: int
+    seed: int
+
+    def batches(self, epoch: int) -> list[Tensor]:
+        """The sample indices of each batch of an epoch, on the CPU."""
+        order = torch.randperm(self.size, generator=generator(self.seed, "order", epoch))
+        return list(order.split(self.batch_size)[: self.steps])
 
 
 class Loader(ABC):
@@ -33,6 +54,7 @@ class Loader(ABC):
         num_classes: K.
         input_size: (C, H, W) of a network's input.
         steps_per_epoch: batches in an epoch.
+        order: which samples they hold.
         knows_crops: whether all crops are drawn here, so that a batch's `follow` can repeat them.
     """
 
@@ -87,18 +109,19 @@ class Loader(ABC):
                 f"dataset {data.name!r} has {len(self)} training samples, too few for one batch of {batch_size}: "
                 "make the batch smaller or the set larger"
             )
+        self.order = Order(len(self), batch_size, self.steps_per_epoch, seed)
+        self._format = torch.channels_last if channels_last else torch.contiguous_format
+        # [1, C, H, W], laid out as the images: a broadcast along channels-last pixels is many times slower
         self._mean, self._std = (
-            torch.tensor(values, device=self.device)[:, None, None] * 255 for values in (data.mean, data.std)
+            (torch.tensor(values, device=self.device)[:, None, None] * 255)
+            .expand(1, *self.input_size)
+            .contiguous(memory_format=self._format)
+            for values in (data.mean, data.std)
         )
 
     def __len__(self) -> int:
         """Training samples."""
         return len(self.data.train_targets)
-
-    def order(self, epoch: int) -> list[Tensor]:
-        """The sample indices of each batch of an epoch, on the CPU."""
-        order = torch.randperm(len(self), generator=generator(self.seed, "order", epoch))
-        return list(order.split(self.batch_size)[: self.steps_per_epoch])
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The shuffled, augmented training batches of one epoch."""
@@ -143,9 +166,8 @@ class Loader(ABC):
 
     def _finish(self, images: Tensor) -> Tensor:
         """uint8 -> resized to `image_size` where they are stored at another one, normalised, in `dtype`."""
-        inputs = _resized(images.to(torch.float32), self.input_size[1:])
-        inputs = ((inputs - self._mean) / self._std).to(self.dtype)
-        return inputs.contiguous(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)
+        inputs = _resized(images.to(torch.float32), self.input_size[1:]).contiguous(memory_format=self._format)
+        return inputs.sub_(self._mean).div_(self._std).to(self.dtype)  # in place: `inputs` is a copy of uint8
 
 
 def _resized(images: Tensor, size: Sequence[int]) -> Tensor:
@@ -166,12 +188,12 @@ class DeviceLoader(Loader):
         super().__init__(
             data, batch_size, test_batch_size=test_batch_size or max(batch_size, SMALLEST_TEST_BATCH), **options
         )
-        self.train_images, self.test_images = data.on(self.device)
+        self.train_images, self.test_images = data.on(self.device, self.augment.format)
 
     def _views(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        for indices in self.order(epoch):
+        for indices in self.order.batches(epoch):
             indices = indices.to(self.device)
-            images = self.train_images[indices]
+            images = take(self.train_images, indices)
             yield indices, images, images
 
     def _images(self, train: bool, batch_size: int) -> Iterable[Tensor]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
+from weakref import WeakValueDictionary
 
 import torch
 import torch.nn.functional as F
@@ -55,7 +56,7 @@ class ImageData:
     image_size: int = 0
     clean_targets: Tensor = None  # type: ignore[assignment]  # filled in below
     protocol: Mapping[str, Any] = field(default_factory=dict)
-    _copies: dict[torch.device, tuple[Tensor, Tensor]] = field(
+    _copies: dict[tuple[torch.device, torch.memory_format], tuple[Tensor, Tensor]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
@@ -70,11 +71,18 @@ class ImageData:
         """(C, H, W) of the images a loader gives."""
         return self.train_images.shape[1], self.image_size, self.image_size
 
-    def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """The training and test images on a device; all loaders of this set share one copy."""
-        if device not in self._copies:
-            self._copies[device] = self.train_images.to(device), self.test_images.to(device)
-        return self._copies[device]
+    def on(
+        self, device: torch.device, memory_format: torch.memory_format = torch.contiguous_format
+    ) -> tuple[Tensor, Tensor]:
+        """The training and test images on a device; all loaders of this set that want them alike share one copy."""
+        key = device, memory_format
+        if key not in self._copies:
+            train, test = self.train_images.to(device), self.test_images.to(device)
+            self._copies[key] = (
+                train.contiguous(memory_format=memory_format),
+                test.contiguous(memory_format=memory_format),
+            )
+        return self._copies[key]
 
     @property
     def num_bytes(self) -> int:
@@ -102,6 +110,7 @@ class StreamedData:
     Attributes:
         train, test: the images; item i belongs to target i.
         image_size: side of the images a loader gives, in px.
+        workers: what reads the images at present (`kdbench.data.workers`), for loaders of this set to share.
     """
 
     name: str
@@ -116,6 +125,9 @@ class StreamedData:
     image_size: int
     clean_targets: Tensor = None  # type: ignore[assignment]  # filled in below
     protocol: Mapping[str, Any] = field(default_factory=dict)
+    workers: MutableMapping[tuple, Any] = field(
+        default_factory=WeakValueDictionary, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         if self.clean_targets is None:
@@ -175,7 +187,7 @@ def resize(images: Tensor, size: int) -> Tensor:
         return images
     chunks = [
         F.interpolate(chunk.float(), size=(size, size), mode="bilinear", antialias=True).round().to(torch.uint8)
-        for chunk in images.split(RESIZE_CHUNK)
+        for chunk in images.contiguous().split(RESIZE_CHUNK)
     ]
     return torch.cat(chunks)
 

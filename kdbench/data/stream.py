@@ -1,8 +1,8 @@
 """Batches of a set too large for memory: images are opened, cropped and resized by timm's transforms in workers.
 
 What `augment` names beside `random_resized_crop` runs on the device on whole batches, by the code of sets in memory.
-torch's DataLoader stands here in place of timm's: that one shuffles by the global random numbers and normalises before
-the augmentation.
+torch's DataLoader stands behind it in place of timm's: that one shuffles by the global random numbers and normalises
+before the augmentation.
 """
 
 from __future__ import annotations
@@ -11,16 +11,14 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
 from timm.data import create_transform
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from kdbench.data.augment import parse
 from kdbench.data.loader import Loader
 from kdbench.data.sets import STORED_SIZE, Images, StreamedData, centre_transform
+from kdbench.data.workers import Epochs, InOrder, Passes, Workers
 from kdbench.errors import KDBenchError
-from kdbench.seeding import seeded
 
 CROP_PCT = 0.875  # ImageNet's custom: resize the short side to image_size / 0.875, then cut out the middle
 MAX_WORKERS = 8
@@ -29,7 +27,9 @@ MAX_WORKERS = 8
 class StreamLoader(Loader):
     """Batches of a `StreamedData`.
 
-    The random crop of a sample is seeded by (seed, epoch, index), so the result does not depend on the workers.
+    The random crop of a sample is seeded by (seed, epoch, index), so the result does not depend on the workers. Those
+    of the training and of the test set live as long as a loader does that uses them; loaders of one set share them, so
+    that a run with and without a strong view has no second set of workers.
     """
 
     data: StreamedData
@@ -49,54 +49,36 @@ class StreamLoader(Loader):
         self.workers = min(MAX_WORKERS, os.cpu_count() or 1) if workers is None else workers
         self.centre = centre_transform(data.image_size, 1.0 if data.image_size <= STORED_SIZE else CROP_PCT)
         self.crop = self.centre if crop is None else crop_transform(data.image_size, crop)
+        self._train = self._shared("train", data.train, self.crop, crop)
+        self._test = self._shared("test", data.test, self.centre)
+
+    def _shared(self, split: str, images: Images, transform: Any, crop: float | None = None) -> Workers:
+        """The workers of the set's loaders that read a split alike."""
+        cuda = self.device.type == "cuda"
+        key = split, crop, self.workers, cuda
+        return self.data.workers.setdefault(key, Workers(images, transform, self.workers, pin_memory=cuda))
 
     def _views(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        views = TrainViews(self.data.train, self.crop, (self.seed, epoch), 2 if self.strong else 1)
-        for indices, *images in self._read(views, [indices.tolist() for indices in self.order(epoch)]):
+        passes = Epochs(self.order, 2 if self.strong else 1)
+        for indices, *images in self._read(self._train, passes, epoch):
             yield indices, images[0], images[-1]
 
     def _images(self, train: bool, batch_size: int) -> Iterator[Tensor]:
-        images = self.data.train if train else self.data.test
-        order = torch.arange(len(images)).split(batch_size)
-        for _, batch in self._read(TrainViews(images, self.centre, (), 1), [indices.tolist() for indices in order]):
+        workers, size = self._test, len(self.data.test)
+        if train:  # read a few times at most, before training: these workers need not stay
+            cuda = self.device.type == "cuda"
+            workers, size = Workers(self.data.train, self.centre, self.workers, pin_memory=cuda), len(self)
+        for _, batch in self._read(workers, InOrder(size, batch_size)):
             yield batch
 
-    def _read(self, views: TrainViews, batches: list[list[int]]) -> Iterator[list[Tensor]]:
+    def _read(self, workers: Workers, passes: Passes, number: int = 0) -> Iterator[list[Tensor]]:
         """Indices and views of each batch, on the device."""
         cuda = self.device.type == "cuda"
-        loader: DataLoader = DataLoader(
-            views,  # type: ignore[arg-type]  # a sequence is all it needs
-            batch_sampler=batches,
-            num_workers=self.workers,
-            pin_memory=cuda,
-            generator=torch.Generator(),  # without one it draws from the global random numbers
-        )
         try:
-            for tensors in loader:
+            for tensors in workers.read(passes, number):
                 yield [tensor.to(self.device, non_blocking=cuda) for tensor in tensors]
         except KDBenchError as error:  # a worker's error arrives with its whole traceback as the message
             raise KDBenchError(str(error).strip().splitlines()[-1].partition("KDBenchError: ")[2] or error) from None
-
-
-class TrainViews:
-    """(index, view, view, ...) of each sample, cropped under random numbers of its own."""
-
-    def __init__(self, images: Images, transform: Any, seed: tuple[int, ...], views: int):
-        self.images = images
-        self.transform = transform
-        self.seed = seed
-        self.views = views
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> tuple:
-        image = self.images[index]
-        views = []
-        for view in range(self.views):
-            with seeded(*self.seed, "crop", index, view):
-                views.append(torch.as_tensor(self.transform(image)))
-        return index, *views
 
 
 def split_crop(augment: Sequence[str]) -> tuple[float | None, tuple[str, ...]]:
