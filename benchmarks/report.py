@@ -25,7 +25,6 @@ def render(results: Results, accuracy: Sequence[Sequence[str]] = ()) -> str:
         "table": tables.table,
         "seconds": tables.seconds,
         "functions": tables.functions,
-        "percentages": tables.percentages,
     }
     content: dict[str, Any] = {
         "targets": targets(results),

@@ -32,10 +32,6 @@ def functions(profile: Sequence[tuple[str, float]]) -> list[list[str]]:
     return [[f"`{place}`", seconds(value)] for place, value in profile]
 
 
-def percentages(profile: Sequence[tuple[str, float]]) -> list[list[str]]:
-    return [[f"`{name}`", f"{share:.1%}"] for name, share in profile]
-
-
 def by_name(results: Results) -> dict[str, list[list[str]]]:
     """The rows of the page's tables, by name; no rows where nothing was measured."""
     six, steps, floor = figures.six(results), figures.steps(results), figures.floor(results)
@@ -58,6 +54,7 @@ def by_name(results: Results) -> dict[str, list[list[str]]]:
             [part.what, f"{part.flops / 1e9:.1f}", seconds(part.floor), seconds(part.seconds), f"{part.distance:.1f}"]
             for part in (floor.parts.values() if floor else ())
         ],
+        "profile_rows": profile_rows(floor) if floor else [],
         "batched_rows": [
             [network, way, seconds(value), f"{ratio:.2f}"] for network, way, value, ratio in figures.batched(results)
         ],
@@ -82,6 +79,16 @@ def step_rows(steps: figures.Steps) -> list[list[str]]:
     own = {method: f"{ratio:.2f}" for method, ratio in steps.own.items()}
     ordered = sorted(steps.alone.items(), key=lambda item: item[1])
     return [[f"`{method}`", f"{ratio:.2f}", own.get(method, "-")] for method, ratio in ordered]
+
+
+def profile_rows(floor: figures.Floor, most: int = 10) -> list[list[str]]:
+    """Operations down, parts of a step across; the largest shares of any part first."""
+    shares = [dict(part.profile) for part in floor.parts.values()]
+    largest = {name: max(share.get(name, 0.0) for share in shares) for share in shares for name in share}
+    largest.pop("all others", None)
+    names = sorted(largest, key=lambda name: -largest[name])[:most]
+    rows = [[f"`{name}`", *(f"{share.get(name, 0.0):.1%}" for share in shares)] for name in names]
+    return [*rows, ["all others", *(f"{1 - sum(share.get(name, 0.0) for name in names):.1%}" for share in shares)]]
 
 
 def startup_rows(results: Results) -> list[list[str]]:
