@@ -63,7 +63,9 @@ def by_name(results: Results) -> dict[str, list[list[str]]]:
             for row in results.rows("a student's step in bf16 beside fp32")
             if (beside := row.about["fp32_seconds"])
         ],
-        "startup_rows": startup_rows(results),
+        "image_rows": image_rows(results),
+        "wait_rows": over_the_first(results, "the wait for a batch", "when"),
+        "startup_rows": over_the_first(results, "start-up", "what"),
     }
 
 
@@ -91,9 +93,21 @@ def profile_rows(floor: figures.Floor, most: int = 10) -> list[list[str]]:
     return [*rows, ["all others", *(f"{1 - sum(share.get(name, 0.0) for name in names):.1%}" for share in shares)]]
 
 
-def startup_rows(results: Results) -> list[list[str]]:
-    rows = results.rows("start-up")
-    return [[f"`{row.about['what']}`", seconds(row.median), f"{row.median / rows[0].median:.1f}"] for row in rows]
+def image_rows(results: Results) -> list[list[str]]:
+    """Images a second by way of augmenting them, and how many times as fast kdbench is."""
+    rows = results.rows("images augmented")
+    rates = {(row.about["view"], row.about["way"]): row.about["images"] / row.median for row in rows}
+    return [
+        [view, way, f"{rate:,.0f}", f"{rates[view, 'kdbench'] / rate:.1f}"]
+        for (view, way), rate in rates.items()
+        if (view, "kdbench") in rates
+    ]
+
+
+def over_the_first(results: Results, group: str, name: str) -> list[list[str]]:
+    """A group's times, and each over the first one's; `name` is what a benchmark calls itself by."""
+    rows = results.rows(group)
+    return [[row.about[name], seconds(row.median), f"{row.median / rows[0].median:.1f}"] for row in rows]
 
 
 def accuracy_rows(file: Path) -> list[list[str]]:
