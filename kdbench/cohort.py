@@ -6,7 +6,8 @@ teacher runs on it once, then each learner takes its own step. Four properties h
 1. a cell's result does not depend on who trains beside it, to the bit: a learner shares nothing but the batch and the
    frozen teachers' outputs, and every step starts its random stream from (seed, epoch, step) alone;
 2. for one seed, all methods see the same initial student, batches and augmentations;
-3. a learner fails alone: its record says why, the others go on;
+3. a learner fails alone: its record says why, the others go on; only when memory runs out all stop, and whoever runs
+   the cohort starts it again in smaller parts (kdbench/executors/local.py);
 4. the process may be killed at any instruction: the same command goes on from each learner's last epoch.
 """
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
@@ -22,7 +24,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from kdbench import records
+from kdbench import memory, records
 from kdbench.device import Clock, Numerics
 from kdbench.energy import EnergyMeter
 from kdbench.errors import KDBenchError, NotApplicable
@@ -30,6 +32,7 @@ from kdbench.frozen import folded
 from kdbench.learner import Learner, NonFinite
 from kdbench.method import Batch, Network, Output
 from kdbench.provenance import provenance
+from kdbench.rehearsal import Room
 from kdbench.seeding import derive_seed
 from kdbench.suite import Cell, TeacherSpec
 from kdbench.tasks import Task, TrainingSet
@@ -46,6 +49,8 @@ class Listener(Protocol):
     def epoch_done(self, cell: Cell, epoch: int, scores: dict[str, Any]) -> None: ...
 
     def cell_ended(self, cell: Cell, status: str, reason: str, scores: dict[str, Any]) -> None: ...
+
+    def cohort_split(self, sizes: Sequence[int], reason: str) -> None: ...
 
 
 @dataclass
@@ -83,17 +88,40 @@ class Cohort:
     loaded: dict[TeacherSpec, Teacher] = field(default_factory=dict)
     strong_data: TrainingSet | None = None
 
-    def run(self) -> None:
-        """Train all cells to their end, from wherever an earlier run left them."""
+    def run(self) -> list[Cell]:
+        """Train cells to their end, from wherever an earlier run left them: as many as fit into the device's memory.
+
+        Returns:
+            the cells that did not fit beside the others, which are to train after them.
+
+        Raises:
+            OutOfMemory: if even these did not fit. Their last checkpoints are where another run goes on.
+        """
         self.listener.cohort_started(self.cells)
-        self.data = self._training_set()
+        with self._in_memory(f"data set {self.cells[0].dataset.name!r}", alone=True):
+            self.data = self._training_set()
         for cell in self.cells:
             if cell.role == "student":
                 for spec in cell.teachers:
-                    self._load_teacher(cell, spec)
-        learners: list[Learner] = []
-        for cell in self.cells:
+                    with self._in_memory(f"teacher {spec}", alone=True):
+                        self._load_teacher(cell, spec)
+        with self._in_memory(_title(self.cells[0]) if len(self.cells) == 1 else f"a cohort of {len(self.cells)} cells"):
+            learners, waiting = self._gather()
+            self._train(learners)
+        return waiting
+
+    def _gather(self) -> tuple[list[Learner], list[Cell]]:
+        """Learners of the first cells, as many as the device's memory is likely to hold, and the cells that wait."""
+        room, learners = Room(self.numerics.device), list[Learner]()
+        for place, cell in enumerate(self.cells):
             self._guard(cell, partial(self._join, cell, learners))
+            if len(learners) > 1 and learners[-1].cell is cell and (shortage := room.shortage(learners)):
+                learners.pop()
+                self.listener.cohort_split((len(learners), len(self.cells) - place), shortage)
+                return learners, list(self.cells[place:])
+        return learners, []
+
+    def _train(self, learners: list[Learner]) -> None:
         while learners := [learner for learner in learners if not self.store.has(learner.cell.id)]:
             epoch = min(learner.epoch for learner in learners)
             # after a kill some may be an epoch ahead of the others: they wait
@@ -197,14 +225,18 @@ class Cohort:
 
     # ------------------------------------------------------------------------------------------ records and failures
 
+    def _in_memory(self, what: str, alone: bool = False) -> AbstractContextManager[None]:
+        return memory.explained(what, self.cells[0].recipe, self.numerics.device, alone)
+
     def _guard(self, cell: Cell, work: Callable[[], object]) -> bool:
         """Do one learner's work; what goes wrong in it ends that learner only, with a record that says why."""
         try:
-            work()
+            with self._in_memory(_title(cell)):
+                work()
         except NotApplicable as error:
             self._write(cell, "not_applicable", reason=str(error))
         except KDBenchError:
-            raise  # bad input or a full disk concerns the whole run
+            raise  # bad input or a full disk concerns the whole run, full memory the whole cohort
         except NonFinite as error:
             self._write(cell, "failed", reason=str(error))
         except Exception as error:
@@ -215,9 +247,20 @@ class Cohort:
         return False
 
     def _write(self, cell: Cell, status: str, reason: str = "", **parts: Any) -> None:
-        identity = {"schema": records.SCHEMA, "id": cell.id, "suite": cell.suite, "status": status, "reason": reason}
-        self.store.write({**identity, "cell": cell.config, **parts, "provenance": provenance(self.numerics)})
-        self.listener.cell_ended(cell, status, reason, parts.get("result", {}))
+        leave_record(cell, status, reason, self.store, self.numerics, self.listener, **parts)
+
+
+def leave_record(
+    cell: Cell, status: str, reason: str, store: records.Store, numerics: Numerics, listener: Listener, **parts: Any
+) -> None:
+    """End a cell: write its record and tell the listener."""
+    identity = {"schema": records.SCHEMA, "id": cell.id, "suite": cell.suite, "status": status, "reason": reason}
+    store.write({**identity, "cell": cell.config, **parts, "provenance": provenance(numerics)})
+    listener.cell_ended(cell, status, reason, parts.get("result", {}))
+
+
+def _title(cell: Cell) -> str:
+    return f"teacher {cell.pair}" if cell.role == "teacher" else f"method {cell.method.label!r} on {cell.pair}"
 
 
 def _timed(batches: Iterator[Batch], clock: Clock) -> Iterator[Batch]:

@@ -377,7 +377,7 @@ def _peak_memory(learner: Learner) -> Iterator[None]:
         storage = tensor.untyped_storage()
         if tensor.device == device and storage.data_ptr() not in held:
             saved[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # itself it would hold its graph, for good if no backward pass releases it
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         yield

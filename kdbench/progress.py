@@ -65,3 +65,9 @@ class Display:
         outcome = f"top-1 {scores['top1']:.2f}" if status == "done" else f"{status.replace('_', ' ')}: {reason}"
         if status != "done" or cell.role == "teacher" or not self.console.is_terminal:
             self.console.print(f"{cell.dataset.name}: {what}: {outcome}", markup=False, highlight=False)
+
+    def cohort_split(self, sizes: Sequence[int], reason: str) -> None:
+        whole, parts = sum(sizes), " + ".join(str(size) for size in sizes)
+        self.console.print(
+            f"{self._title}: cohort of {whole} split into {parts}: {reason}", markup=False, highlight=False
+        )

@@ -123,6 +123,8 @@ class _Silent:
 
     def cell_ended(self, cell: Cell, status: str, reason: str, scores: dict[str, Any]) -> None: ...
 
+    def cohort_split(self, sizes: Sequence[int], reason: str) -> None: ...
+
 
 @dataclass
 class Bench:
@@ -177,8 +179,8 @@ class Bench:
         for listener in (_Silent(stop_after), _Silent()):
             todo = [cell for cell in cells if not store.has(cell.id)]
             try:
-                if todo:
-                    Cohort(todo, self.task, self.teachers, store, self.numerics, listener, keep).run()
+                while todo:
+                    todo = Cohort(todo, self.task, self.teachers, store, self.numerics, listener, keep).run()
             except _Stop:
                 continue
         return [store.read(cell.id) for cell in cells]

@@ -1,4 +1,4 @@
-"""Run cells on this machine, one cohort after the other."""
+"""Run cells on this machine, one cohort after the other; one that its memory does not hold runs in parts."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kdbench import tasks
-from kdbench.cohort import Cohort, Listener
+from kdbench import memory, tasks
+from kdbench.cohort import Cohort, Listener, leave_record
 from kdbench.device import Numerics
 from kdbench.errors import KDBenchError
 from kdbench.precision import numerics_of
@@ -74,9 +74,40 @@ class LocalExecutor:
         return ""
 
     def _run_cohort(self, cells: Sequence[Cell], teachers: Teachers, store: Store) -> None:
+        """Train cells side by side, or in as many parts as the device's memory asks for: the results are the same."""
         numerics = self.numerics(cells[0])
+        parts = [list(cells)]
+        while parts:
+            part, full = parts.pop(0), None
+            try:
+                left = self._train(part, teachers, store, numerics)
+                parts = [left, *parts] if left else parts
+            except memory.OutOfMemory as error:
+                full = str(error), error.alone  # without the error itself: its traceback holds all learners
+            if full or parts:
+                memory.release(numerics.device)
+            if full:
+                parts = self._smaller(part, store, numerics, *full) + parts
+
+    def _train(self, cells: list[Cell], teachers: Teachers, store: Store, numerics: Numerics) -> list[Cell]:
+        """Train cells side by side; returns those that have to wait."""
         keep = teachers.save if cells[0].role == "teacher" else None
-        Cohort(cells, self._task(cells[0], numerics), teachers, store, numerics, self.listener, keep).run()
+        with memory.explained(f"data set {cells[0].dataset.name!r}", cells[0].recipe, numerics.device, alone=True):
+            task = self._task(cells[0], numerics)
+        return Cohort(cells, task, teachers, store, numerics, self.listener, keep).run()
+
+    def _smaller(
+        self, cells: list[Cell], store: Store, numerics: Numerics, reason: str, alone: bool
+    ) -> list[list[Cell]]:
+        """What to train in place of a cohort that memory did not hold: its halves, or nothing if that is no help."""
+        left = [cell for cell in cells if not store.has(cell.id)]
+        if alone or len(left) < 2:
+            for cell in left:
+                leave_record(cell, "failed", reason, store, numerics, self.listener)
+            return []
+        half = (len(left) + 1) // 2
+        self.listener.cohort_split((half, len(left) - half), f"the memory of {numerics.device} ran out")
+        return [left[:half], left[half:]]
 
     def numerics(self, cell: Cell) -> Numerics:
         return numerics_of(cell, self.device, self.compile, self.out)
