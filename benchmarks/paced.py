@@ -47,6 +47,9 @@ class _Pace:
 
     def cell_ended(self, cell: Cell, status: str, reason: str, scores: dict[str, Any]) -> None: ...
 
+    def cohort_split(self, sizes: Sequence[int], reason: str) -> None:
+        raise AssertionError(reason)  # a part's time is not what was asked for
+
 
 class Paced(Cohort):
     """A cohort whose teachers and learners are built by its own `run`, and which then trains step by step.
