@@ -12,6 +12,12 @@ from benchmarks.figures import Results
 OVER_REFERENCE, OVER_ALONE = 8.0, 1.8
 # at most these
 METHOD_STEP, OVERHEAD, OVERHEAD_DIGITS, DRIFT, FLOOR = 1.3, 0.03, 0.10, 0.05, 4.0
+# an image of the device's augmentation, in images of the PIL pipeline
+IMAGES = 20.0
+# the longest wait for the first batch of an epoch, in waits for any other one
+WAIT = 2.0
+# seconds from a command to its end
+START_UP = {"import kdbench": 0.3, "kdbench --help": 1.0, "kdbench list": 1.0, "kdbench run, finished": 5.0}
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,8 @@ class Target:
 
 
 def targets(results: Results) -> list[Target]:
-    return [*_six(results), *_steps(results), *_overhead(results), *_growth(results), *_floor(results)]
+    parts = (_six, _steps, _overhead, _data, _growth, _floor, _start_up)
+    return [target for part in parts for target in part(results)]
 
 
 def _six(results: Results) -> Iterator[Target]:
@@ -73,6 +80,34 @@ def _overhead(results: Results) -> Iterator[Target]:
             continue
         measured = f"at most {worst.share:.1%} ({worst.method}, {worst.pair})"
         yield Target(key, what, f"less than {limit:.0%}", measured, worst.share < limit)
+
+
+def _data(results: Results) -> Iterator[Target]:
+    what, wanted = "an image augmented on the device, over the PIL pipeline", f"at least {IMAGES:g} times as fast"
+    ways = {row.about["way"]: row for row in results.rows("images augmented", view="as it is")}
+    if {"pil", "kdbench"} <= ways.keys():
+        ratio = ways["pil"].median / ways["kdbench"].median
+        yield Target("images", what, wanted, f"{ratio:.1f} times", ratio >= IMAGES)
+    else:
+        yield Target("images", what, wanted)
+    what = "the wait for an epoch's first batch, over that for any other, images streamed"
+    waits = {row.about["when"]: row.median for row in results.rows("the wait for a batch")}
+    if {"within an epoch", "at its end"} <= waits.keys():
+        ratio = waits["at its end"] / waits["within an epoch"]
+        yield Target("wait", what, f"at most {WAIT:g}", f"{ratio:.2f}", ratio <= WAIT)
+    else:
+        yield Target("wait", what, f"at most {WAIT:g}")
+
+
+def _start_up(results: Results) -> Iterator[Target]:
+    measured = {row.about["what"]: row.median for row in results.rows("start-up")}
+    for command, limit in START_UP.items():
+        what, wanted = f"`{command}`", f"less than {limit:g} s"
+        took = measured.get(command)
+        if took is None:
+            yield Target(command, what, wanted)
+        else:
+            yield Target(command, what, wanted, f"{took:.2f} s", took < limit)
 
 
 def _growth(results: Results) -> Iterator[Target]:
