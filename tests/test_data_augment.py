@@ -7,7 +7,15 @@ import torch
 import torch.nn.functional as F
 from torchvision.transforms import v2
 
-from kdbench.data.augment import RAND_AUGMENT, UNSIGNED, Augment, parse, rand_augment, strong_spec
+from kdbench.data.augment import (
+    RAND_AUGMENT,
+    UNSIGNED,
+    Augment,
+    draw_rand_augment,
+    parse,
+    rand_augment,
+    strong_spec,
+)
 from kdbench.errors import KDBenchError
 from kdbench.seeding import generator
 
@@ -102,7 +110,16 @@ def test_randaugment_treats_images_in_groups_as_it_would_one_by_one():
             name = names[kinds[i]]
             strength = 10 / 30 * (1 if name in UNSIGNED else int(signs[i]))
             expected[i] = RAND_AUGMENT[name](expected[i : i + 1], strength, [5.0] * 3)[0]
-    assert torch.equal(rand_augment(x, draws(), [5.0] * 3), expected)
+    assert torch.equal(rand_augment(x, draw_rand_augment(40, (12, 12), draws()), [5.0] * 3), expected)
+
+
+@pytest.mark.parametrize("spec", [("pad_crop:2", "flip", "rand_augment", "cutout:4"), ("random_resized_crop",), ()])
+def test_several_batches_at_a_time_become_what_each_would_after_the_other(spec: tuple[str, ...]) -> None:
+    chain, batches = Augment(spec, mean=(0.5,) * 3), images(batch=20).split(8)
+    together, drawn = chain.several(batches, draws())
+    state = draws()
+    assert all(torch.equal(ours, chain(batch, state)) for ours, batch in zip(together, batches, strict=True))
+    assert all(torch.equal(ours, chain.apply(*pair)) for ours, *pair in zip(together, batches, drawn, strict=True))
 
 
 def test_randaugment_differs_between_copies_of_one_image():

@@ -1,7 +1,8 @@
-"""Augmentation of whole batches on the device, each image with its own random numbers.
+"""Augmentation of many images at a time on the device, each with its own random numbers.
 
-All random numbers come from a CPU generator that is passed in, so a batch is augmented alike on every device. Images
-are uint8 `[B, C, H, W]` throughout; normalisation comes after the last step.
+Each step first draws its numbers, `[..., B]`, from a CPU generator that is passed in, so a batch is augmented alike on
+every device; then it does what was drawn. In between, the numbers of several batches can be joined, and the batches be
+augmented as one. Images are uint8 `[B, C, H, W]` throughout; normalisation comes after the last step.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from kdbench.errors import KDBenchError, unknown
 MAGNITUDE_BINS = 31  # RandAugment's magnitudes run from 0 to 30, as in torchvision
 STRONG = "rand_augment:2:10"
 Fill = Sequence[float]
+Size = Sequence[int]  # H, W
 
 
 def take(images: Tensor, index: Tensor) -> Tensor:
@@ -29,14 +31,18 @@ def take(images: Tensor, index: Tensor) -> Tensor:
     return images.index_select(0, index)
 
 
-def pad_crop(images: Tensor, draws: torch.Generator, fill: Fill, padding: int = 4) -> Tensor:
+def draw_pad_crop(batch: int, size: Size, draws: torch.Generator, padding: int = 4) -> Tensor:
+    return torch.randint(0, 2 * padding + 1, (2, batch), generator=draws)  # top, left
+
+
+def pad_crop(images: Tensor, drawn: Tensor, fill: Fill, padding: int = 4) -> Tensor:
     """Pad with black by `padding` px on each side and cut a random window of the old size.
 
     Works on channels-last images, and gives such: there a row of a window is one piece of memory and copied as a whole,
     which is several times faster than pixel by pixel.
     """
     batch, channels, height, width = images.shape
-    top, left = torch.randint(0, 2 * padding + 1, (2, batch), generator=draws).to(images.device)
+    top, left = drawn.to(images.device)
     padded = F.pad(images.permute(0, 2, 3, 1), (0, 0, *(padding,) * 4)).contiguous()  # [B, H + 2p, W + 2p, C]
     samples, rows = (torch.arange(count, device=images.device) for count in (batch, height))
     starts = ((samples * padded.shape[1] + top)[:, None] + rows) * padded.shape[2] + left[:, None]  # [B, H], in pixels
@@ -45,9 +51,13 @@ def pad_crop(images: Tensor, draws: torch.Generator, fill: Fill, padding: int = 
     return windows.reshape(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
-def flip(images: Tensor, draws: torch.Generator, fill: Fill, probability: float = 0.5) -> Tensor:
+def draw_flip(batch: int, size: Size, draws: torch.Generator, probability: float = 0.5) -> Tensor:
+    return torch.rand(batch, generator=draws)
+
+
+def flip(images: Tensor, drawn: Tensor, fill: Fill, probability: float = 0.5) -> Tensor:
     """Mirror left to right with the given probability."""
-    chosen = (torch.rand(len(images), generator=draws) < probability).nonzero().flatten()
+    chosen = (drawn < probability).nonzero().flatten()
     if not len(chosen):
         return images
     mirrored = take(images, chosen.to(images.device)).flip(-1)
@@ -56,27 +66,35 @@ def flip(images: Tensor, draws: torch.Generator, fill: Fill, probability: float 
     return take(torch.cat([images, mirrored]), places.to(images.device))
 
 
-def cutout(images: Tensor, draws: torch.Generator, fill: Fill, size: int = 8) -> Tensor:
-    """Paint a `size` x `size` square in the mean colour; its centre is any pixel, so the rim may cut it off."""
-    batch, _, height, width = images.shape
-    centre_y = torch.randint(0, height, (batch, 1, 1), generator=draws).to(images.device)
-    centre_x = torch.randint(0, width, (batch, 1, 1), generator=draws).to(images.device)
-    y = torch.arange(height, device=images.device)[None, :, None] - centre_y + size // 2
-    x = torch.arange(width, device=images.device)[None, None, :] - centre_x + size // 2
-    inside = (y >= 0) & (y < size) & (x >= 0) & (x < size)  # [B, H, W]
+def draw_cutout(batch: int, size: Size, draws: torch.Generator, side: int = 8) -> Tensor:
+    return torch.stack([torch.randint(0, length, (batch,), generator=draws) for length in size])  # centre's y, x
+
+
+def cutout(images: Tensor, drawn: Tensor, fill: Fill, side: int = 8) -> Tensor:
+    """Paint a `side` x `side` square in the mean colour; its centre is any pixel, so the rim may cut it off."""
+    height, width = images.shape[-2:]
+    centre_y, centre_x = drawn[:, :, None, None].to(images.device)
+    y = torch.arange(height, device=images.device)[None, :, None] - centre_y + side // 2
+    x = torch.arange(width, device=images.device)[None, None, :] - centre_x + side // 2
+    inside = (y >= 0) & (y < side) & (x >= 0) & (x < side)  # [B, H, W]
     colour = torch.tensor(fill, device=images.device).round().to(images.dtype)
     return torch.where(inside[:, None], colour[None, :, None, None], images)
 
 
-def random_resized_crop(images: Tensor, draws: torch.Generator, fill: Fill, min_area: float = 0.08) -> Tensor:
+def draw_random_resized_crop(batch: int, size: Size, draws: torch.Generator, min_area: float = 0.08) -> Tensor:
+    area, shape, top, left = torch.rand(4, batch, generator=draws)
+    area = min_area + (1 - min_area) * area
+    ratio = torch.exp(math.log(3 / 4) + (math.log(4 / 3) - math.log(3 / 4)) * shape)
+    width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
+    return torch.stack([width, height, left, top])  # in shares of the image's sides and of what they leave free
+
+
+def random_resized_crop(images: Tensor, drawn: Tensor, fill: Fill, min_area: float = 0.08) -> Tensor:
     """Cut a box of `min_area` to 1 of the area and 3:4 to 4:3 in shape, and stretch it over the image.
 
     A box that would stick out is cut to the image's side, where torchvision draws again.
     """
-    area, shape, top, left = torch.rand(4, len(images), generator=draws).to(images.device)
-    area = min_area + (1 - min_area) * area
-    ratio = torch.exp(math.log(3 / 4) + (math.log(4 / 3) - math.log(3 / 4)) * shape)
-    width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
+    width, height, left, top = drawn.to(images.device)
     transform = torch.zeros(len(images), 2, 3, device=images.device)  # output -> input, both in [-1, 1]
     transform[:, 0, 0], transform[:, 1, 1] = width, height
     transform[:, 0, 2], transform[:, 1, 2] = (1 - width) * (2 * left - 1), (1 - height) * (2 * top - 1)
@@ -85,7 +103,15 @@ def random_resized_crop(images: Tensor, draws: torch.Generator, fill: Fill, min_
     return crops if images.is_floating_point() else crops.round().to(images.dtype)
 
 
-def rand_augment(images: Tensor, draws: torch.Generator, fill: Fill, num_ops: int = 2, magnitude: int = 10) -> Tensor:
+def draw_rand_augment(batch: int, size: Size, draws: torch.Generator, num_ops: int = 2, magnitude: int = 10) -> Tensor:
+    drawn = torch.empty(num_ops, 2, batch, dtype=torch.int64)  # which operation, whether its magnitude is positive
+    for one in drawn:
+        one[0] = torch.randint(0, len(RAND_AUGMENT), (batch,), generator=draws)
+        one[1] = torch.randint(0, 2, (batch,), generator=draws)
+    return drawn
+
+
+def rand_augment(images: Tensor, drawn: Tensor, fill: Fill, num_ops: int = 2, magnitude: int = 10) -> Tensor:
     """RandAugment (Cubuk et al., 2020) with torchvision's 14 operations, `num_ops` random ones for each image.
 
     Images with the same operation and direction are treated together. Uncovered pixels take the mean colour.
@@ -93,10 +119,8 @@ def rand_augment(images: Tensor, draws: torch.Generator, fill: Fill, num_ops: in
     strength = magnitude / (MAGNITUDE_BINS - 1)
     groups = [(name, sign * strength) for name in RAND_AUGMENT for sign in (1, -1)]  # in [-1, 1]
     unsigned = torch.tensor([name in UNSIGNED for name in RAND_AUGMENT])
-    for _ in range(num_ops):
-        kinds = torch.randint(0, len(RAND_AUGMENT), (len(images),), generator=draws)
-        up = torch.randint(0, 2, (len(images),), generator=draws) == 1
-        group = 2 * kinds + ~(up | unsigned[kinds])  # [B], which of `groups`; the unsigned are one, not two
+    for kinds, positive in drawn:
+        group = 2 * kinds + ~(positive.bool() | unsigned[kinds])  # [B], which of `groups`; the unsigned are in one
         order = group.argsort()
         sizes = group.bincount(minlength=len(groups)).tolist()
         sorted_images = take(images, order.to(images.device))
@@ -147,13 +171,16 @@ UNSIGNED = ("identity", "posterize", "solarize", "autocontrast", "equalize")
 
 GEOMETRIC = (pad_crop, flip, random_resized_crop)  # they move pixels and change no colour
 
-# Name -> (function, (meaning, type, smallest, largest) of each optional argument).
-AUGMENTATIONS: dict[str, tuple[Callable[..., Tensor], tuple[tuple[str, type, float, float], ...]]] = {
-    "pad_crop": (pad_crop, (("padding in px", int, 0, 1024),)),
-    "flip": (flip, (("probability", float, 0, 1),)),
-    "cutout": (cutout, (("size in px", int, 0, 1024),)),
-    "random_resized_crop": (random_resized_crop, (("smallest area", float, 0.001, 1),)),
+Limits = tuple[tuple[str, type, float, float], ...]
+
+# Name -> (what draws, what it is drawn for, (meaning, type, smallest, largest) of each optional argument of both).
+AUGMENTATIONS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor], Limits]] = {
+    "pad_crop": (draw_pad_crop, pad_crop, (("padding in px", int, 0, 1024),)),
+    "flip": (draw_flip, flip, (("probability", float, 0, 1),)),
+    "cutout": (draw_cutout, cutout, (("size in px", int, 0, 1024),)),
+    "random_resized_crop": (draw_random_resized_crop, random_resized_crop, (("smallest area", float, 0.001, 1),)),
     "rand_augment": (
+        draw_rand_augment,
         rand_augment,
         (("number of operations", int, 0, 14), ("magnitude", int, 0, MAGNITUDE_BINS - 1)),
     ),
@@ -179,25 +206,41 @@ class Augment:
         """
         self.spec = tuple(spec)
         self.fill = [255 * value for value in mean]
-        self.steps = [partial(AUGMENTATIONS[name][0], **arguments) for name, arguments in map(parse, spec)]
+        parsed = [parse(step) for step in spec]
+        self.draws = [partial(AUGMENTATIONS[name][0], **arguments) for name, arguments in parsed]
+        self.steps = [partial(AUGMENTATIONS[name][1], **arguments) for name, arguments in parsed]
         crops_first = bool(self.steps) and self.steps[0].func is pad_crop
         # grey images are the same in both formats but for their strides, which decide how a convolution rounds
         self.format = torch.channels_last if crops_first and len(mean) > 1 else torch.contiguous_format
 
     def __call__(self, images: Tensor, draws: torch.Generator) -> Tensor:
         """Augment uint8 `[B, C, H, W]`; the same generator state gives the same images."""
-        for step in self.steps:
-            images = step(images, draws, self.fill)
+        return self.apply(images, self.draw(len(images), images.shape[-2:], draws))
+
+    def several(
+        self, batches: tuple[Tensor, ...], draws: torch.Generator
+    ) -> tuple[Sequence[Tensor], list[list[Tensor]]]:
+        """Augment batches at a time, to the same images as one after the other; also gives what was drawn for each."""
+        drawn = [self.draw(len(images), images.shape[-2:], draws) for images in batches]
+        joined = [torch.cat(numbers, dim=-1) for numbers in zip(*drawn, strict=True)]
+        augmented = self.apply(torch.cat(batches), joined)
+        return augmented.split([len(images) for images in batches]), drawn
+
+    def draw(self, batch: int, size: Size, draws: torch.Generator) -> list[Tensor]:
+        """What each step does to so many images of a size: `[..., B]`, on the CPU."""
+        return [draw(batch, size, draws) for draw in self.draws]
+
+    def apply(self, images: Tensor, drawn: Sequence[Tensor]) -> Tensor:
+        """Do what was drawn for these images."""
+        for step, numbers in zip(self.steps, drawn, strict=True):
+            images = step(images, numbers, self.fill)
         return images
 
-    def follow(self, maps: Tensor, draws: torch.Generator) -> Tensor:
-        """Move other maps `[B, C, H, W]`, float, as the images of the same generator state were moved."""
-        blank = torch.zeros_like(maps[:, :1], dtype=torch.uint8)
-        for step in self.steps:
+    def follow(self, maps: Tensor, drawn: Sequence[Tensor]) -> Tensor:
+        """Move other maps `[B, C, H, W]`, float, as the images that this was drawn for were moved."""
+        for step, numbers in zip(self.steps, drawn, strict=True):
             if step.func in GEOMETRIC:
-                maps = step(maps, draws, self.fill)
-            else:  # it only has to use up its random numbers
-                step(blank, draws, [0.0])
+                maps = step(maps, numbers, self.fill)
         return maps
 
 
@@ -210,7 +253,7 @@ def parse(text: str) -> tuple[str, dict[str, float]]:
     name, *values = str(text).split(":")
     if name not in AUGMENTATIONS:
         raise unknown("augmentation", name, AUGMENTATIONS)
-    function, limits = AUGMENTATIONS[name]
+    _, function, limits = AUGMENTATIONS[name]
     if len(values) > len(limits):
         raise KDBenchError(f"augmentation {text!r} has {len(values)} arguments, but {name} takes at most {len(limits)}")
     arguments = function.__code__.co_varnames[3 : 3 + len(limits)]

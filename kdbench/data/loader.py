@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -19,6 +21,9 @@ from kdbench.method import Batch
 from kdbench.seeding import generator
 
 SMALLEST_TEST_BATCH = 512
+# How many numbers of uint8 images are augmented at a time: few batches of small images, so that the time goes into the
+# pixels and not the calls, and all stay in the cache. RandAugment parts them by operation, and gains from more.
+AUGMENTED_TOGETHER, STRONGLY_AUGMENTED_TOGETHER = 2**20, 2**22
 
 
 @dataclass(frozen=True)
@@ -109,6 +114,8 @@ class Loader(ABC):
                 f"dataset {data.name!r} has {len(self)} training samples, too few for one batch of {batch_size}: "
                 "make the batch smaller or the set larger"
             )
+        together = STRONGLY_AUGMENTED_TOGETHER if strong else AUGMENTED_TOGETHER
+        self._together = max(1, together // (batch_size * math.prod(data.input_size)))  # batches
         self.order = Order(len(self), batch_size, self.steps_per_epoch, seed)
         self._format = torch.channels_last if channels_last else torch.contiguous_format
         # [1, C, H, W], laid out as the images: a broadcast along channels-last pixels is many times slower
@@ -126,18 +133,19 @@ class Loader(ABC):
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The shuffled, augmented training batches of one epoch."""
         draws, strong_draws = generator(self.seed, "view", epoch), generator(self.seed, "strong view", epoch)
-        for indices, images, second in self._views(epoch):
-            state = draws.get_state()
-            inputs = self._finish(self.augment(images, draws))
-            strong = self._finish(self.augment_strong(second, strong_draws)) if self.strong else None
-            follow = partial(self._follow, state, images.shape[-2:]) if self.knows_crops else None
-            yield Batch(inputs, self.targets[indices], indices, strong, follow)
+        views = self._views(epoch)
+        while several := list(islice(views, self._together)):
+            indices, images, second = zip(*several, strict=True)
+            shown, drawn = self.augment.several(images, draws)
+            strong = self.augment_strong.several(second, strong_draws)[0] if self.strong else ()
+            for number, index in enumerate(indices):
+                follow = partial(self._follow, drawn[number], images[0].shape[-2:]) if self.knows_crops else None
+                other = self._finish(strong[number]) if self.strong else None
+                yield Batch(self._finish(shown[number]), self.targets[index], index, other, follow)
 
-    def _follow(self, state: Tensor, stored: torch.Size, maps: Tensor) -> Tensor:
+    def _follow(self, drawn: Sequence[Tensor], stored: torch.Size, maps: Tensor) -> Tensor:
         """Crops are drawn in pixels of the size at which images are stored; maps of another size pass through it."""
-        draws = torch.Generator()
-        draws.set_state(state)
-        moved = self.augment.follow(_resized(maps, stored), draws)
+        moved = self.augment.follow(_resized(maps, stored), drawn)
         return _resized(moved, maps.shape[-2:])
 
     def batches(self) -> Iterator[Batch]:
@@ -157,7 +165,7 @@ class Loader(ABC):
             yield self._finish(images), part
 
     @abstractmethod
-    def _views(self, epoch: int) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
+    def _views(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """(indices `[B]`, images, images of the second view) on the device, uint8, before augmentation."""
 
     @abstractmethod
