@@ -1,7 +1,7 @@
 """`python -m benchmarks.precision`: does bf16 change what the benchmark says? On `fashion`, about half an hour.
 
-The same cells, from the same teachers (trained in fp32), in fp32, in bf16, and once more in fp32 with another memory
-format, whose sums round otherwise: training is chaotic, and the last arm shows how far rounding alone carries it.
+The same cells, from the same teachers (trained in fp32), in fp32, in bf16, and once more in fp32 with another number of
+threads, whose sums round otherwise: training is chaotic, and the last arm shows how far rounding alone carries it.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import argparse
 import dataclasses
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
+import torch
 from rich.console import Console
 from scipy import stats
 
@@ -25,23 +25,20 @@ from kdbench.progress import Display
 from kdbench.records import Store
 from kdbench.suite import Cell
 
-ARMS: dict[str, dict[str, Any]] = {
-    "fp32": {"precision": "fp32"},
-    "bf16": {"precision": "bf16"},
-    "fp32, channels first": {"precision": "fp32", "channels_last": False},
-}
+# precision and threads
+ARMS = {"fp32": ("fp32", 1), "bf16": ("bf16", 1), "fp32, two threads": ("fp32", 2)}
 METHODS = ("student", *SIX)
 FILE = Path(__file__).parent.parent / "docs" / "performance" / "precision.csv"
 
 
 class Arm(LocalExecutor):
-    """Students in the arm's numerics, teachers in fp32."""
+    """Students in the arm's precision, teachers in fp32."""
 
-    changes: dict[str, Any]
+    precision: str
 
     def numerics(self, cell: Cell) -> Numerics:
-        changes = self.changes if cell.role == "student" else ARMS["fp32"]
-        return dataclasses.replace(super().numerics(cell), **changes)
+        precision = self.precision if cell.role == "student" else "fp32"
+        return dataclasses.replace(super().numerics(cell), precision=precision, precision_rule="given")
 
 
 def cells(name: str, pair: str, seeds: int) -> list[Cell]:
@@ -52,14 +49,16 @@ def cells(name: str, pair: str, seeds: int) -> list[Cell]:
 def train(grid: list[Cell], out: Path) -> pd.DataFrame:
     """Top-1 of every cell in every arm, one row each; what is in the folder already is not trained again."""
     rows = []
-    for place, (arm, changes) in enumerate(ARMS.items()):
-        folder = out / str(place)
-        if place and not folder.exists():
-            shutil.copytree(out / "0" / "teachers", folder / "teachers")
+    first = out / next(iter(ARMS))
+    for arm, (precision, threads) in ARMS.items():
+        torch.set_num_threads(threads)
+        folder = out / arm
+        if folder != first and not folder.exists():
+            shutil.copytree(first / "teachers", folder / "teachers")
         store = Store(folder / grid[0].suite)
         with Display(Console(), len(grid), sum(store.has(cell.id) for cell in grid)) as display:
             executor = Arm(folder, display, device="cpu", compile="off")
-            executor.changes = changes
+            executor.precision = precision
             executor.run(grid)
         for cell in grid:
             top1 = store.read(cell.id)["result"]["top1"]
