@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -64,6 +63,7 @@ class Loader(ABC):
     """
 
     knows_crops = False
+    _together = 1  # how many batches are augmented at a time; streamed ones are not waited for
 
     def __init__(
         self,
@@ -114,8 +114,6 @@ class Loader(ABC):
                 f"dataset {data.name!r} has {len(self)} training samples, too few for one batch of {batch_size}: "
                 "make the batch smaller or the set larger"
             )
-        together = STRONGLY_AUGMENTED_TOGETHER if strong else AUGMENTED_TOGETHER
-        self._together = max(1, together // (batch_size * math.prod(data.input_size)))  # batches
         self.order = Order(len(self), batch_size, self.steps_per_epoch, seed)
         self._format = torch.channels_last if channels_last else torch.contiguous_format
         # [1, C, H, W], laid out as the images: a broadcast along channels-last pixels is many times slower
@@ -197,6 +195,8 @@ class DeviceLoader(Loader):
             data, batch_size, test_batch_size=test_batch_size or max(batch_size, SMALLEST_TEST_BATCH), **options
         )
         self.train_images, self.test_images = data.on(self.device, self.augment.format)
+        together = STRONGLY_AUGMENTED_TOGETHER if self.strong else AUGMENTED_TOGETHER
+        self._together = max(1, together // (batch_size * self.train_images[0].numel()))
 
     def _views(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for indices in self.order.batches(epoch):
