@@ -38,6 +38,16 @@ def _one_thread() -> None:
 
 
 @pytest.fixture
+def temporary(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget the methods that a test registers."""
+    from kdbench import registry
+
+    registry.names()
+    for held in ("_METHODS", "_ALIASES"):
+        monkeypatch.setattr(registry, held, dict(getattr(registry, held)))
+
+
+@pytest.fixture
 def tiny_suite(tmp_path: Path) -> Path:
     """A suite of real digits that runs in seconds."""
     path = tmp_path / "tiny.toml"

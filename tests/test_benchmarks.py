@@ -47,11 +47,15 @@ def test_the_references_loss_is_kdbenchs(outputs: Any, method: str, epoch: int) 
 
 @pytest.fixture(scope="module")
 def toy_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every benchmark, once, at a size that shows only that it runs; of the start-up's commands, one."""
+    """Every benchmark, once, at a size that shows only that it runs; of the start-up's commands, one.
+
+    It is told nothing of the pytest that starts it: pytest-benchmark measures nothing in a worker of pytest-xdist.
+    """
     path = tmp_path_factory.mktemp("benchmarks") / "results.json"
     options = ["--toy", f"--benchmark-json={path}", "-k", "not start_of or start_of[python]", "-p", "no:cacheprovider"]
     command = [sys.executable, "-m", "pytest", "benchmarks", *options]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    environment["OMP_NUM_THREADS"] = "1"
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return path

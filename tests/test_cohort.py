@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ import torch.nn.functional as F
 import toy_task  # noqa: F401  (registers the task `tokens`)
 from torch import Tensor
 
-from kdbench import Batch, Method, Network, Output, learner, register, registry
+from kdbench import Batch, Method, Network, Output, learner, register
 from kdbench.executors.local import LocalExecutor
 from kdbench.progress import Display
 from kdbench.seeding import derive_seed, seed_all
@@ -26,16 +25,6 @@ SMALL = {"mhkd": {"width": 8}, "crd": {"negatives": 16}}
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
-
-
-@pytest.fixture
-def temporary() -> Iterator[None]:
-    """Forget the methods that a test registers."""
-    registry.names()
-    before = dict(registry._METHODS)
-    yield
-    registry._METHODS.clear()
-    registry._METHODS.update(before)
 
 
 def test_a_cell_trains_to_the_same_bits_alone_and_in_a_cohort(tmp_path: Path) -> None:

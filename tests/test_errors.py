@@ -20,7 +20,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from kdbench import cli, registry, suite
+from kdbench import cli, suite
 from kdbench.executors.local import LocalExecutor
 from kdbench.lock import locked
 from kdbench.networks import create
@@ -289,10 +289,10 @@ class Needy(Method):
 """
 
 
+@pytest.mark.usefixtures("temporary")
 def test_a_network_without_the_needed_tap_is_recorded_as_not_applicable(
-    run: Command, kdbench: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Command, kdbench: Command, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("kdbench.registry._METHODS", dict(registry._METHODS))
     (tmp_path / "needy.py").write_text(NEEDY)
     words = ["--methods", f"student,{tmp_path / 'needy.py'}"]
     outcome = run(*words, text=changed('student = "cifar_resnet8"', 'student = "cifar_mobilenetv2"'))

@@ -6,7 +6,6 @@ import gc
 import io
 import random
 import weakref
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -41,14 +40,7 @@ SUITE: dict[str, Any] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def temporary() -> Iterator[None]:
-    """Forget the methods that a test registers."""
-    registry.names()
-    before = dict(registry._METHODS)
-    yield
-    registry._METHODS.clear()
-    registry._METHODS.update(before)
+pytestmark = pytest.mark.usefixtures("temporary")
 
 
 @pytest.fixture
@@ -254,6 +246,7 @@ class Halved:
 def halved(tmp_path_factory: pytest.TempPathFactory) -> Halved:
     epochs: list[int] = []
     real = Cohort._train_epoch
+    registry.names()  # all are found before the copy below, which is forgotten
 
     def watched(self: Cohort, epoch: int, learners: list[Learner]) -> None:
         epochs.append(epoch)
@@ -262,6 +255,7 @@ def halved(tmp_path_factory: pytest.TempPathFactory) -> Halved:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Cohort, "_train_epoch", watched)
         patch.setattr(Crowded, "crowds", [])
+        patch.setattr(registry, "_METHODS", dict(registry._METHODS))
         records, shown = execute(tmp_path_factory.mktemp("halved"), crowd())
         return Halved(records, shown, Crowded.crowds, epochs)
 

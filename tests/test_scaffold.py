@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,18 +14,10 @@ from kdbench.errors import KDBenchError
 from kdbench.scaffold import _BODIES, method_source, write_method
 from kdbench.trial import Bench
 
+pytestmark = pytest.mark.usefixtures("temporary")
+
 ROOT = Path(__file__).parents[1]
 FAMILIES = sorted(_BODIES)
-
-
-@pytest.fixture(autouse=True)
-def _temporary() -> Iterator[None]:
-    """Forget the methods that a test registers."""
-    registry.names()
-    before = dict(registry._METHODS)
-    yield
-    registry._METHODS.clear()
-    registry._METHODS.update(before)
 
 
 def test_there_is_a_template_of_every_family_but_the_baseline() -> None:

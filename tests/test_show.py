@@ -115,6 +115,7 @@ def test_an_unknown_method_is_answered_with_the_nearest(
     assert "did you mean 'fitnet'" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("temporary")
 def test_a_method_of_ones_own_file_is_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -122,8 +123,6 @@ def test_a_method_of_ones_own_file_is_shown(
     path.write_text(METHOD)
     with pytest.raises(SystemExit) as end:
         words("show", str(path), monkeypatch=monkeypatch)
-    registry._METHODS.pop("shown_method")
-    registry._ALIASES.pop("shown_alias")
     assert end.value.code == 0
     text = capsys.readouterr().out
     assert all(part in text for part in ("An idea.", "L = CE(z_s, y)", "0.25", "shown_alias"))
