@@ -24,11 +24,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from kdbench import memory, records
+from kdbench import heap, memory, records
 from kdbench.device import Clock, Numerics
 from kdbench.energy import EnergyMeter
 from kdbench.errors import KDBenchError, NotApplicable
-from kdbench.frozen import folded
+from kdbench.frozen import light
 from kdbench.learner import Learner, NonFinite
 from kdbench.method import Batch, Network, Output
 from kdbench.provenance import provenance
@@ -98,6 +98,8 @@ class Cohort:
             OutOfMemory: if even these did not fit. Their last checkpoints are where another run goes on.
         """
         self.listener.cohort_started(self.cells)
+        if self.numerics.device.type == "cpu":
+            heap.keep()
         with self._in_memory(f"data set {self.cells[0].dataset.name!r}", alone=True):
             self.data = self._training_set()
         for cell in self.cells:
@@ -192,8 +194,8 @@ class Cohort:
             network = self.teachers.load(cell, spec, self.task)
             logits = self.task.logits(network)
             about = {**self.teachers.describe(cell, spec), "top1": self.task.metrics(logits, None)["top1"]}
-            light = folded(network, self.task.example(), self.numerics)
-            call = self.numerics.compiled(light, cell.recipe.batch_size)
+            called = light(network, self.task.example(), self.numerics)
+            call = self.numerics.compiled(called, cell.recipe.batch_size)
             self.loaded[spec] = Teacher(network, call, about, logits)
 
     def _join(self, cell: Cell, learners: list[Learner]) -> None:

@@ -1,13 +1,12 @@
 """`torch.compile` for networks.
 
 Dynamo takes a network's weights as inputs of its graph, so all networks of one architecture share one: a cohort of 60
-learners compiles its student once. The graphs are kept on disk between runs.
+learners compiles its student once for each set of maps that methods read. The graphs are kept on disk between runs.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo import config as dynamo
 from torch._functorch import config as functorch
+
+from kdbench.method import Output
+from kdbench.taps import Taps, reduced
 
 # a network is compiled for training and evaluation, for each batch size, and with each set of frozen parts; all
 # networks of one class count together, and past the limit dynamo would silently run uncompiled
@@ -30,19 +32,31 @@ class Compiled:
     Args:
         batch_size: inputs of this or a multiple of this many samples (several views of a batch) are compiled for.
         cuda_graphs: record the kernels as CUDA graphs, where there is CUDA.
+        taps: what of its `Output` is read; None for all of it.
     """
 
     def __init__(
-        self, module: nn.Module, batch_size: int, backend: str = "inductor", cuda_graphs: bool = False
+        self,
+        module: nn.Module,
+        batch_size: int,
+        backend: str = "inductor",
+        cuda_graphs: bool = False,
+        taps: Taps | None = None,
     ) -> None:
         _settings()
         mode = "reduce-overhead" if cuda_graphs and backend == "inductor" else None
-        self.module, self.batch_size = module, batch_size
-        self.graph: Callable[..., Any] = torch.compile(module, backend=backend, mode=mode, dynamic=False)
+        self.module, self.batch_size, self.taps = module, batch_size, taps
+        self.graph = torch.compile(_forward, backend=backend, mode=mode, dynamic=False)
 
     def __call__(self, inputs: Tensor) -> Any:
         whole = len(inputs) % self.batch_size == 0
-        return (self.graph if whole else self.module)(inputs)
+        return (self.graph if whole else _forward)(self.module, self.taps, inputs)
+
+
+def _forward(module: nn.Module, taps: Taps | None, inputs: Tensor) -> Any:
+    """The maps that nobody reads are left out in the graph, where each would cost a gradient of zeros."""
+    output = module(inputs)
+    return output if taps is None or not isinstance(output, Output) else reduced(output, taps)
 
 
 def _settings() -> None:

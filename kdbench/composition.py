@@ -46,6 +46,9 @@ class Composite(Method):
         for method in self._methods():
             method.prepare(data, teachers)
 
+    def reads(self, stages: int) -> set[int]:
+        return {n for m in self._methods() if m.needs & {"features", "maps"} for n in m.reads(stages)}
+
     def respond(self, student: Output) -> Output:
         for method in self._methods():
             student = method.respond(student)

@@ -9,12 +9,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from kdbench.errors import KDBenchError, unknown
+
+if TYPE_CHECKING:
+    from kdbench.taps import Taps
 
 PRECISIONS = ("auto", "fp32", "bf16")
 COMPILE = ("auto", "on", "off", "graphs")
@@ -59,13 +62,17 @@ class Numerics:
         images = self.channels_last and inputs.dim() == 4
         return inputs.to(self.device, memory_format=torch.channels_last if images else torch.preserve_format)
 
-    def compiled(self, module: nn.Module, batch_size: int) -> Callable[..., Any]:
-        """The module, compiled for whole batches where that is on; its weights stay those of `module`."""
+    def compiled(self, module: nn.Module, batch_size: int, taps: Taps | None = None) -> Callable[..., Any]:
+        """The module, compiled for whole batches where that is on; its weights stay those of `module`.
+
+        Args:
+            taps: what of its output is read; None for all of it. Uncompiled, all of it comes.
+        """
         if not self._compiles(module):
             return module
         from kdbench.compiled import Compiled  # dynamo takes a second to import
 
-        return Compiled(module, batch_size, self.backend, self.cuda_graphs)
+        return Compiled(module, batch_size, self.backend, self.cuda_graphs, taps)
 
     def _compiles(self, module: nn.Module) -> bool:
         frozen = not any(parameter.requires_grad for parameter in module.parameters())
@@ -141,6 +148,12 @@ def multiplies_bf16(device: torch.device) -> bool:
         probes = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("amx_tile", "avx512_bf16"))
         return any(probe() for probe in probes if probe)
     return False
+
+
+def multiplies_tiles(device: torch.device) -> bool:
+    """Whether the device is a CPU with tiles for bf16 matrices (Intel's AMX)."""
+    probe = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return device.type == "cpu" and bool(probe and probe())
 
 
 def resolve(device: str | None = None, precision: str = "auto", compile: str = "auto") -> Numerics:

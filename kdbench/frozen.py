@@ -1,6 +1,7 @@
-"""A frozen teacher with its BatchNorms folded into the convolutions before them: a teacher's pass is 2 to 12 % shorter.
+"""A frozen teacher as it is fastest: BatchNorms folded into the convolutions before them, and weights in bf16.
 
-Rounding differs, so this is done in bf16 only (where it rounds less often than before), never in fp32.
+Rounding differs where BatchNorms are folded, so this is done in bf16 only (where it rounds less often than before),
+never in fp32. Weights in bf16 are what autocast would make of them in each pass.
 """
 
 from __future__ import annotations
@@ -16,6 +17,20 @@ from kdbench.device import Numerics
 from kdbench.method import Network, Output
 
 Pair = tuple[nn.BatchNorm2d, nn.Conv2d]
+
+
+def light(network: Network, example: Tensor, numerics: Numerics) -> Network:
+    """A network to be called under autocast: folded, and with the weights in bf16 that autocast would cast.
+
+    Args:
+        example: as for `folded`.
+    """
+    clone = folded(network, example, numerics)
+    if clone is not network:
+        for module in clone.modules():
+            if type(module) in (nn.Conv2d, nn.Linear):  # no subclass, which may do more than its name says
+                module.to(torch.bfloat16)
+    return clone
 
 
 @torch.no_grad()

@@ -21,6 +21,7 @@ from kdbench.method import Batch, Method, Network, Output
 from kdbench.metrics import deployed_cost
 from kdbench.seeding import seed_all
 from kdbench.suite import Cell, Recipe
+from kdbench.taps import declared, taps_of
 from kdbench.tasks import Task, TrainingSet
 
 
@@ -40,14 +41,17 @@ class _Step:
         self.optimizer = learner.optimizer
 
     def forward(self, student: int = 0, inputs: Tensor | None = None) -> Output:
-        run = self._learner.calls[student]
         if inputs is not None:
-            return run(inputs)
-        output = run(self.batch.inputs)
+            return self._run(student, inputs)
+        output = self._run(student, self.batch.inputs)
         if self._learner.wants_strong_view:
             assert self.batch.strong is not None
-            output = dataclasses.replace(output, strong=run(self.batch.strong))
+            output = dataclasses.replace(output, strong=self._run(student, self.batch.strong))
         return output
+
+    def _run(self, student: int, inputs: Tensor) -> Output:
+        learner = self._learner
+        return declared(learner.calls[student](inputs), learner.taps[student], learner.cell.method.name)
 
     def update(self, terms: Mapping[str, Tensor]) -> None:
         learner = self._learner
@@ -91,8 +95,10 @@ class Learner:
             self.method.prepare(data, teachers)
         numerics.place(self.method)
         self._method_trains = {name for name, p in self.method.named_parameters() if p.requires_grad}
+        self.taps = [taps_of(self.method, student) for student in self.students]
         self.calls: list[Callable[..., Output]] = [
-            numerics.compiled(student, self.recipe.batch_size) for student in self.students
+            numerics.compiled(student, self.recipe.batch_size, taps)
+            for student, taps in zip(self.students, self.taps, strict=True)
         ]
         self.phases = tuple(self.method.phases())
         self.bounds = self._phase_bounds()

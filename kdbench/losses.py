@@ -75,7 +75,11 @@ def decoupled_kl(student: Tensor, teacher: Tensor, targets: Tensor, temperature:
 
 def wide(x: Tensor) -> Tensor:
     """bfloat16 and float16 to float32, for sums that half precision would lose; float32 and float64 as they are."""
-    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    return x.to(_wide(x.dtype))
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
 
 
 def pearson(a: Tensor, b: Tensor, eps: float = 1e-8) -> Tensor:
@@ -107,8 +111,12 @@ def same_batch_scale(batch_size: int, reference: int = 64) -> float:
 
 
 def attention_map(feature: Tensor, power: float = 2.0) -> Tensor:
-    """Where a map `[B, C, *space]` is active: mean over channels of |F|^power, flattened and normalised, `[B, M]`."""
-    return F.normalize(wide(feature).abs().pow(power).mean(1).flatten(1), dim=1)
+    """Where a map `[B, C, *space]` is active: mean over channels of |F|^power, flattened and normalised, `[B, M]`.
+
+    As |F|_p^p / C: a norm reads bfloat16 and sums in float32 without a wide copy of the map.
+    """
+    norm = torch.linalg.vector_norm(feature, power, dim=1, dtype=_wide(feature.dtype))
+    return F.normalize((norm.pow(power) / feature.shape[1]).flatten(1), dim=1)
 
 
 def sample_norms(x: Tensor) -> Tensor:

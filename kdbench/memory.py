@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 import torch
 
+from kdbench import heap
 from kdbench.errors import KDBenchError
 from kdbench.recipe import Recipe
 
@@ -73,6 +74,8 @@ def release(device: torch.device) -> None:
         torch.cuda.empty_cache()
     elif device.type == "mps":
         torch.mps.empty_cache()
+    else:
+        heap.trim()
 
 
 def available(device: torch.device) -> int | None:
@@ -82,6 +85,7 @@ def available(device: torch.device) -> int | None:
         return torch.cuda.mem_get_info(device)[0] + cached
     if device.type == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
+    heap.trim()
     return min((room for room in (_physical(), *_of_cgroups()) if room is not None), default=None)
 
 

@@ -6,7 +6,7 @@ autocast, optimizers, schedules, evaluation, checkpoints, files) belongs to the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -219,6 +219,14 @@ class Method(nn.Module):
     def loss(self, batch: Batch, student: Any, teacher: Any) -> dict[str, Tensor]:
         """Named terms, already weighted; their sum is minimised. `teacher` carries no gradient."""
         raise NotImplementedError
+
+    def reads(self, stages: int) -> Iterable[int]:
+        """Numbers of the stages whose maps are read of a student with so many, counted from 1; 0 is the stem.
+
+        All stages unless a method says otherwise. The others' maps cannot be read; a compiled student's step is
+        shorter for each of them.
+        """
+        return range(1, stages + 1)
 
     def step(self, step: Step) -> Mapping[str, Tensor]:
         """One update. Only methods that need several forwards or the optimizer itself override it."""

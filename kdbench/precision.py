@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -11,15 +12,18 @@ import torch
 from torch import nn
 
 from kdbench import networks, verdicts  # noqa: F401  (networks: registers the CIFAR networks with timm)
-from kdbench.device import Numerics, resolve
+from kdbench.device import Numerics, multiplies_tiles, resolve
 from kdbench.suite import Cell
+
+LONG = 50  # epochs: for fewer, compiling may take longer than it saves
 
 
 def numerics_of(cell: Cell, device: str | None = None, compile: str = "auto", runs: Path | None = None) -> Numerics:
     """The device rules for one cell; all cells of a cohort share its student and so have the same.
 
     On a CPU a student with grouped convolutions trains in fp32: strided depthwise ones have no fast backward pass in
-    bf16 there, and a MobileNetV2's step takes twice as long (docs/performance.md).
+    bf16 there, and a MobileNetV2's step takes twice as long. On a CPU with AMX long trainings in bf16 are compiled:
+    what lies between the convolutions is most of their time. docs/performance.md has the measurements of both.
 
     Args:
         runs: the results folder, where verdicts of `kdbench tune` may lie.
@@ -30,17 +34,56 @@ def numerics_of(cell: Cell, device: str | None = None, compile: str = "auto", ru
     precision = cell.recipe.precision
     numerics = resolve(device, precision, compile)
     slow = precision == "auto" and numerics.precision == "bf16" and numerics.device.type == "cpu"
-    if slow and has_grouped_convolutions(cell.pair.student):
+    if slow and layers_of(cell.pair.student).grouped:
         rule = "grouped convolutions train slower in bf16 on a CPU"
         numerics = dataclasses.replace(numerics, precision="fp32", precision_rule=rule)
-    return verdicts.applied(numerics, cell, runs) if compile == "auto" and runs is not None else numerics
+    if compile != "auto":
+        return numerics
+    if multiplies_tiles(numerics.device):
+        numerics = _on_tiles(numerics, cell)
+    return numerics if runs is None else verdicts.applied(numerics, cell, runs)
+
+
+def _on_tiles(numerics: Numerics, cell: Cell) -> Numerics:
+    """The rule for CPUs with AMX."""
+    if numerics.precision != "bf16" or cell.recipe.epochs < LONG:
+        rule = f"on where there is CUDA, or AMX for bf16 and at least {LONG} epochs"
+        return dataclasses.replace(numerics, compile_rule=rule)
+    teachers = dict.fromkeys(teacher.network for teacher in cell.teachers) if cell.role == "student" else {}
+    chosen = [(cell.pair.student, False), *((network, True) for network in teachers)]
+    found = tuple((network, frozen, _pays_on_tiles(layers_of(network), frozen)) for network, frozen in chosen)
+    rule = "on with AMX for long trainings in bf16: networks of plain convolutions; to train, without max pooling"
+    return dataclasses.replace(numerics, verdicts=found, compile_rule=rule)
+
+
+def _pays_on_tiles(layers: Layers, frozen: bool) -> bool:
+    return layers.normalised and not layers.grouped and (frozen or not layers.max_pooled)
+
+
+@dataclass(frozen=True)
+class Layers:
+    """What kinds of layers a network has.
+
+    Attributes:
+        grouped: grouped convolutions, depthwise ones among them.
+        max_pooled: max pooling.
+        normalised: BatchNorm.
+    """
+
+    grouped: bool = False
+    max_pooled: bool = False
+    normalised: bool = False
 
 
 @cache
-def has_grouped_convolutions(network: str) -> bool:
-    """Whether a network has any, depthwise ones among them; False for a name that is not timm's."""
+def layers_of(network: str) -> Layers:
+    """The kinds of layers of one of timm's networks; none for a name that timm does not know."""
     if not timm.is_model(network):
-        return False
+        return Layers()
     with torch.device("meta"):
-        model = timm.create_model(network)
-    return any(isinstance(module, nn.Conv2d) and module.groups > 1 for module in model.modules())
+        modules = list(timm.create_model(network).modules())
+    return Layers(
+        grouped=any(isinstance(module, nn.Conv2d) and module.groups > 1 for module in modules),
+        max_pooled=any(isinstance(module, nn.MaxPool2d) for module in modules),
+        normalised=any(isinstance(module, nn.BatchNorm2d) for module in modules),
+    )

@@ -17,6 +17,7 @@ from kdbench.device import Numerics
 from kdbench.method import Batch, Network, Output
 from kdbench.precision import numerics_of
 from kdbench.suite import Cell
+from kdbench.taps import Taps
 from kdbench.tasks import Task
 
 ROUNDS = 7
@@ -81,7 +82,7 @@ def compare(task: Task, setting: verdicts.Setting, numerics: Numerics) -> dict[s
 
 
 def _step(numerics: Numerics, network: Network, batch: Batch, setting: verdicts.Setting) -> Callable[[], object]:
-    call: Callable[..., Output] = numerics.compiled(network, setting.batch_size)
+    call: Callable[..., Output] = numerics.compiled(network, setting.batch_size, None if setting.frozen else Taps())
 
     def forward() -> Output:
         with numerics.autocast():

@@ -87,7 +87,8 @@ def applied(numerics: Numerics, cell: Cell, folder: Path) -> Numerics:
     if not found:
         return numerics
     words = ", ".join(f"{s.network}{' frozen' if s.frozen else ''} {'on' if on else 'off'}" for s, on in found)
-    verdicts = tuple((s.network, s.frozen, on) for s, on in found)
+    # those of a rule stay where nothing was measured
+    verdicts = (*numerics.verdicts, *((s.network, s.frozen, on) for s, on in found))
     return dataclasses.replace(
         numerics, verdicts=verdicts, compile_rule=f"measured by kdbench tune: {words}; else {numerics.compile_rule}"
     )

@@ -11,8 +11,10 @@ import pytest
 import torch
 from torch import Tensor, fx
 
+from kdbench import compiled as compiled_module
 from kdbench.compiled import Compiled
 from kdbench.networks import TimmNetwork, create
+from kdbench.taps import Taps
 from kdbench.trial import FP32, Bench
 
 BATCH = 4
@@ -40,9 +42,9 @@ class Backend:
         return graph.forward
 
 
-def compiled(network: TimmNetwork, backend: Backend) -> Compiled:
-    run = Compiled(network, BATCH)
-    run.graph = torch.compile(network, backend=backend, dynamic=False)
+def compiled(network: TimmNetwork, backend: Backend, taps: Taps | None = None) -> Compiled:
+    run = Compiled(network, BATCH, taps=taps)
+    run.graph = torch.compile(compiled_module._forward, backend=backend, dynamic=False)
     return run
 
 
@@ -53,6 +55,19 @@ def test_all_networks_of_one_architecture_share_a_graph() -> None:
         compiled(student(), backend)(images).logits.sum().backward()
     assert backend.graphs == 1
     compiled(student("cifar_resnet14"), backend)(images)
+    assert backend.graphs == 2
+
+
+def test_a_graph_gives_the_maps_that_are_read_and_no_others() -> None:
+    backend, images = Backend(), torch.rand(BATCH, 3, 16, 16)
+    plain = student()(images)
+    for taps in (Taps((2,)), Taps((2,)), Taps()):
+        output = compiled(student(), backend, taps)(images)
+        torch.testing.assert_close(output.logits, plain.logits)
+        given = [number for number, feature in enumerate(output.features, 1) if feature is not None]
+        assert given == list(taps.features)
+        assert output.stem is None
+        assert output.preactivations == ()
     assert backend.graphs == 2
 
 
@@ -87,7 +102,7 @@ def test_many_graphs_of_one_class_do_not_fall_back_to_no_graph() -> None:
     """Dynamo's own limit is 8."""
     backend, network = Backend(), student()
     for size in range(1, 13):
-        compiled(network, backend).graph(torch.rand(size, 3, 16, 16))
+        compiled(network, backend).graph(network, None, torch.rand(size, 3, 16, 16))
     assert backend.graphs == 12
 
 

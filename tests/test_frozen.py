@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.device import Numerics
-from kdbench.frozen import folded
+from kdbench.frozen import folded, light
 from kdbench.method import Network, Output
 from kdbench.networks import create
 
@@ -97,3 +97,20 @@ def test_folding_draws_no_random_number() -> None:
 def test_in_fp32_the_teacher_stays_as_it_is_to_the_bit() -> None:
     network = teacher("cifar_resnet14")
     assert folded(network, EXAMPLE, Numerics(torch.device("cpu"), "fp32")) is network
+
+
+@pytest.mark.parametrize("name", ["cifar_resnet14", "cifar_mobilenetv2", "cifar_shufflenetv2", "test_efficientnet"])
+def test_a_light_teacher_gives_under_autocast_what_the_folded_one_does_to_the_bit(name: str) -> None:
+    network, images = teacher(name), torch.randn(4, 3, 32, 32)
+    with torch.no_grad(), NUMERICS.autocast():
+        expected, ours = (make(network, EXAMPLE, NUMERICS)(images) for make in (folded, light))
+    weights = light(network, EXAMPLE, NUMERICS).parameters()
+    assert {p.dtype for p in network.parameters()} == {torch.float32}
+    assert torch.bfloat16 in {p.dtype for p in weights}
+    assert torch.equal(ours.logits, expected.logits)
+    assert all(torch.equal(a, b) for a, b in zip(ours.features, expected.features, strict=True))
+
+
+def test_in_fp32_a_teacher_is_called_as_it_is() -> None:
+    network = teacher("cifar_resnet14")
+    assert light(network, EXAMPLE, dataclasses.replace(NUMERICS, precision="fp32")) is network

@@ -279,6 +279,8 @@ def test_the_halves_go_on_from_the_last_checkpoints(halved: Halved) -> None:
 def test_nothing_of_a_cohort_that_was_given_up_stays_in_memory(tmp_path: Path) -> None:
     @register("swells", family="features")
     class Swells(Method):
+        needs = frozenset({"features"})
+
         def loss(self, batch: Batch, student: Output, teacher: Output) -> dict[str, Tensor]:
             first = F.cross_entropy(student.logits, batch.targets)
             last = student.features[0].square()

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
-from kdbench.precision import has_grouped_convolutions, numerics_of
+from kdbench import verdicts
+from kdbench.precision import LONG, layers_of, numerics_of
 from kdbench.suite import Cell
 from kdbench.trial import Bench
 
@@ -43,6 +45,72 @@ def test_a_given_precision_stands_whatever_the_student(tmp_path: Path) -> None:
 
 def test_looking_for_grouped_convolutions_draws_no_random_number() -> None:
     state = torch.get_rng_state()
-    assert has_grouped_convolutions("mobilenetv3_small_100")
-    assert not has_grouped_convolutions("a_network_of_another_task")
+    assert layers_of("mobilenetv3_small_100").grouped
+    assert not layers_of("a_network_of_another_task").grouped
     assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.fixture
+def _amx(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
+
+
+def longer(cell: Cell, epochs: int = LONG) -> Cell:
+    return dataclasses.replace(cell, recipe=dataclasses.replace(cell.recipe, epochs=epochs))
+
+
+@pytest.mark.usefixtures("_amx")
+@pytest.mark.parametrize(
+    ("student", "compiled"),
+    [
+        ("cifar_resnet8x4", True),
+        ("cifar_wrn_16_2", True),
+        ("cifar_vgg8", False),  # max pooling
+        ("resnet18", False),
+        ("cifar_mobilenetv2", False),  # grouped convolutions
+        ("test_vit", False),
+        ("a_network_of_another_task", False),
+    ],
+)
+def test_with_amx_long_trainings_of_plain_convolutions_are_compiled(
+    tmp_path: Path, student: str, compiled: bool
+) -> None:
+    one = longer(cell(tmp_path, student))
+    numerics = numerics_of(one, "cpu")
+    chosen = {(network, frozen): on for network, frozen, on in numerics.verdicts}
+    assert chosen.get((student, False), numerics.compile) == compiled
+    if numerics.precision == "bf16":
+        assert chosen[(one.pair.teacher.network, True)]
+        assert "AMX" in numerics.describe()["compile_rule"]
+
+
+@pytest.mark.usefixtures("_amx")
+def test_with_amx_short_trainings_and_fp32_are_not_compiled(tmp_path: Path) -> None:
+    short = longer(cell(tmp_path, "cifar_resnet8x4"), LONG - 1)
+    wide = longer(cell(tmp_path, "cifar_resnet8x4", "fp32"))
+    for one in (short, wide):
+        assert numerics_of(one, "cpu").describe()["compile"] is False
+
+
+@pytest.mark.usefixtures("_amx")
+@pytest.mark.parametrize("choice", ["on", "off"])
+def test_with_amx_what_the_user_says_stands(tmp_path: Path, choice: str) -> None:
+    numerics = numerics_of(longer(cell(tmp_path, "cifar_resnet8x4")), "cpu", choice)
+    assert (numerics.compile, numerics.verdicts, numerics.compile_rule) == (choice == "on", (), "given")
+
+
+@pytest.mark.usefixtures("_amx")
+def test_what_was_measured_stands_over_the_rule_for_amx(tmp_path: Path) -> None:
+    one = longer(cell(tmp_path, "cifar_resnet8x4"))
+    student, _ = verdicts.settings_of(one, numerics_of(one, "cpu"))
+    verdicts.write(tmp_path, {student: {"compiled": False}})
+    numerics = numerics_of(one, "cpu", runs=tmp_path)
+    network, teacher = nn.Linear(2, 2), nn.Linear(2, 2).requires_grad_(False)
+    network.name, teacher.name = "cifar_resnet8x4", one.pair.teacher.network  # type: ignore[assignment]
+    assert numerics.compiled(network, 4) is network, numerics
+    assert numerics.compiled(teacher, 4) is not teacher
+
+
+def test_without_amx_a_cpu_compiles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+    assert numerics_of(longer(cell(tmp_path, "cifar_resnet8x4")), "cpu").describe()["compile"] is False

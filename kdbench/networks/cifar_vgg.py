@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from timm.models import register_model
 from torch import Tensor, nn
 
@@ -33,6 +32,7 @@ class CifarVGG(CifarNet):
     def __init__(self, depth: int, num_classes: int = 100, in_chans: int = 3, width_factor: float = 1.0) -> None:
         widths = scaled(WIDTHS, width_factor)
         super().__init__(num_classes, widths[1:], (2, 4, 8, 8))
+        self.pool = nn.MaxPool2d(2)
         self.blocks = nn.ModuleList()
         c_in = in_chans
         for convolutions, width in zip(DEPTHS[depth], widths, strict=True):
@@ -53,7 +53,7 @@ class CifarVGG(CifarNet):
         pooled = {1, 2, 3, 4} if big else {1, 2, 3}  # the blocks that start with a pooling
         features, before = [], []
         for index, block in enumerate(self.blocks, self.first):
-            before.append(block(F.max_pool2d(x, 2) if index in pooled else x))
+            before.append(block(self.pool(x) if index in pooled else x))
             x = torch.relu(before[-1])
             features.append(x)
         later = 0 if self.first else 1  # the first block is the stem

@@ -15,6 +15,7 @@ from kdbench.method import Network
 from kdbench.metrics import classification, group, logits_of, reliability
 from kdbench.networks import create
 from kdbench.suite import DatasetSpec, Recipe
+from kdbench.taps import Taps
 from kdbench.tasks import Task, TrainingSet
 
 
@@ -69,7 +70,7 @@ class ImageTask(Task):
     def logits(self, model: Callable[..., object]) -> Tensor:
         assert isinstance(model, nn.Module)
         model.eval()
-        run = self.numerics.compiled(model, self._test.test_batch_size)
+        run = self.numerics.compiled(model, self._test.test_batch_size, taps=Taps())
         with self.numerics.autocast():
             return torch.cat([logits_of(run, inputs).float() for inputs, _ in self._test.test_batches()])
 

@@ -63,6 +63,9 @@ class CATKD(Method):
         require_pooled_embedding("cat_kd", teachers[0], data)
         check_pooled_student("cat_kd", self._student[0], data)
 
+    def reads(self, stages: int) -> tuple[int, ...]:
+        return (stages,)
+
     def loss(self, batch: Batch, student: Output, teacher: Output) -> dict[str, Tensor]:
         ours = self.attention(student.features[-1], self._student[0].classifier.weight)
         theirs = self.attention(teacher.features[-1], self.weight_teacher)

@@ -48,6 +48,9 @@ class FitNet(Method):
             )
         self.hint = Hint(ours, theirs)
 
+    def reads(self, stages: int) -> tuple[int, ...]:
+        return (self.stage,)
+
     def loss(self, batch: Batch, student: Output, teacher: Output) -> dict[str, Tensor]:
         ours, theirs = pool_match(self.hint(student.features[self.stage - 1]), teacher.features[self.stage - 1])
         return {

@@ -75,6 +75,9 @@ class FSP(Method):
     def phases(self) -> tuple[Phase, ...]:
         return init_phases(self.epochs, self.init_share)
 
+    def reads(self, stages: int) -> range:
+        return range(stages + 1)
+
     def loss(self, batch: Batch, student: Output, teacher: Output) -> dict[str, Tensor]:
         if self.phase != "init":
             return {"ce": F.cross_entropy(student.logits, batch.targets)}

@@ -68,6 +68,9 @@ class FT(Method):
         paraphraser = dataclasses.replace(init, modules=("encoder.", "decoder."))
         return paraphraser, dataclasses.replace(train, modules=("translator.",))
 
+    def reads(self, stages: int) -> tuple[int, ...]:
+        return (stages,)
+
     def loss(self, batch: Batch, student: Output, teacher: Output) -> dict[str, Tensor]:
         terms = {"ce": F.cross_entropy(student.logits, batch.targets)}
         if self.phase == "init":

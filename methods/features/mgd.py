@@ -42,6 +42,9 @@ class MGD(Method):
             nn.Conv2d(c_out, c_out, 3, padding=1), nn.ReLU(), nn.Conv2d(c_out, c_out, 3, padding=1)
         )
 
+    def reads(self, stages: int) -> tuple[int, ...]:
+        return (stages,)
+
     def loss(self, batch: Batch, student: Output, teacher: Output) -> dict[str, Tensor]:
         ours, theirs = pool_match(self.align(student.features[-1]), teacher.features[-1])
         kept = torch.rand(*ours.shape[:2], 1, 1, device=ours.device, dtype=ours.dtype) >= self.masked

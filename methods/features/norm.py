@@ -124,6 +124,9 @@ class NORM(Method):
             strong=None if student.strong is None else self.respond(student.strong),
         )
 
+    def reads(self, stages: int) -> tuple[int, ...]:
+        return (stages,)
+
     def loss(self, batch: Batch, student: Output, teacher: Output) -> dict[str, Tensor]:
         position = (self.epoch - 1) / self.epochs
         factor = next(factor for end, factor in FACTORS if position < end)

@@ -67,6 +67,9 @@ class SimKD(Method):
     def prepare(self, data: Dataset, teachers: Sequence[Network]) -> None:
         require_pooled_embedding("simkd", teachers[0], data)
 
+    def reads(self, stages: int) -> tuple[int, ...]:
+        return (stages,)
+
     def loss(self, batch: Batch, student: Output, teacher: Output) -> dict[str, Tensor]:
         ours, theirs = pool_match(student.features[-1], teacher.features[-1])
         return {"feature": F.mse_loss(self.transfer(ours), theirs)}

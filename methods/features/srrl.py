@@ -61,6 +61,9 @@ class SRRL(Method):
         if self.variant == "map":
             require_pooled_embedding("srrl", teachers[0], data)
 
+    def reads(self, stages: int) -> tuple[int, ...]:
+        return (stages,)
+
     def loss(self, batch: Batch, student: Output, teacher: Output) -> dict[str, Tensor]:
         feature = student.features[-1] if self.variant == "map" else student.embedding[:, :, None, None]
         ours = wide(global_pool(self.transfer(feature)))

@@ -141,6 +141,9 @@ class IGKD(Method):
     def attention(self, output: Output) -> Tensor:
         return attention_map(pool_to(output.features[self.stage - 1], self.space))
 
+    def reads(self, stages: int) -> tuple[int, ...]:
+        return (self.stage,)
+
     def step(self, step: Step) -> Mapping[str, Tensor]:
         student = step.forward(inputs=self.overlay(step.batch)) if self.overlay_prob else step.forward()
         terms = self.loss(step.batch, student, step.teacher_outputs[0])

@@ -114,6 +114,9 @@ class AEKD(MultiTeacherMethod):
         if self.on == "features":
             self.hints = fitted(student, teacher, self.stage)
 
+    def reads(self, stages: int) -> tuple[int, ...]:
+        return (self.stage,)
+
     def loss(self, batch: Batch, student: Output, teacher: Sequence[Output]) -> dict[str, Tensor]:
         divergences = torch.stack([kl(student.logits, output.logits, self.temperature) for output in teacher])  # [K]
         ours, *theirs = (F.softmax(output.logits / self.temperature, dim=1) for output in (student, *teacher))

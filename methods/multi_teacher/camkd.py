@@ -68,6 +68,9 @@ class CAMKD(MultiTeacherMethod):
         for teacher in teachers:
             require_pooled_embedding("camkd", teacher, data)
 
+    def reads(self, stages: int) -> tuple[int, ...]:
+        return (stages,)
+
     def loss(self, batch: Batch, student: Output, teacher: Sequence[Output]) -> dict[str, Tensor]:
         scale = 1.0 if self.unit else 1.0 / len(teacher)
         logits = [output.logits for output in teacher]

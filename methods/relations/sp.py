@@ -47,6 +47,9 @@ class SP(Method):
         super().__init__()
         self.weight = weight
 
+    def reads(self, stages: int) -> tuple[int, ...]:
+        return (stages,)
+
     def loss(self, batch: Batch, student: Output, teacher: Output) -> dict[str, Tensor]:
         distance = similarity_loss(student.features[-1], teacher.features[-1])
         return {

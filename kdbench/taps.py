@@ -1,0 +1,107 @@
+"""What of a student's output its method reads.
+
+In a compiled graph an output that nobody reads is not free: its gradient is made of zeros, copied and added.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, NamedTuple, NoReturn
+
+from kdbench.method import Method, Network, Output
+
+
+class Undeclared(Exception):  # noqa: N818  (a verdict)
+    """A method used a map that it does not declare: its cell fails, with the sentence in its record."""
+
+
+class Taps(NamedTuple):
+    """The maps beside logits and embedding that are read.
+
+    Attributes:
+        features: numbers of stages, counted from 1; 0 is the stem.
+        preactivations: whether those are.
+    """
+
+    features: tuple[int, ...] = ()
+    preactivations: bool = False
+
+
+def taps_of(method: Method, student: Network) -> Taps:
+    """What a method reads of one of its students."""
+    stages = len(student.shapes.features)
+    features = tuple(sorted(set(method.reads(stages)))) if method.needs & {"features", "maps"} else ()
+    return Taps(features, "preactivations" in method.needs)
+
+
+def reduced(output: Output, taps: Taps) -> Output:
+    """An output with None for each stage that nobody reads, and no stem or preactivations where nobody reads them."""
+    return Output(
+        output.logits,
+        output.embedding,
+        tuple([feature if number in taps.features else None for number, feature in enumerate(output.features, 1)]),  # type: ignore[misc]
+        output.preactivations if taps.preactivations else (),
+        output.stem if 0 in taps.features else None,
+        output.strong,
+    )
+
+
+def declared(output: Output, taps: Taps, method: str) -> Output:
+    """The same for a method, in which each map that it does not declare answers any use with a sentence."""
+    if not taps.features:
+        features: Any = _Maps(_sentence(method, "features", "its `needs` does not name them"))
+    else:
+        hidden = _Map(_sentence(method, "maps of a stage", "its `reads` does not name that stage"))
+        features = tuple(
+            feature if number in taps.features else hidden for number, feature in enumerate(output.features, 1)
+        )
+    stem, before = output.stem, output.preactivations
+    if 0 not in taps.features:
+        stem = _Map(_sentence(method, "stem", "its `reads` does not name stage 0"))  # type: ignore[assignment]
+    if not taps.preactivations:
+        before = _Maps(_sentence(method, "preactivations", "its `needs` does not name them"))
+    return replace(output, features=features, preactivations=before, stem=stem)
+
+
+def _sentence(method: str, what: str, why: str) -> str:
+    return f"method {method!r} uses a student's {what}, but {why}: add it there (docs of `kdbench.Method`)"
+
+
+class _Map:
+    """Stands for a map that was not declared."""
+
+    def __init__(self, sentence: str) -> None:
+        self._sentence = sentence
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise Undeclared(self._sentence)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("__") or name == "_sentence":  # what copying and printing ask for
+            raise AttributeError(name)
+        self._refuse()
+
+    __getitem__ = __len__ = __iter__ = __bool__ = __call__ = _refuse
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __matmul__ = __truediv__ = __neg__ = __pow__ = (
+        _refuse
+    )
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> NoReturn:
+        next(value for value in (*args, *(kwargs or {}).values()) if isinstance(value, cls))._refuse()
+
+
+class _Maps(tuple[Any, ...]):
+    """Stands for all of a kind."""
+
+    _sentence: str
+
+    def __new__(cls, sentence: str) -> _Maps:
+        self = super().__new__(cls)
+        self._sentence = sentence
+        return self
+
+    def _refuse(self, *_: object) -> NoReturn:
+        raise Undeclared(self._sentence)
+
+    __getitem__ = __len__ = __iter__ = __bool__ = __contains__ = __add__ = _refuse  # type: ignore[assignment]

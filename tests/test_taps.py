@@ -1,0 +1,107 @@
+"""A method reads the maps that it declares, and no others: compiled or not."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdbench import Batch, Method, Output, register, registry
+from kdbench.networks import create
+from kdbench.taps import Taps, Undeclared, declared, reduced, taps_of
+from kdbench.trial import Bench
+
+pytestmark = pytest.mark.usefixtures("temporary")
+
+STAGES = 3
+
+
+@pytest.fixture(scope="module")
+def output() -> Output:
+    network = create("cifar_resnet8", num_classes=5, in_chans=3, input_size=(3, 16, 16))
+    return network(torch.rand(2, 3, 16, 16))
+
+
+def test_what_is_declared_comes_as_it_is(output: Output) -> None:
+    everything = declared(output, Taps((0, 1, 2, 3), True), "mine")
+    assert everything == output
+
+
+@pytest.mark.parametrize("reduce", [lambda output, taps: output, reduced])
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda output: output.features[0].mean(),
+        lambda output: F.mse_loss(output.features[0], torch.zeros(())),
+        lambda output: torch.zeros(()) - output.features[0],
+        lambda output: [feature.shape for feature in output.features],
+        lambda output: output.stem.mean(),
+        lambda output: torch.relu(output.stem),
+        lambda output: list(output.preactivations),
+        lambda output: output.preactivations[-1],
+    ],
+)
+def test_what_is_not_declared_answers_any_use_with_a_sentence(
+    output: Output, reduce: Callable[[Output, Taps], Output], use: Callable[[Any], Any]
+) -> None:
+    taps = Taps((2, 3))
+    shown = declared(reduce(output, taps), taps, "mine")
+    assert shown.features[1] is output.features[1]
+    assert shown.features[-1] is output.features[-1]
+    with pytest.raises(Undeclared, match="method 'mine' uses a student's"):
+        use(shown)
+
+
+@pytest.mark.parametrize("use", [len, bool, list, lambda features: features[-1], lambda features: (*features, 1)])
+def test_without_features_in_needs_there_are_none_to_use(output: Output, use: Callable[[Any], Any]) -> None:
+    with pytest.raises(Undeclared, match="its `needs` does not name them"):
+        use(declared(output, Taps(), "mine").features)
+
+
+def test_an_output_with_undeclared_maps_can_be_copied_and_printed(output: Output) -> None:
+    shown = declared(output, Taps((1,)), "mine")
+    assert "features" in repr(shown)
+    copied = copy.copy(shown.features[2])
+    with pytest.raises(Undeclared):
+        copied.mean()
+
+
+@pytest.mark.parametrize(
+    ("name", "hyperparameters", "features", "preactivations"),
+    [
+        ("kd", {}, (), False),
+        ("at", {}, (1, 2, 3), False),
+        ("fsp", {}, (0, 1, 2, 3), False),
+        ("sp", {}, (3,), False),
+        ("fitnet", {}, (2,), False),
+        ("fitnet", {"stage": 1}, (1,), False),
+        ("ab", {}, (), True),
+        ("sp+fitnet", {}, (2, 3), False),
+        ("kd+sp", {}, (3,), False),
+    ],
+)
+def test_what_methods_read(
+    name: str, hyperparameters: dict[str, Any], features: tuple[int, ...], preactivations: bool
+) -> None:
+    student = create("cifar_resnet8", num_classes=5, in_chans=3, input_size=(3, 16, 16))
+    assert len(student.shapes.features) == STAGES
+    assert taps_of(registry.create(name, hyperparameters), student) == Taps(features, preactivations)
+
+
+def test_a_method_that_reads_more_than_it_declares_fails_alone_with_a_sentence(tmp_path: Path) -> None:
+    @register("sly", family="features")
+    class Sly(Method):
+        def loss(self, batch: Batch, student: Output, teacher: Output) -> dict[str, Tensor]:
+            return {"maps": sum(feature.mean() for feature in student.features)}  # type: ignore[dict-item]
+
+    bench = Bench(tmp_path)
+    sly, plain = bench.run([bench.cell("sly"), bench.cell("student")])
+    assert plain["status"] == "done"
+    assert sly["status"] == "failed"
+    assert sly["reason"].startswith("Undeclared: method 'sly' uses a student's features, but its `needs`")
