@@ -53,20 +53,10 @@ def data(tmp_path_factory: pytest.TempPathFactory, setting: Setting) -> Iterator
 
 @pytest.fixture
 def workshop(tmp_path: Path, data: Path, setting: Setting) -> Workshop:
-    return Workshop(tmp_path, data, setting.batch_size, setting.assistants)
+    return Workshop(tmp_path, data, setting.batch_size, setting.assistants, setting.epochs)
 
 
 @pytest.fixture(scope="session")
 def automatic() -> Numerics:
-    """The device rules as `kdbench run` applies them."""
+    """The device rules that hold whatever the networks."""
     return resolve()
-
-
-@pytest.fixture(params=["automatic", "fp32"])
-def numerics(request: pytest.FixtureRequest, automatic: Numerics) -> Numerics:
-    """The device rules, and the same in fp32 where they choose another precision."""
-    if request.param == "automatic":
-        return automatic
-    if automatic.precision == "fp32":
-        pytest.skip("the automatic precision is fp32 on this machine")
-    return resolve(precision="fp32")

@@ -82,45 +82,50 @@ class Six:
 
     Attributes:
         reference: as the peers run them.
-        alone, cohort: in kdbench one by one and together, by precision.
-        by_method: each method's (reference, alone in the automatic precision).
+        alone, cohort: in kdbench one by one and together, by how: `"bf16, compiled"`, `"bf16"`, `"fp32"`; what kdbench
+            chooses comes first.
+        by_method: each method's (reference, alone as kdbench chooses).
     """
 
     reference: float
     alone: dict[str, float]
     cohort: dict[str, float]
     by_method: dict[str, tuple[float, float]]
-    precision: str
+
+    @property
+    def automatic(self) -> str:
+        return next(iter(self.cohort))
 
     @property
     def over_reference(self) -> float:
-        return self.reference / self.cohort[self.precision]
+        return self.reference / self.cohort[self.automatic]
 
     @property
     def over_alone(self) -> float:
-        return self.alone[self.precision] / self.cohort[self.precision]
+        return self.alone[self.automatic] / self.cohort[self.automatic]
+
+    @property
+    def factors(self) -> list[tuple[str, float]]:
+        """What each of them saves; their product is `over_reference`."""
+        reasons = {"fp32": "the loop: data, memory format, no meters that wait", "bf16": "the precision"}
+        slower, factors = self.reference, []
+        for how, seconds in reversed(self.alone.items()):
+            factors.append((reasons.get(how, "compiled networks"), slower / seconds))
+            slower = seconds
+        return [*factors, ("sharing", self.over_alone)]
 
 
 def six(results: Results) -> Six | None:
-    def seconds(side: str, **about: Any) -> float | None:
-        rows = results.rows("six methods", side=side, **about)
-        wanted = 1 if side == "cohort" else len(SIX)
-        return sum(row.step for row in rows) if len(rows) == wanted else None
+    def steps(side: str, **about: Any) -> dict[str, float]:
+        return {row.about.get("method", ""): row.step for row in results.rows("six methods", side=side, **about)}
 
-    precisions = dict.fromkeys([results.precision, "fp32"])
-    reference = seconds("reference")
-    alone, cohort = ({p: seconds(side, precision=p) for p in precisions} for side in ("alone", "cohort"))
-    if reference is None or None in (*alone.values(), *cohort.values()):
+    ways = list(dict.fromkeys(row.about["how"] for row in results.rows("six methods", side="cohort")))
+    theirs, alone = steps("reference"), {how: steps("alone", how=how) for how in ways}
+    if not ways or any(len(times) != len(SIX) for times in (theirs, *alone.values())):
         return None
-    theirs, ours = (
-        {row.about["method"]: row.step for row in rows}
-        for rows in (
-            results.rows("six methods", side="reference"),
-            results.rows("six methods", side="alone", precision=results.precision),
-        )
-    )
-    by_method = {method: (theirs[method], ours[method]) for method in SIX}
-    return Six(reference, alone, cohort, by_method, results.precision)  # type: ignore[arg-type]  # no None is left
+    cohort = {how: sum(steps("cohort", how=how).values()) for how in ways}
+    by_method = {method: (theirs[method], alone[ways[0]][method]) for method in SIX}
+    return Six(sum(theirs.values()), {how: sum(times.values()) for how, times in alone.items()}, cohort, by_method)
 
 
 # ------------------------------------------------------------------------------------------------------- each method

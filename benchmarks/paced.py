@@ -16,6 +16,7 @@ from kdbench.cohort import Cohort
 from kdbench.device import Clock, Numerics
 from kdbench.learner import Learner
 from kdbench.method import Network
+from kdbench.precision import numerics_of
 from kdbench.records import Store
 from kdbench.suite import Cell, DatasetSpec, MethodSpec, Pair, Recipe, TeacherSpec
 from kdbench.tasks import Task
@@ -131,23 +132,30 @@ def cells(
 
 @dataclass
 class Workshop:
-    """Builds paced cohorts: where the data is, where they may write, and how large a batch is."""
+    """Builds paced cohorts: where the data is, where they may write, and what their recipe is."""
 
     folder: Path
     data: Path
     batch_size: int
     assistants: tuple[str, ...]
+    epochs: int
 
     def cohort(
-        self, methods: Sequence[MethodSpec | str], teacher: str, student: str, numerics: Numerics,
+        self, methods: Sequence[MethodSpec | str], teacher: str, student: str, numerics: Numerics | None = None,
         dataset: str = "cifar100", last_epoch: bool = False,
     ) -> Paced:  # fmt: skip
-        """Methods of one pair in one cohort, with random teachers; those that do not apply to the pair are left out."""
-        recipe = dataclasses.replace(DIGITS if dataset == "digits" else CIFAR, batch_size=self.batch_size)
+        """Methods of one pair in one cohort, with random teachers; those that do not apply to the pair are left out.
+
+        Args:
+            numerics: None for those that `kdbench run` chooses.
+        """
+        recipe = DIGITS if dataset == "digits" else dataclasses.replace(CIFAR, epochs=self.epochs)
+        recipe = dataclasses.replace(recipe, batch_size=self.batch_size)
         specs = [MethodSpec(method) if isinstance(method, str) else method for method in methods]
+        grid = cells(dataset, recipe, teacher, student, specs, self.assistants)
+        numerics = numerics or numerics_of(grid[0])
         task = self.task(dataset, recipe, numerics)
         teachers, store = RandomTeachers(self.folder / "teachers"), Store(self.folder / "results")
-        grid = cells(dataset, recipe, teacher, student, specs, self.assistants)
         for old in store.records.glob("*.json"):
             old.unlink()  # what another cohort left behind would count as done
         return Paced(grid, task, teachers, store, numerics, _Pace()).build(last_epoch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -16,6 +17,7 @@ ENGINE = Path(kdbench.__file__).parent
 METHODS = ENGINE.parent / "methods"
 # of the package, but the step itself: what networks and losses compute
 NOT_ENGINE = ("networks", "losses.py", "connectors.py")
+GENERATED = "generated kernels"  # of all compiled graphs: torch names them by hashes
 STEP = "forward, loss, backward, update"
 
 
@@ -23,9 +25,12 @@ def by_operation(step: Callable[[], object], most: int = 12) -> list[tuple[str, 
     """The operations that take the largest shares of a step's time on the CPU, and the share of all others."""
     with profile(activities=[ProfilerActivity.CPU]) as taken:
         step()
-    events = sorted(taken.key_averages(), key=lambda event: -event.self_cpu_time_total)
-    total = sum(event.self_cpu_time_total for event in events) or 1.0
-    shares = [(event.key, event.self_cpu_time_total / total) for event in events[:most]]
+    times: Counter[str] = Counter()
+    for event in taken.key_averages():
+        name = GENERATED if "CompiledFxGraph" in event.key else event.key
+        times[name] += event.self_cpu_time_total
+    total = times.total() or 1.0
+    shares = [(name, seconds / total) for name, seconds in times.most_common(most)]
     return [*shares, ("all others", max(0.0, 1 - sum(share for _, share in shares)))]
 
 

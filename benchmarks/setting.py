@@ -18,6 +18,7 @@ class Setting:
         middle_teacher, middle_student: a pair of the literature between the two.
         assistants: of methods that train networks between teacher and student.
         batch_size: samples a step.
+        epochs: of the recipe on CIFAR, which the rules of compilation go by.
         train_samples, test_samples: of the generated CIFAR-100.
         steps: of training in one timed round.
         rounds: timed rounds.
@@ -35,6 +36,7 @@ class Setting:
     small_student: str = "cifar_resnet8"
     assistants: tuple[str, ...] = ("cifar_wrn_40_2", "cifar_wrn_16_2")
     batch_size: int = 64
+    epochs: int = 240
     train_samples: int = 1280
     test_samples: int = 64
     steps: int = 3
@@ -55,6 +57,7 @@ TOY = Setting(
     small_student="cifar_resnet8",
     assistants=("cifar_resnet8", "cifar_resnet8"),
     batch_size=4,
+    epochs=40,
     train_samples=16,
     test_samples=4,
     steps=1,

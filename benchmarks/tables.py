@@ -63,6 +63,17 @@ def by_name(results: Results) -> dict[str, list[list[str]]]:
             for row in results.rows("a student's step in bf16 beside fp32")
             if (beside := row.about["fp32_seconds"])
         ],
+        "compiled_rows": [
+            [
+                row.about["network"],
+                "forward" if row.about["frozen"] else "forward and backward",
+                seconds(median(beside)),
+                f"{row.over(beside):.2f}",
+                "compiled" if row.about["chosen"] else "plain",
+            ]
+            for row in results.rows("a network compiled beside plain")
+            if (beside := row.about["plain_seconds"])
+        ],
         "image_rows": image_rows(results),
         "wait_rows": over_the_first(results, "the wait for a batch", "when"),
         "startup_rows": over_the_first(results, "start-up", "what"),
@@ -70,11 +81,10 @@ def by_name(results: Results) -> dict[str, list[list[str]]]:
 
 
 def six_rows(six: figures.Six) -> list[list[str]]:
-    cohort = six.cohort[six.precision]
     rows = [("the peers' loop, one after another", "fp32", six.reference)]
-    rows += [("kdbench, one by one", precision, value) for precision, value in sorted(six.alone.items(), reverse=True)]
-    rows += [("kdbench, one cohort", precision, value) for precision, value in sorted(six.cohort.items(), reverse=True)]
-    return [[who, precision, seconds(value), f"{value / cohort:.2f}"] for who, precision, value in rows]
+    for who, times in (("kdbench, one by one", six.alone), ("kdbench, one cohort", six.cohort)):
+        rows += [(who, how, value) for how, value in reversed(times.items())]
+    return [[who, how, seconds(value), f"{value / six.cohort[six.automatic]:.2f}"] for who, how, value in rows]
 
 
 def step_rows(steps: figures.Steps) -> list[list[str]]:
@@ -140,7 +150,7 @@ def machine(results: Results) -> list[tuple[str, str]]:
         ("system", str(hardware.get("system", ""))),
         ("threads", str(numerics.get("threads", ""))),
         ("automatic precision", f"{numerics.get('precision', '')}" + (f": {rule}" if rule else "")),
-        ("compiled", "yes" if numerics.get("compile") else "no"),
+        ("compiled", str(numerics.get("compile_rule", ""))),
         ("Python", str(about.get("python", ""))),
         ("versions", versions),
         ("load before the run", f"{about.get('load', 0):.2f}"),

@@ -6,13 +6,15 @@ Building networks, starting worker processes, evaluation and checkpoints are lef
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks import reference
 from benchmarks.paced import Workshop
 from benchmarks.setting import SIX, Setting
-from kdbench.device import Numerics
+from kdbench.device import Numerics, resolve
 
 GROUP = "six methods"
 
@@ -25,8 +27,28 @@ def test_a_method_as_the_peers_run_it(
     teacher, student = workshop.networks(setting.teacher, setting.student)
     images = reference.loader(workshop.data, setting.batch_size, setting.workers)
     loop = reference.Loop(method, student, teacher, images, automatic.device)
-    benchmark.extra_info |= {"side": "reference", "method": method, "precision": "fp32", "steps": setting.steps}
+    benchmark.extra_info |= {"side": "reference", "method": method, "how": "fp32", "steps": setting.steps}
     benchmark.pedantic(loop.steps, args=(setting.steps,), rounds=setting.rounds, warmup_rounds=1)
+
+
+@pytest.fixture(params=["automatic", "uncompiled", "fp32"])
+def numerics(request: pytest.FixtureRequest, automatic: Numerics, workshop: Workshop, setting: Setting) -> Numerics:
+    """What `kdbench run` chooses, and the same uncompiled and in fp32 where that is something else."""
+    chosen = workshop.cohort(["kd"], setting.teacher, setting.student).numerics
+    if request.param == "automatic":
+        return chosen
+    if request.param == "uncompiled":
+        if not chosen.describe()["compile"]:
+            pytest.skip("nothing is compiled on this machine")
+        return resolve(precision=chosen.precision, compile="off")
+    if automatic.precision == "fp32":
+        pytest.skip("the automatic precision is fp32 on this machine")
+    return resolve(precision="fp32", compile="off")
+
+
+def about(numerics: Numerics, setting: Setting, side: str) -> dict[str, Any]:
+    how = numerics.precision + (", compiled" if numerics.describe()["compile"] else "")
+    return {"side": side, "how": how, "steps": setting.steps}
 
 
 @pytest.mark.benchmark(group=GROUP)
@@ -35,7 +57,7 @@ def test_a_method_alone(
     benchmark: BenchmarkFixture, setting: Setting, workshop: Workshop, numerics: Numerics, method: str
 ) -> None:
     cohort = workshop.cohort([method], setting.teacher, setting.student, numerics)
-    benchmark.extra_info |= {"side": "alone", "method": method, "precision": numerics.precision, "steps": setting.steps}
+    benchmark.extra_info |= {"method": method, **about(numerics, setting, "alone")}
     benchmark.pedantic(cohort.steps, args=(setting.steps,), rounds=setting.rounds, warmup_rounds=1)
 
 
@@ -45,5 +67,5 @@ def test_all_in_one_cohort(
 ) -> None:
     cohort = workshop.cohort(SIX, setting.teacher, setting.student, numerics)
     assert len(cohort.learners) == len(SIX)
-    benchmark.extra_info |= {"side": "cohort", "precision": numerics.precision, "steps": setting.steps}
+    benchmark.extra_info |= about(numerics, setting, "cohort")
     benchmark.pedantic(cohort.steps, args=(setting.steps,), rounds=setting.rounds, warmup_rounds=1)

@@ -16,7 +16,6 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from benchmarks.paced import Paced, Workshop, synchronize
 from benchmarks.profiles import by_engine_function
 from benchmarks.setting import Setting
-from kdbench.device import Numerics
 
 METHODS = ("student", "kd", "fitnet")
 # data, steps a round, rounds: the shorter the step, the more of them
@@ -53,7 +52,7 @@ class BareLoop:
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("suite", SUITES)
 def test_the_engine_beside_a_bare_loop(
-    benchmark: BenchmarkFixture, setting: Setting, workshop: Workshop, automatic: Numerics, suite: str, method: str
+    benchmark: BenchmarkFixture, setting: Setting, workshop: Workshop, suite: str, method: str
 ) -> None:
     """The bare loop runs before each round, so that a drift of the machine's speed meets both."""
     dataset, steps, rounds = SUITES[suite]
@@ -64,8 +63,8 @@ def test_the_engine_beside_a_bare_loop(
     }[suite]
     if setting.rounds == 1:
         steps, rounds = 1, 1
-    bare = BareLoop(workshop.cohort([method], teacher, student, automatic, dataset), steps)
-    engine = workshop.cohort([method], teacher, student, automatic, dataset)
+    bare = BareLoop(workshop.cohort([method], teacher, student, dataset=dataset), steps)
+    engine = workshop.cohort([method], teacher, student, dataset=dataset)
     engine.steps(1)  # the first one measures memory
     bare.seconds()
     bare_seconds: list[float] = []

@@ -16,7 +16,6 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from benchmarks.paced import Workshop
 from benchmarks.setting import Setting
 from kdbench import registry
-from kdbench.device import Numerics
 from kdbench.suite import PLAIN, MethodSpec
 
 # shorter preparations, which change no step
@@ -32,12 +31,12 @@ def spec(method: str) -> MethodSpec:
 
 
 @pytest.fixture(scope="module")
-def student_step(
-    tmp_path_factory: pytest.TempPathFactory, data: Path, setting: Setting, automatic: Numerics
-) -> Callable[[], None]:
+def student_step(tmp_path_factory: pytest.TempPathFactory, data: Path, setting: Setting) -> Callable[[], None]:
     """One step of the plain student."""
-    workshop = Workshop(tmp_path_factory.mktemp("student"), data, setting.batch_size, setting.assistants)
-    step = workshop.cohort([PLAIN], setting.teacher, setting.student, automatic, last_epoch=True).step_of_one()
+    workshop = Workshop(
+        tmp_path_factory.mktemp("student"), data, setting.batch_size, setting.assistants, setting.epochs
+    )
+    step = workshop.cohort([PLAIN], setting.teacher, setting.student, last_epoch=True).step_of_one()
     step()  # the first one measures memory
     return step
 
@@ -48,14 +47,13 @@ def test_a_step_of_each_method_beside_the_plain_students(
     benchmark: BenchmarkFixture,
     setting: Setting,
     workshop: Workshop,
-    automatic: Numerics,
     student_step: Callable[[], None],
     method: str,
 ) -> None:
     """The student steps before each round, so that a drift of the machine's speed meets both."""
     if method not in names(setting):
         pytest.skip("left out at this size")
-    cohort = workshop.cohort([spec(method)], setting.teacher, setting.student, automatic, last_epoch=True)
+    cohort = workshop.cohort([spec(method)], setting.teacher, setting.student, last_epoch=True)
     if not cohort.learners:
         pytest.skip("does not apply to this pair")
     step = cohort.step_of_one()
@@ -72,12 +70,10 @@ def test_a_step_of_each_method_beside_the_plain_students(
 
 
 @pytest.mark.benchmark(group="one step of all methods in one cohort")
-def test_all_methods_in_one_cohort(
-    benchmark: BenchmarkFixture, setting: Setting, workshop: Workshop, automatic: Numerics
-) -> None:
+def test_all_methods_in_one_cohort(benchmark: BenchmarkFixture, setting: Setting, workshop: Workshop) -> None:
     """The round holds everything; own times leave the batch and the teachers' passes out."""
     methods = [spec(name) for name in names(setting)]
-    cohort = workshop.cohort(methods, setting.teacher, setting.student, automatic, last_epoch=True)
+    cohort = workshop.cohort(methods, setting.teacher, setting.student, last_epoch=True)
     cohort.steps(1)
     cohort.own_seconds()
     benchmark.pedantic(cohort.steps, args=(1,), rounds=setting.rounds)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from rich.console import Console
 
-from kdbench import tasks, verdicts
+from kdbench import heap, tasks, verdicts
 from kdbench.device import Numerics
 from kdbench.method import Batch, Network, Output
 from kdbench.precision import numerics_of
@@ -32,6 +32,7 @@ def tune(console: Console, cells: Sequence[Cell], folder: Path, device: str | No
     """
     measured = verdicts.read(folder)
     wanted = _settings(cells, device)
+    heap.keep()  # as in a run
     for setting, (cell, numerics) in wanted.items():
         if setting not in measured:
             task = tasks.create(cell.dataset, cell.recipe, numerics, data_root)

@@ -83,7 +83,7 @@ def test_a_run_of_some_benchmarks_says_what_is_missing(toy_results: Path, tmp_pa
 
 def test_a_figure_that_falls_short_is_said_to() -> None:
     def row(side: str, seconds: float, **about: str) -> dict[str, Any]:
-        extra = {"side": side, "precision": "fp32", "steps": 1, **about}
+        extra = {"side": side, "how": "fp32", "steps": 1, **about}
         return {"group": "six methods", "stats": {"data": [seconds]}, "extra_info": extra}
 
     each = [row(side, 1.0, method=method) for side in ("reference", "alone") for method in SIX]
