@@ -75,11 +75,7 @@ def decoupled_kl(student: Tensor, teacher: Tensor, targets: Tensor, temperature:
 
 def wide(x: Tensor) -> Tensor:
     """bfloat16 and float16 to float32, for sums that half precision would lose; float32 and float64 as they are."""
-    return x.to(_wide(x.dtype))
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 def pearson(a: Tensor, b: Tensor, eps: float = 1e-8) -> Tensor:
@@ -115,7 +111,8 @@ def attention_map(feature: Tensor, power: float = 2.0) -> Tensor:
 
     As |F|_p^p / C: a norm reads bfloat16 and sums in float32 without a wide copy of the map.
     """
-    norm = torch.linalg.vector_norm(feature, power, dim=1, dtype=_wide(feature.dtype))
+    wider = torch.promote_types(feature.dtype, torch.float32)
+    norm = torch.linalg.vector_norm(feature, power, dim=1, dtype=wider)
     return F.normalize((norm.pow(power) / feature.shape[1]).flatten(1), dim=1)
 
 

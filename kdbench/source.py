@@ -2,7 +2,8 @@
 
 A method's result is decided by its class and by everything of kdbench that it names: helpers of its own file, functions
 of `kdbench.losses`, layers of `kdbench.connectors`, other methods it builds on. The digest covers those definitions as
-syntax trees without docstrings, so an edited formula runs the cell again and an edited comment does not.
+syntax trees without what decides no number (docstrings, the paper's entry, `reads`), so an edited formula runs the
+cell again and an edited comment does not.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def _collect(file: str, name: str, pieces: dict[Key, str]) -> None:
 @cache
 def _module(file: str, _modified: int) -> tuple[dict[str, ast.stmt], dict[str, tuple[str, str]]]:
     """Top-level definitions, and names imported from kdbench, of one file."""
-    tree = _strip_docstrings(ast.parse(Path(file).read_text(encoding="utf-8")))
+    tree = _strip(ast.parse(Path(file).read_text(encoding="utf-8")))
     definitions: dict[str, ast.stmt] = {}
     imports: dict[str, tuple[str, str]] = {}
     for node in tree.body:
@@ -89,7 +90,7 @@ def _file_of(module: str) -> str | None:
     return spec.origin if spec else None
 
 
-def _strip_docstrings(tree: ast.Module) -> ast.Module:
+def _strip(tree: ast.Module) -> ast.Module:
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             first = node.body[0] if node.body else None
@@ -102,4 +103,6 @@ def _strip_docstrings(tree: ast.Module) -> ast.Module:
         if isinstance(node, ast.ClassDef):
             # `register(...)` carries the paper's metadata, which decides no number
             node.decorator_list = [d for d in node.decorator_list if "register" not in ast.dump(d)]
+            # `reads` leaves out what no number depends on: a method that uses another map fails
+            node.body = [part for part in node.body if getattr(part, "name", "") != "reads"] or [ast.Pass()]
     return tree

@@ -26,6 +26,7 @@ LAYERS = (
     ("tasks", "metrics", "latency", "precision", "frozen"),
     ("data", "networks", "verdicts"),
     ("suite", "records", "source", "device", "memory", "compiled", "energy", "seeding"),
+    ("heap", "taps"),
     ("catalogue",),
     ("registry", "recipe"),
     ("composition",),
