@@ -124,9 +124,6 @@ class MMKD(MultiTeacherMethod):
         self.held = state["held"]
         self.adam.load_state_dict(state["adam"])
 
-    def reads(self, stages: int) -> tuple[int, ...]:
-        return (stages,)
-
     def loss(self, batch: Batch, student: Output, teacher: Sequence[Output]) -> dict[str, Tensor]:
         with torch.no_grad():  # so that the recipe's optimizer never moves the meta networks
             weights = self.weights(student, teacher)
