@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.setting import SIX
+from benchmarks.setting import SIX, SMALLEST
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Six:
     """Seconds of one step of all six methods.
 
     Attributes:
-        reference: as the peers run them.
+        reference: as the peers run them, the mean of before and after kdbench's turn.
         alone, cohort: in kdbench one by one and together, by how: `"bf16, compiled"`, `"bf16"`, `"fp32"`; what kdbench
             chooses comes first.
         by_method: each method's (reference, alone as kdbench chooses).
@@ -120,7 +120,9 @@ def six(results: Results) -> Six | None:
         return {row.about.get("method", ""): row.step for row in results.rows("six methods", side=side, **about)}
 
     ways = list(dict.fromkeys(row.about["how"] for row in results.rows("six methods", side="cohort")))
-    theirs, alone = steps("reference"), {how: steps("alone", how=how) for how in ways}
+    before, after = steps("reference", when="before"), steps("reference", when="after")
+    theirs = {method: (before[method] + after[method]) / 2 for method in before.keys() & after.keys()}
+    alone = {how: steps("alone", how=how) for how in ways}
     if not ways or any(len(times) != len(SIX) for times in (theirs, *alone.values())):
         return None
     cohort = {how: sum(steps("cohort", how=how).values()) for how in ways}
@@ -211,7 +213,8 @@ class Size:
     Attributes:
         whole: with its share of the batch and the teacher.
         own: of its own part.
-        whole_over_smallest, own_over_smallest: the same over the smallest cohort's, measured in turns.
+        whole_over_smallest, own_over_smallest: the same over the smallest cohort's, measured in turns; over what the
+            smallest one measures against itself, since who goes second finds the machine otherwise.
         bytes: of all tensors that came with the cohort.
         bytes_of_one: what one learner needs.
     """
@@ -235,6 +238,16 @@ def growth(results: Results) -> list[Size]:
             median(x / y for x, y in zip(*pair, strict=True)) for pair in zip(mine, beside, strict=True)
         )
         sizes.append(Size(about["learners"], whole, own, whole_over, own_over, about["bytes"], about["bytes_of_one"]))
+    control = next((size for size in sizes if size.learners == SMALLEST), None)
+    if control is not None:
+        sizes = [
+            replace(
+                size,
+                whole_over_smallest=size.whole_over_smallest / control.whole_over_smallest,
+                own_over_smallest=size.own_over_smallest / control.own_over_smallest,
+            )
+            for size in sizes
+        ]
     return sorted(sizes, key=lambda size: size.learners)
 
 

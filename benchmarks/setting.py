@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+SMALLEST = 2  # learners of the cohort that larger ones are compared with
 # the methods of the first tables of the literature that have no stage of their own before training
 SIX = ("kd", "dkd", "at", "sp", "fitnet", "pkt")
 

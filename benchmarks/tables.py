@@ -150,7 +150,6 @@ def machine(results: Results) -> list[tuple[str, str]]:
         ("system", str(hardware.get("system", ""))),
         ("threads", str(numerics.get("threads", ""))),
         ("automatic precision", f"{numerics.get('precision', '')}" + (f": {rule}" if rule else "")),
-        ("compiled", str(numerics.get("compile_rule", ""))),
         ("Python", str(about.get("python", ""))),
         ("versions", versions),
         ("load before the run", f"{about.get('load', 0):.2f}"),

@@ -12,11 +12,10 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from benchmarks.paced import Paced, Workshop
-from benchmarks.setting import Setting
+from benchmarks.setting import SMALLEST, Setting
 from kdbench.suite import MethodSpec
 
-SMALLEST = 2
-STEPS, ROUNDS = 2, 7
+STEPS, ROUNDS = 2, 9
 
 
 def build(workshop: Workshop, setting: Setting, learners: int) -> Paced:

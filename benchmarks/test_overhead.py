@@ -18,8 +18,8 @@ from benchmarks.profiles import by_engine_function
 from benchmarks.setting import Setting
 
 METHODS = ("student", "kd", "fitnet")
-# data, steps a round, rounds: the shorter the step, the more of them
-SUITES = {"digits": ("digits", 20, 15), "middle": ("cifar100", 5, 9), "large": ("cifar100", 3, 7)}
+# data, steps a round, rounds: the shorter the step, the more of them; each round also begins an epoch
+SUITES = {"digits": ("digits", 20, 15), "middle": ("cifar100", 20, 5), "large": ("cifar100", 10, 4)}
 
 
 class BareLoop:
