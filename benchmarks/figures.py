@@ -283,6 +283,11 @@ class Part:
     def distance(self) -> float:
         return self.seconds / self.floor
 
+    @property
+    def convolutions(self) -> float:
+        """The share of its time that convolutions take, forward and backward."""
+        return sum(share for name, share in self.profile if "convolution" in name)
+
 
 @dataclass(frozen=True)
 class Floor:

@@ -63,7 +63,7 @@ def _steps(results: Results) -> Iterator[Target]:
     ):
         target = Target(key, what, f"at most {METHOD_STEP:g}")
         if ratio is not None:
-            target = replace(target, measured=f"{ratio:.2f}", reached=ratio <= METHOD_STEP)
+            target = replace(target, measured=f"{ratio:.3f}", reached=ratio <= METHOD_STEP)
         yield target
 
 
