@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -113,6 +114,17 @@ class Paced(Cohort):
     def own_seconds(self) -> dict[str, float]:
         """By label, the learner's own time since the last call: without the batch and without the teachers' passes."""
         return {learner.cell.method.label: learner.clock.read() for learner in self.learners}
+
+
+def timed(step: Callable[[], object], seconds: list[float]) -> Callable[[], None]:
+    """A step that also notes how long it took, to run before each round: a drift of the machine's speed meets both."""
+
+    def run() -> None:
+        start = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - start)
+
+    return run
 
 
 def synchronize(device: torch.device) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable
 
 import pytest
@@ -11,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from benchmarks.paced import CIFAR, Workshop, cells, synchronize
+from benchmarks.paced import CIFAR, Workshop, cells, synchronize, timed
 from benchmarks.setting import Setting
 from kdbench import heap
 from kdbench.device import Numerics
@@ -52,11 +51,6 @@ def test_a_network_compiled_beside_the_same_as_it_is(
     plain()
     seconds: list[float] = []
 
-    def beside() -> None:
-        start = time.perf_counter()
-        plain()
-        seconds.append(time.perf_counter() - start)
-
     by_name = {(network, still): on for network, still, on in chosen.verdicts}
     benchmark.extra_info |= {
         "network": name,
@@ -64,7 +58,7 @@ def test_a_network_compiled_beside_the_same_as_it_is(
         "chosen": by_name.get((name, frozen), chosen.compile),
         "plain_seconds": seconds,
     }
-    benchmark.pedantic(compiled, setup=beside, rounds=3 * setting.rounds)
+    benchmark.pedantic(compiled, setup=timed(plain, seconds), rounds=3 * setting.rounds)
 
 
 def work(network: Network, batch: Batch, numerics: Numerics, frozen: bool) -> Callable[[], None]:

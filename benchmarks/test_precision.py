@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from benchmarks.paced import Workshop
+from benchmarks.paced import Workshop, timed
 from benchmarks.setting import Setting
 from kdbench.device import Numerics, multiplies_bf16, resolve
 from kdbench.precision import numerics_of
@@ -40,10 +38,5 @@ def test_a_students_step_in_bf16_beside_fp32(
     other()
     seconds: list[float] = []
 
-    def beside() -> None:
-        start = time.perf_counter()
-        other()
-        seconds.append(time.perf_counter() - start)
-
     benchmark.extra_info |= {"network": network, "automatic": chosen, "fp32_seconds": seconds}
-    benchmark.pedantic(step, setup=beside, rounds=2 * setting.rounds)
+    benchmark.pedantic(step, setup=timed(other, seconds), rounds=2 * setting.rounds)

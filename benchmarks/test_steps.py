@@ -5,7 +5,6 @@ All in a training's last epoch, after its phases and ramps; what is done once be
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from benchmarks.paced import Workshop
+from benchmarks.paced import Workshop, timed
 from benchmarks.setting import Setting
 from kdbench import registry
 from kdbench.suite import PLAIN, MethodSpec
@@ -59,14 +58,9 @@ def test_a_step_of_each_method_beside_the_plain_students(
     step = cohort.step_of_one()
     beside: list[float] = []
 
-    def time_student() -> None:
-        start = time.perf_counter()
-        student_step()
-        beside.append(time.perf_counter() - start)
-
     step()
     benchmark.extra_info |= {"method": method, "student_seconds": beside}
-    benchmark.pedantic(step, setup=time_student, rounds=setting.rounds)
+    benchmark.pedantic(step, setup=timed(student_step, beside), rounds=setting.rounds)
 
 
 @pytest.mark.benchmark(group="one step of all methods in one cohort")

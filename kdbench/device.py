@@ -145,15 +145,18 @@ def multiplies_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
-        probes = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("amx_tile", "avx512_bf16"))
-        return any(probe() for probe in probes if probe)
+        return any(_processor_has(name) for name in ("amx_tile", "avx512_bf16"))
     return False
 
 
 def multiplies_tiles(device: torch.device) -> bool:
     """Whether the device is a CPU with tiles for bf16 matrices (Intel's AMX)."""
-    probe = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return device.type == "cpu" and bool(probe and probe())
+    return device.type == "cpu" and _processor_has("amx_tile")
+
+
+def _processor_has(instructions: str) -> bool:
+    probe = getattr(torch.cpu, f"_is_{instructions}_supported", None)
+    return bool(probe and probe())
 
 
 def resolve(device: str | None = None, precision: str = "auto", compile: str = "auto") -> Numerics:

@@ -49,9 +49,8 @@ def _on_tiles(numerics: Numerics, cell: Cell) -> Numerics:
     if numerics.precision != "bf16" or cell.recipe.epochs < LONG:
         rule = f"on where there is CUDA, or AMX for bf16 and at least {LONG} epochs"
         return dataclasses.replace(numerics, compile_rule=rule)
-    teachers = dict.fromkeys(teacher.network for teacher in cell.teachers) if cell.role == "student" else {}
-    chosen = [(cell.pair.student, False), *((network, True) for network in teachers)]
-    found = tuple((network, frozen, _pays_on_tiles(layers_of(network), frozen)) for network, frozen in chosen)
+    settings = verdicts.settings_of(cell, numerics)
+    found = tuple((s.network, s.frozen, _pays_on_tiles(layers_of(s.network), s.frozen)) for s in settings)
     rule = "on with AMX for long trainings in bf16: networks of plain convolutions; to train, without max pooling"
     return dataclasses.replace(numerics, verdicts=found, compile_rule=rule)
 
