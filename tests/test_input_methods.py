@@ -18,8 +18,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from kdbench.methods.inputs import bss, ig_kd
-from kdbench.methods.relations import dlkd
 from loops import (
     CLASSES,
     Whole,
@@ -38,6 +36,8 @@ from kdbench import Batch, KDBenchError, NotApplicable, Output, Shapes, registry
 from kdbench.connectors import evaluating, pixel_range, require_images, require_memory
 from kdbench.data import load
 from kdbench.data.loader import DeviceLoader
+from kdbench.methods.inputs import bss, ig_kd
+from kdbench.methods.relations import dlkd
 from kdbench.trial import FP32, Bench
 
 SIDE = 6

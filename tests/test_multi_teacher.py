@@ -13,8 +13,6 @@ import goldens
 import pytest
 import torch
 import torch.nn.functional as F
-from kdbench.methods.multi_teacher.aekd import smallest_mix
-from kdbench.methods.multi_teacher.hpm_kd import heuristic_attention, heuristic_temperature
 from loops import (
     BATCH,
     CLASSES,
@@ -37,6 +35,8 @@ from torch import Tensor, nn
 
 from kdbench import Batch, KDBenchError, NotApplicable, Output, registry
 from kdbench.connectors import Unrolled
+from kdbench.methods.multi_teacher.aekd import smallest_mix
+from kdbench.methods.multi_teacher.hpm_kd import heuristic_attention, heuristic_temperature
 
 FAMILY = ("aver_mkd", "ebkd", "aekd", "camkd", "fitnet_mkd", "mmkd")
 

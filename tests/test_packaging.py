@@ -16,24 +16,15 @@ METHODS = sorted((ROOT / "methods").rglob("*.py"))
 
 # from the top of the house to its ground: a layer imports only from its own line and from the lines below it
 LAYERS = (
-    ("cli", "cli_results", "cli_tune"),
-    ("plan", "listing", "show", "reproduce", "report", "scaffold", "check", "progress", "tune"),
-    ("trial",),
-    ("executors", "board", "lock"),
-    ("cohort",),
-    ("rehearsal",),
-    ("learner", "teachers", "provenance"),
-    ("tasks", "metrics", "latency", "precision", "frozen"),
-    ("data", "networks", "verdicts"),
-    ("suite", "records", "source", "device", "memory", "compiled", "energy", "seeding"),
-    ("heap", "taps"),
-    ("catalogue",),
-    ("registry", "recipe"),
-    ("composition",),
-    ("losses", "connectors"),
+    ("commands", "cli", "cli_results", "cli_tune", "plan", "listing", "show", "report", "scaffold", "progress"),
+    ("board", "executors", "testing", "check", "trial", "__main__"),
+    ("papers", "training", "reproduce", "cohort", "learner", "rehearsal", "teachers", "provenance", "tune", "latency"),
+    ("tasks", "metrics", "precision", "frozen", "data", "networks", "verdicts"),
+    ("hardware", "suites", "suite", "recipe", "device", "memory", "heap", "compiled", "energy"),
+    ("records", "registry", "lock", "catalogue", "composition", "source"),
+    ("connectors", "losses", "reads", "taps"),
     ("method",),
-    ("suites",),
-    ("errors", "info"),
+    ("errors", "info", "seeding"),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 

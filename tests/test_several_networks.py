@@ -12,8 +12,6 @@ import goldens
 import pytest
 import torch
 import torch.nn.functional as F
-from kdbench.methods.multi_head.one import ensemble_kl
-from kdbench.methods.mutual.kdcl import TARGETS
 from loops import (
     BATCH,
     CLASSES,
@@ -36,6 +34,8 @@ from torch import Tensor, nn
 from kdbench import Batch, KDBenchError, NotApplicable, Output, registry
 from kdbench.check import Bench
 from kdbench.learner import Learner
+from kdbench.methods.multi_head.one import ensemble_kl
+from kdbench.methods.mutual.kdcl import TARGETS
 from kdbench.metrics import deployed_cost
 from kdbench.networks import create
 

@@ -18,12 +18,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from kdbench.methods.logits.dkd import DKD
-from kdbench.methods.logits.kd import KD
-from kdbench.methods.relations.crd import CRD
 from torch import Tensor
 
 from kdbench import Batch, Dataset, KDBenchError, Method, Network, NotApplicable, Output, Paper, Step, register
+from kdbench.methods.logits.dkd import DKD
+from kdbench.methods.logits.kd import KD
+from kdbench.methods.relations.crd import CRD
 
 BASES: dict[str, type[Method]] = {"kd": KD, "dkd": DKD, "crd": CRD}
 

@@ -17,12 +17,12 @@ from __future__ import annotations
 import dataclasses
 
 import torch.nn.functional as F
-from kdbench.methods.logits.dkd import DKD
-from kdbench.methods.logits.kd import KD
-from kdbench.methods.logits.mlld import MLLD
 from torch import Tensor
 
 from kdbench import Batch, KDBenchError, Method, Output, Paper, register
+from kdbench.methods.logits.dkd import DKD
+from kdbench.methods.logits.kd import KD
+from kdbench.methods.logits.mlld import MLLD
 
 
 def standardised(logits: Tensor) -> Tensor:

@@ -24,11 +24,11 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from kdbench.methods.multi_teacher.fitnet_mkd import fitted, hint_losses
 from torch import Tensor
 
 from kdbench import Batch, KDBenchError, MultiTeacherMethod, Network, NotApplicable, Output, Paper, register
 from kdbench.losses import kl, sums_to_one, wide
+from kdbench.methods.multi_teacher.fitnet_mkd import fitted, hint_losses
 
 MOST_TEACHERS = 7  # 3^7 sets of bounds are solved at once
 TINY = torch.finfo(torch.float64).tiny

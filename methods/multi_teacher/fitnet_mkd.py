@@ -20,11 +20,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from kdbench.methods.features.fitnet import FitNet
-from kdbench.methods.multi_teacher.aver_mkd import AverMKD
 from torch import Tensor, nn
 
 from kdbench import Batch, Network, Output, Paper, register
+from kdbench.methods.features.fitnet import FitNet
+from kdbench.methods.multi_teacher.aver_mkd import AverMKD
 
 
 @register(

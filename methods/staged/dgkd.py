@@ -18,9 +18,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from kdbench.methods.staged.takd import TAKD
 
 from kdbench import KDBenchError, Paper, register
+from kdbench.methods.staged.takd import TAKD
 
 
 @register(
