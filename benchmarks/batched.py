@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from kdbench.device import Numerics
+from kdbench.hardware.numerics import Numerics
 
 Step = Callable[[Tensor, Tensor], list[Tensor]]
 

@@ -15,7 +15,8 @@ import torch
 from benchmarks.cifar import write_cifar100
 from benchmarks.paced import Workshop
 from benchmarks.setting import FULL, TOY, Setting
-from kdbench.device import Numerics, hardware, resolve
+from kdbench.hardware.machine import hardware
+from kdbench.hardware.numerics import Numerics, resolve
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pytest-benchmark")
 

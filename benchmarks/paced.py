@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from kdbench.cohort import Cohort
-from kdbench.device import Clock, Numerics
+from kdbench.hardware.clock import Clock
+from kdbench.hardware.numerics import Numerics
 from kdbench.learner import Learner
 from kdbench.method import Network
 from kdbench.precision import numerics_of

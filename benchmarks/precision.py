@@ -19,8 +19,8 @@ from scipy import stats
 from benchmarks.setting import SIX
 from kdbench import suite
 from kdbench.board.statistics import holm
-from kdbench.device import Numerics
 from kdbench.executors.local import LocalExecutor
+from kdbench.hardware.numerics import Numerics
 from kdbench.progress import Display
 from kdbench.records import Store
 from kdbench.suite import Cell

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from benchmarks.batched import WAYS
 from benchmarks.paced import Workshop, synchronize
 from benchmarks.setting import SIX, Setting
-from kdbench.device import Numerics
+from kdbench.hardware.numerics import Numerics
 
 
 def students(workshop: Workshop, name: str, numerics: Numerics, count: int) -> list[nn.Module]:

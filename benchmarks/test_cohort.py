@@ -14,7 +14,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from benchmarks import reference
 from benchmarks.paced import Workshop
 from benchmarks.setting import SIX, Setting
-from kdbench.device import Numerics, resolve
+from kdbench.hardware.numerics import Numerics, resolve
 
 GROUP = "six methods"
 

@@ -12,8 +12,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.paced import CIFAR, Workshop, cells, synchronize, timed
 from benchmarks.setting import Setting
-from kdbench import heap
-from kdbench.device import Numerics
+from kdbench.hardware import heap
+from kdbench.hardware.numerics import Numerics
 from kdbench.method import Batch, Network
 from kdbench.precision import numerics_of
 from kdbench.suite import PLAIN, MethodSpec

@@ -24,7 +24,7 @@ from benchmarks.setting import Setting
 from kdbench import Batch
 from kdbench.data import StreamLoader, load
 from kdbench.data.workers import Epochs, Samples
-from kdbench.device import Numerics
+from kdbench.hardware.numerics import Numerics
 
 PASSES = 4  # over the training images in a round
 VIEWS = {"as it is": False, "and its strong view": True}

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.paced import Paced, Workshop, synchronize
 from benchmarks.profiles import by_operation
 from benchmarks.setting import SIX, Setting
-from kdbench.device import Numerics
+from kdbench.hardware.numerics import Numerics
 
 GROUP = "distance to the floor"
 

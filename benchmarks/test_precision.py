@@ -7,7 +7,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.paced import Workshop, timed
 from benchmarks.setting import Setting
-from kdbench.device import Numerics, multiplies_bf16, resolve
+from kdbench.hardware.machine import multiplies_bf16
+from kdbench.hardware.numerics import Numerics, resolve
 from kdbench.precision import numerics_of
 from kdbench.suite import PLAIN
 

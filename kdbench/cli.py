@@ -335,8 +335,8 @@ def _numbers(seeds: str) -> list[int]:
 
 
 def _precision(name: str) -> str:
-    from kdbench.device import PRECISIONS
     from kdbench.errors import unknown
+    from kdbench.hardware.numerics import PRECISIONS
 
     if name not in PRECISIONS:
         raise unknown("precision", name, PRECISIONS)

@@ -24,11 +24,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from kdbench import heap, memory, records
-from kdbench.device import Clock, Numerics
-from kdbench.energy import EnergyMeter
+from kdbench import records
 from kdbench.errors import KDBenchError, NotApplicable
 from kdbench.frozen import light
+from kdbench.hardware import heap, memory
+from kdbench.hardware.clock import Clock
+from kdbench.hardware.energy import EnergyMeter
+from kdbench.hardware.numerics import Numerics
 from kdbench.learner import Learner, NonFinite
 from kdbench.method import Batch, Network, Output
 from kdbench.provenance import provenance

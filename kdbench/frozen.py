@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from kdbench.device import Numerics
+from kdbench.hardware.numerics import Numerics
 from kdbench.method import Network, Output
 
 Pair = tuple[nn.BatchNorm2d, nn.Conv2d]

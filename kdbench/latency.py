@@ -8,7 +8,7 @@ import time
 import torch
 from torch import Tensor, nn
 
-from kdbench.device import Numerics
+from kdbench.hardware.numerics import Numerics
 
 BATCHES = (1, 128)
 SECONDS, CALLS = 0.1, 3  # of measuring for each, at least

@@ -14,8 +14,9 @@ from timm.scheduler import create_scheduler_v2
 from torch import Tensor, nn
 
 from kdbench import registry
-from kdbench.device import Clock, Numerics
 from kdbench.errors import KDBenchError, NotApplicable
+from kdbench.hardware.clock import Clock
+from kdbench.hardware.numerics import Numerics
 from kdbench.latency import latencies
 from kdbench.method import Batch, Method, Network, Output
 from kdbench.metrics import deployed_cost

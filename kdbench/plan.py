@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from kdbench import tasks
-from kdbench.device import Numerics
 from kdbench.errors import KDBenchError
+from kdbench.hardware.numerics import Numerics
 from kdbench.lock import is_locked
 from kdbench.records import Record, Store
 from kdbench.suite import Cell

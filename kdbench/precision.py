@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from kdbench import networks, verdicts  # noqa: F401  (networks: registers the CIFAR networks with timm)
-from kdbench.device import Numerics, multiplies_tiles, resolve
+from kdbench.hardware.machine import multiplies_tiles
+from kdbench.hardware.numerics import Numerics, resolve
 from kdbench.suite import Cell
 
 LONG = 50  # epochs: for fewer, compiling may take longer than it saves
@@ -29,7 +30,7 @@ def numerics_of(cell: Cell, device: str | None = None, compile: str = "auto", ru
         runs: the results folder, where verdicts of `kdbench tune` may lie.
 
     Raises:
-        KDBenchError: as `kdbench.device.resolve`, and for a damaged file of verdicts.
+        KDBenchError: as `kdbench.hardware.numerics.resolve`, and for a damaged file of verdicts.
     """
     precision = cell.recipe.precision
     numerics = resolve(device, precision, compile)

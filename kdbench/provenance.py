@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from kdbench import __version__
-from kdbench.device import Numerics, hardware
+from kdbench.hardware.machine import hardware
+from kdbench.hardware.numerics import Numerics
 
 
 def provenance(numerics: Numerics) -> dict[str, Any]:

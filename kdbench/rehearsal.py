@@ -22,7 +22,7 @@ from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from kdbench import memory
+from kdbench.hardware import memory
 from kdbench.learner import Learner
 from kdbench.method import Batch
 from kdbench.metrics import logits_of

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.cohort import Cohort
-from kdbench.device import Numerics
+from kdbench.hardware.numerics import Numerics
 from kdbench.learner import Learner
 from kdbench.method import Batch, Network
 from kdbench.metrics import classification, group, logits_of

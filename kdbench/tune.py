@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from rich.console import Console
 
-from kdbench import heap, tasks, verdicts
-from kdbench.device import Numerics
+from kdbench import tasks, verdicts
+from kdbench.hardware import heap
+from kdbench.hardware.numerics import Numerics
 from kdbench.method import Batch, Network, Output
 from kdbench.precision import numerics_of
 from kdbench.suite import Cell

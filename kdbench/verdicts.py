@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from kdbench.device import Numerics, hardware
 from kdbench.errors import KDBenchError
+from kdbench.hardware.machine import hardware
+from kdbench.hardware.numerics import Numerics
 from kdbench.records import write_atomically
 from kdbench.suite import Cell
 

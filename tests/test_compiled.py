@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, fx
 
-from kdbench import compiled as compiled_module
-from kdbench.compiled import Compiled
+from kdbench.hardware import compiled as compiled_module
+from kdbench.hardware.compiled import Compiled
 from kdbench.networks import TimmNetwork, create
 from kdbench.taps import Taps
 from kdbench.trial import FP32, Bench

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from kdbench import energy
-from kdbench.energy import EnergyMeter
+from kdbench.hardware import energy
+from kdbench.hardware.energy import EnergyMeter
 from kdbench.latency import latencies
 from kdbench.trial import FP32
 

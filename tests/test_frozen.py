@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kdbench.device import Numerics
 from kdbench.frozen import folded, light
+from kdbench.hardware.numerics import Numerics
 from kdbench.method import Network, Output
 from kdbench.networks import create
 

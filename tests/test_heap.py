@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from kdbench import heap
+from kdbench.hardware import heap
 
 # in a process of its own, since the setting lasts: page faults of one large tensor that is made again and again
 FAULTS = """

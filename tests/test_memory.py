@@ -18,9 +18,10 @@ from rich.console import Console
 from test_stop_anywhere import without_times
 from torch import Tensor, nn
 
-from kdbench import Batch, Method, Output, memory, register, registry, trial
+from kdbench import Batch, Method, Output, register, registry, trial
 from kdbench.cohort import Cohort
 from kdbench.executors.local import LocalExecutor
+from kdbench.hardware import memory
 from kdbench.learner import Learner
 from kdbench.method import Step
 from kdbench.progress import Display

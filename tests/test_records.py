@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from kdbench.device import Numerics
 from kdbench.errors import KDBenchError
+from kdbench.hardware.numerics import Numerics
 from kdbench.provenance import provenance, revision
 from kdbench.records import SCHEMA, Store, read_record, write_atomically
 

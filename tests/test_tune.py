@@ -11,9 +11,9 @@ from rich.console import Console
 from torch import nn
 
 from kdbench import suite, tune, verdicts
-from kdbench.device import Numerics
 from kdbench.errors import KDBenchError
 from kdbench.executors.local import LocalExecutor
+from kdbench.hardware.numerics import Numerics
 from kdbench.precision import numerics_of
 from kdbench.progress import Display
 from kdbench.records import Store

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdbench.device import Numerics
+from kdbench.hardware.numerics import Numerics
 from kdbench.method import Batch, Network, Output, Shapes
 from kdbench.metrics import classification, group, logits_of
 from kdbench.seeding import derive_seed

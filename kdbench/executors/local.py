@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kdbench import memory, tasks
+from kdbench import tasks
 from kdbench.cohort import Cohort, Listener, leave_record
-from kdbench.device import Numerics
 from kdbench.errors import KDBenchError
+from kdbench.hardware import memory
+from kdbench.hardware.numerics import Numerics
 from kdbench.precision import numerics_of
 from kdbench.records import Store
 from kdbench.suite import Cell, digest, plain

@@ -12,8 +12,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from kdbench.device import Numerics
 from kdbench.errors import unknown
+from kdbench.hardware.numerics import Numerics
 from kdbench.method import Batch, Dataset, Network
 from kdbench.suite import DatasetSpec, Recipe
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.data import load_data, make_loader
-from kdbench.device import Numerics
+from kdbench.hardware.numerics import Numerics
 from kdbench.method import Network
 from kdbench.metrics import classification, group, logits_of, reliability
 from kdbench.networks import create

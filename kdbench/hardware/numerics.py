@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import platform
-import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.errors import KDBenchError, unknown
+from kdbench.hardware.machine import multiplies_bf16
 
 if TYPE_CHECKING:
     from kdbench.taps import Taps
@@ -70,7 +68,7 @@ class Numerics:
         """
         if not self._compiles(module):
             return module
-        from kdbench.compiled import Compiled  # dynamo takes a second to import
+        from kdbench.hardware.compiled import Compiled  # dynamo takes a second to import
 
         return Compiled(module, batch_size, self.backend, self.cuda_graphs, taps)
 
@@ -97,66 +95,6 @@ class Numerics:
             "threads": torch.get_num_threads(),
             "tf32": self.device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32,
         }
-
-
-class Clock:
-    """Sums the seconds between `start` and `stop`; on CUDA by events, so that timing never makes the device wait."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._cuda = device.type == "cuda"
-        self._seconds = 0.0
-        self._started: Any = None
-        self._spans: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
-
-    def start(self) -> None:
-        self._started = self._event() if self._cuda else time.perf_counter()
-
-    def stop(self) -> None:
-        if self._cuda:
-            self._spans.append((self._started, self._event()))
-        else:
-            self._seconds += time.perf_counter() - self._started
-
-    def read(self) -> float:
-        """The seconds since the last `read`."""
-        if self._spans:
-            torch.cuda.synchronize()
-        seconds = self._seconds + sum(begin.elapsed_time(end) for begin, end in self._spans) / 1000
-        self._seconds, self._spans = 0.0, []
-        return seconds
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        self.start()
-        try:
-            yield
-        finally:
-            self.stop()
-
-    @staticmethod
-    def _event() -> torch.cuda.Event:
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
-
-
-def multiplies_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 matrices natively (CPUs: AMX or AVX512-BF16; else it emulates them)."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type == "cpu":
-        return any(_processor_has(name) for name in ("amx_tile", "avx512_bf16"))
-    return False
-
-
-def multiplies_tiles(device: torch.device) -> bool:
-    """Whether the device is a CPU with tiles for bf16 matrices (Intel's AMX)."""
-    return device.type == "cpu" and _processor_has("amx_tile")
-
-
-def _processor_has(instructions: str) -> bool:
-    probe = getattr(torch.cpu, f"_is_{instructions}_supported", None)
-    return bool(probe and probe())
 
 
 def resolve(device: str | None = None, precision: str = "auto", compile: str = "auto") -> Numerics:
@@ -206,20 +144,3 @@ def _device(name: str | None) -> torch.device:
     if not present.get(device.type, False):
         raise KDBenchError(f"device {name!r} is not available here: leave --device out to take the best one there is")
     return device
-
-
-def hardware(device: torch.device) -> dict[str, Any]:
-    """Names and sizes of the machine's parts, for the record."""
-    facts: dict[str, Any] = {"processor": _processor(), "cores": os.cpu_count(), "system": platform.platform()}
-    if device.type == "cuda":
-        properties = torch.cuda.get_device_properties(device)
-        facts |= {"accelerator": properties.name, "accelerator_memory_mb": properties.total_memory // 2**20}
-    return facts
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo") as lines:
-            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 
 import torch
 
-from kdbench import heap
 from kdbench.errors import KDBenchError
+from kdbench.hardware import heap
 from kdbench.recipe import Recipe
 
 # what allocators say that have no exception of their own: of CPUs, files, MPS, cuBLAS and cuDNN
