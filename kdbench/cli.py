@@ -253,8 +253,8 @@ def reproduce(
     """Run a paper's table under its recipe, and give a verdict on each of its values."""
     from kdbench.board.reproduction import render, reproduction_table
     from kdbench.board.tables import write_csv
-    from kdbench.lock import locked
     from kdbench.records import Store
+    from kdbench.records.lock import locked
     from kdbench.reproduce import Choice, protocol, take_over
 
     choice = Choice(paper, _words(datasets), _words(pairs), _numbers(seeds), epochs, _precision(precision))
@@ -370,7 +370,7 @@ def _execute(
     retry_failed: bool,
 ) -> None:
     """Train the cells that have no record."""
-    from kdbench.lock import locked
+    from kdbench.records.lock import locked
 
     try:
         with locked(out):

@@ -20,7 +20,7 @@ def tune(
     """Time a suite's networks plain and compiled on this machine; `kdbench run` then takes the faster of the two."""
     from rich.console import Console
 
-    from kdbench.lock import locked
+    from kdbench.records.lock import locked
     from kdbench.suite import load, narrow
     from kdbench.tune import tune as measure
 

@@ -16,8 +16,8 @@ from rich.table import Table
 from kdbench import tasks
 from kdbench.errors import KDBenchError
 from kdbench.hardware.numerics import Numerics
-from kdbench.lock import is_locked
 from kdbench.records import Record, Store
+from kdbench.records.lock import is_locked
 from kdbench.suite import Cell
 from kdbench.teachers import Teachers
 

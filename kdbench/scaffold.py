@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kdbench import registry
 from kdbench.errors import KDBenchError, unknown
-from kdbench.records import write_atomically
+from kdbench.records.files import write_atomically
 
 _HEAD = '''"""TITLE OF THE PAPER (authors, venue year).
 

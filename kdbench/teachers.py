@@ -12,7 +12,8 @@ from torch import Tensor
 
 from kdbench.errors import KDBenchError
 from kdbench.method import Network
-from kdbench.records import Store, write_atomically
+from kdbench.records import Store
+from kdbench.records.files import write_atomically
 from kdbench.seeding import seed_all
 from kdbench.suite import Cell, TeacherSpec
 from kdbench.tasks import Task

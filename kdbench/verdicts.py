@@ -13,7 +13,7 @@ import torch
 from kdbench.errors import KDBenchError
 from kdbench.hardware.machine import hardware
 from kdbench.hardware.numerics import Numerics
-from kdbench.records import write_atomically
+from kdbench.records.files import write_atomically
 from kdbench.suite import Cell
 
 FILE = "compile.json"  # in the folder of the runs

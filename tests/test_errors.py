@@ -22,8 +22,8 @@ import torch
 
 from kdbench import cli, suite
 from kdbench.executors.local import LocalExecutor
-from kdbench.lock import locked
 from kdbench.networks import create
+from kdbench.records.lock import locked
 
 SUITE = """
 name = "tiny"

@@ -17,7 +17,8 @@ from kdbench.board.merge import merge
 from kdbench.board.publish import publish
 from kdbench.cli import app
 from kdbench.errors import KDBenchError
-from kdbench.records import read_record, write_atomically
+from kdbench.records import read_record
+from kdbench.records.files import write_atomically
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ import torch
 from kdbench.errors import KDBenchError
 from kdbench.hardware.numerics import Numerics
 from kdbench.provenance import provenance, revision
-from kdbench.records import SCHEMA, Store, read_record, write_atomically
+from kdbench.records import SCHEMA, Store, read_record
+from kdbench.records.files import write_atomically
 
 CPU = torch.device("cpu")
 RECORD = {"id": "abc", "status": "done", "cell": {"pair": "a → b"}, "schema": SCHEMA, "top1": 71.25}

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.errors import KDBenchError
-from kdbench.records import Record, explained, read_record, write_atomically
+from kdbench.records import Record, read_record
+from kdbench.records.files import explained, write_atomically
 
 TEACHERS = "teachers"  # the folder of the teachers, beside those of the suites
 

@@ -19,7 +19,8 @@ from kdbench.board.select import current
 from kdbench.board.tables import csv_bytes, leaderboard_table
 from kdbench.board.wide import wide_table
 from kdbench.errors import KDBenchError
-from kdbench.records import Record, write_atomically
+from kdbench.records import Record
+from kdbench.records.files import write_atomically
 from kdbench.suite import Suite
 
 CURVES = "curves.parquet"

@@ -14,7 +14,8 @@ from kdbench.board.aggregates import gap_closed, pareto_front
 from kdbench.board.grid import STATES, Grid, make_grid
 from kdbench.board.runs import GROUP, PLACE, runs_table
 from kdbench.board.statistics import bootstrap, holm, paired, summary
-from kdbench.records import Record, write_atomically
+from kdbench.records import Record
+from kdbench.records.files import write_atomically
 
 OVERALL = "overall"
 BASELINES = ("student", "kd")

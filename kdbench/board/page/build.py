@@ -23,7 +23,8 @@ from kdbench.board.page.latex import latex_tables
 from kdbench.board.page.methods import method_page
 from kdbench.board.page.numbers import MINUS, decimals, fixed, known, scaled
 from kdbench.board.tables import write_csv
-from kdbench.records import Record, write_atomically
+from kdbench.records import Record
+from kdbench.records.files import write_atomically
 
 HERE = files("kdbench.board.page")
 MANIFEST = ".kdbench-site.json"  # what the last build wrote, so that the next can take away what it no longer writes

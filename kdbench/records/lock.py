@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from kdbench.errors import KDBenchError
-from kdbench.records import explained
+from kdbench.records.files import explained
 
 try:
     import fcntl
