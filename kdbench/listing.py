@@ -10,9 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from kdbench import suites
-from kdbench.catalogue import DATASETS, Entry, entries
 from kdbench.errors import KDBenchError, unknown
 from kdbench.info import Info, Paper
+from kdbench.registry.about import source_of
+from kdbench.registry.catalogue import DATASETS, Entry, entries
 from kdbench.suite import ALL, SEEDS
 
 KINDS = ("methods", "suites", "networks", "datasets")
@@ -39,11 +40,6 @@ def print_list(console: Console, what: str, papers: bool = False) -> None:
         print("\n".join(list_networks()))
     else:
         print("\n".join(DATASETS))
-
-
-def source_of(paper: Paper | None) -> str:
-    """`Zhao et al., CVPR 2022`."""
-    return f"{paper.authors}, {paper.venue} {paper.year}".replace(",  ", ", ") if paper else ""
 
 
 def _print_methods(console: Console, papers: bool) -> None:

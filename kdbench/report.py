@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
-import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
-from urllib.parse import quote
 
 from kdbench import registry
-from kdbench.board.page.data import Described, Results
+from kdbench.board.page.data import Results
 from kdbench.board.reported import load
 from kdbench.board.select import current, expected
-from kdbench.catalogue import needs_of
-from kdbench.composition import Composite
 from kdbench.errors import KDBenchError
-from kdbench.info import Paper
-from kdbench.listing import source_of
-from kdbench.method import Method
 from kdbench.records import Record, Store
-from kdbench.show import sections
+from kdbench.registry.about import Described, described
 from kdbench.suite import Suite
 
 NEEDED = ("jinja2", "plotly", "matplotlib")
@@ -64,35 +56,4 @@ def describe(records: Iterable[Record]) -> dict[str, Described]:
             found[name] = described(registry.get(name))
         except KDBenchError:  # it came from a file that was not named this time
             continue
-    return found
-
-
-def described(cls: type[Method]) -> Described:
-    """A method class in plain text."""
-    info = cls.info
-    needs = ", ".join(needs_of(cls))
-    defaults = registry.hyperparameters(cls)
-    if issubclass(cls, Composite):
-        title = f"The terms of {' and '.join(part.info.name for part in cls.parts)} together"
-        return Described(title, fidelity=info.fidelity, needs=needs, defaults=defaults)
-    parts = sections(inspect.getdoc(inspect.getmodule(cls)) or inspect.getdoc(cls) or "")
-    parts |= {"title": parts["title"].rstrip("."), "equation": textwrap.dedent(parts["equation"])}
-    return Described(
-        **parts,
-        fidelity=info.fidelity,
-        needs=needs,
-        paper=f"{info.paper.title}. {source_of(info.paper)}" if info.paper else "",
-        links=tuple(links(info.paper)) if info.paper else (),
-        defaults=defaults,
-    )
-
-
-def links(paper: Paper) -> Sequence[tuple[str, str]]:
-    """Where a paper and its code can be read."""
-    found = []
-    if paper.arxiv:
-        found.append((f"arXiv {paper.arxiv}", f"https://arxiv.org/abs/{quote(paper.arxiv)}"))
-    if paper.code:
-        web = paper.code.startswith(("https://", "http://"))
-        found.append((paper.code, paper.code if web else f"https://github.com/{quote(paper.code)}"))
     return found

@@ -18,10 +18,10 @@ from kdbench import registry, suite
 from kdbench.board.reported import TEACHER, Reported, by_paper, load, of_method, parse_label
 from kdbench.board.reproduction import Entry
 from kdbench.board.tables import BASELINES
-from kdbench.composition import split
 from kdbench.errors import KDBenchError, unknown
 from kdbench.recipe import Recipe
 from kdbench.records import Store, read_record
+from kdbench.registry.composition import split
 from kdbench.suite import Cell, MethodSpec, Pair, Suite, TeacherSpec
 
 SEEDS = 3  # where the paper does not say how many runs it has, or has a single one

@@ -14,10 +14,10 @@ from rich.text import Text
 
 from kdbench import registry
 from kdbench.board.reported import Reported, by_paper, load, load_other, of_method
-from kdbench.catalogue import needs_of
-from kdbench.composition import Composite
-from kdbench.listing import source_of
 from kdbench.method import Method
+from kdbench.registry.about import sections, source_of
+from kdbench.registry.catalogue import needs_of
+from kdbench.registry.composition import Composite
 
 WIDTH = 110  # prose in wider lines is hard to read
 
@@ -33,26 +33,6 @@ def print_method(console: Console, name: str) -> None:
         console.print(part, width=min(console.width, WIDTH), soft_wrap=isinstance(part, str), highlight=False)
     for part in _reported(cls.info.name):
         console.print(part)
-
-
-def sections(docstring: str) -> dict[str, str]:
-    """A method file's docstring in parts: `title`, `idea`, `equation` (the indented lines), `details` and `deviations`.
-
-    Paragraphs before the equation are the idea, those after it the details, until one begins with `Deviations`.
-    """
-    paragraphs = inspect.cleandoc(docstring).split("\n\n")
-    parts = {"title": " ".join(paragraphs[0].split()), "idea": "", "equation": "", "details": "", "deviations": ""}
-    where = "idea"
-    for paragraph in paragraphs[1:]:
-        if paragraph.startswith("Deviations"):
-            where = "deviations"
-        elif paragraph.startswith("    "):
-            parts["equation"] += ("\n\n" if parts["equation"] else "") + paragraph
-            where = "details" if where == "idea" else where
-            continue
-        text = " ".join(paragraph.removeprefix("Deviations:").split())
-        parts[where] += ("\n\n" if parts[where] else "") + text
-    return parts
 
 
 def _describe(cls: type[Method]) -> Iterator[RenderableType]:

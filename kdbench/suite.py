@@ -20,7 +20,7 @@ from typing import Any, TypeVar, get_type_hints
 from kdbench import registry, suites
 from kdbench.errors import KDBenchError, unknown
 from kdbench.recipe import Recipe
-from kdbench.source import source_digest
+from kdbench.registry.digest import source_digest
 
 ENGINE = 1  # raise it when the loop, the networks or the data change what a cell's result would be
 ALL = "all"  # in a suite's `methods`: every registered one

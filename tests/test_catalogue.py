@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from kdbench import catalogue, registry, suite, suites
+from kdbench import registry, suite, suites
 from kdbench.listing import _count
+from kdbench.registry import catalogue
 
 HEAD = "from kdbench import Method, MultiTeacherMethod, Paper, register\n"
 REGISTER = '@register("mine", "logits")\n'

@@ -8,7 +8,7 @@ from goldens import batch, output
 
 from kdbench import KDBenchError, registry
 from kdbench.check import CHECKS
-from kdbench.source import source_digest
+from kdbench.registry.digest import source_digest
 from kdbench.suite import load, narrow
 from kdbench.trial import Bench
 

@@ -12,7 +12,8 @@ from rich.console import Console
 
 from kdbench import cli, registry
 from kdbench.listing import print_list
-from kdbench.show import print_method, sections
+from kdbench.registry.about import sections
+from kdbench.show import print_method
 
 METHOD = '''"""A title (Authors, 2026).
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kdbench import registry
-from kdbench.source import source_digest
+from kdbench.registry.digest import source_digest
 
 METHOD = '''"""A method."""
 
@@ -78,17 +78,17 @@ def test_an_edit_of_a_kdbench_loss_changes_only_the_methods_that_use_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     import kdbench.losses as losses
-    from kdbench import source
+    from kdbench.registry import digest
 
     before = {name: source_digest(registry.get(name)) for name in ("kd", "student")}
     edited = tmp_path / "losses.py"
     text = Path(losses.__file__).read_text()
     assert "temperature**2" in text
     edited.write_text(text.replace("temperature**2", "temperature**3"))
-    real = source._file_of
+    real = digest._file_of
     monkeypatch.setattr(source, "_file_of", lambda module: str(edited) if module == "kdbench.losses" else real(module))
-    source._DIGESTS.clear()
+    digest._DIGESTS.clear()
     after = {name: source_digest(registry.get(name)) for name in ("kd", "student")}
-    source._DIGESTS.clear()
+    digest._DIGESTS.clear()
     assert after["student"] == before["student"]
     assert after["kd"] != before["kd"]

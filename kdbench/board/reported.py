@@ -16,8 +16,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from kdbench.composition import split
 from kdbench.errors import KDBenchError, unknown
+from kdbench.registry.composition import split
 
 SELECTIONS = ("last", "best", "unknown")  # which epoch a value is from: the last, the best on the test set
 TEACHER = "teacher"  # the label of a row that gives the teacher's own accuracy

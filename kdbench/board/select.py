@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from kdbench import registry
 from kdbench.errors import KDBenchError
 from kdbench.records import Record
-from kdbench.source import source_digest
+from kdbench.registry.digest import source_digest
 from kdbench.suite import Cell, digest
 
 

@@ -24,7 +24,7 @@ from kdbench.board.schemas import TABLES, parse_csv, read_csv, violations
 from kdbench.board.tables import csv_bytes
 from kdbench.errors import KDBenchError
 from kdbench.records import Record, read_record
-from kdbench.source import source_digest
+from kdbench.registry.digest import source_digest
 from kdbench.suite import load
 
 KEYS = {"runs.csv": [*GROUP, "seed"], "leaderboard_long.csv": GROUP, "leaderboard.csv": ["method"]}

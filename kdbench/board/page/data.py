@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -19,31 +19,7 @@ from kdbench.board.runs import place_name, protocol_text, runs_table
 from kdbench.board.tables import BASELINES, OVERALL, leaderboard_table
 from kdbench.board.wide import wide_table
 from kdbench.records import Record
-
-
-@dataclass(frozen=True)
-class Described:
-    """A method in its file's own words (`kdbench.report` fills this in).
-
-    Attributes:
-        title, idea, equation, details, deviations: as `kdbench.show.sections` splits the docstring.
-        fidelity: what the implementation was held against.
-        needs: what it asks of its networks, in words.
-        paper: authors, venue and year, or nothing.
-        links: text and address of what can be read elsewhere.
-        defaults: hyperparameters and their defaults.
-    """
-
-    title: str = ""
-    idea: str = ""
-    equation: str = ""
-    details: str = ""
-    deviations: str = ""
-    fidelity: str = ""
-    needs: str = ""
-    paper: str = ""
-    links: tuple[tuple[str, str], ...] = ()
-    defaults: Mapping[str, Any] = field(default_factory=dict)
+from kdbench.registry.about import Described
 
 
 @dataclass(frozen=True)

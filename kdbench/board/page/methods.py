@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from kdbench.board.page.cells import Cell, table
-from kdbench.board.page.data import Board, Described, Place, Results
+from kdbench.board.page.data import Board, Place, Results
 from kdbench.board.page.numbers import fixed, known, scaled
 from kdbench.board.reported import Reported, by_paper, of_method
+from kdbench.registry.about import Described
 
 COSTS = (
     ("seconds_per_epoch", "seconds an epoch", 2),

@@ -16,8 +16,8 @@ from kdbench.errors import KDBenchError, unknown
 from kdbench.info import Info, Paper
 
 if TYPE_CHECKING:  # they load torch, which whoever only asks for a suite's name can do without
-    from kdbench.composition import Composite
     from kdbench.method import Method
+    from kdbench.registry.composition import Composite
 
 _METHODS: dict[str, type[Method]] = {}
 _ALIASES: dict[str, str] = {}
@@ -117,7 +117,7 @@ def get(name: str) -> type[Method]:
     name = _ALIASES.get(name, name)
     if name in _METHODS:
         return _METHODS[name]
-    from kdbench.composition import compose, split
+    from kdbench.registry.composition import compose, split
 
     if len(split(name)) > 1:
         parts = tuple(get(part) for part in split(name))
@@ -131,7 +131,7 @@ def hyperparameters(cls: type[Method]) -> dict[str, Any]:
     """A method's hyperparameters and their defaults, from the signature of its constructor (a composition's: of its
     parts', as `part.name`).
     """
-    from kdbench.composition import Composite
+    from kdbench.registry.composition import Composite
 
     if issubclass(cls, Composite):
         return dict(cls.defaults)
