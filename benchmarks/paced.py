@@ -20,7 +20,7 @@ from kdbench.learner import Learner
 from kdbench.method import Network
 from kdbench.precision import numerics_of
 from kdbench.records import Store
-from kdbench.suite import Cell, DatasetSpec, MethodSpec, Pair, Recipe, TeacherSpec
+from kdbench.suites.grid import Cell, DatasetSpec, MethodSpec, Pair, Recipe, TeacherSpec
 from kdbench.tasks import Task
 from kdbench.tasks.image import ImageTask
 from kdbench.trial import RandomTeachers

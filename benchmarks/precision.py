@@ -17,13 +17,13 @@ from rich.console import Console
 from scipy import stats
 
 from benchmarks.setting import SIX
-from kdbench import suite
 from kdbench.board.statistics import holm
 from kdbench.executors.local import LocalExecutor
 from kdbench.hardware.numerics import Numerics
 from kdbench.progress import Display
 from kdbench.records import Store
-from kdbench.suite import Cell
+from kdbench.suites import parse
+from kdbench.suites.grid import Cell
 
 # precision and threads
 ARMS = {"fp32": ("fp32", 1), "bf16": ("bf16", 1), "fp32, two threads": ("fp32", 2)}
@@ -42,7 +42,7 @@ class Arm(LocalExecutor):
 
 
 def cells(name: str, pair: str, seeds: int) -> list[Cell]:
-    grid = suite.narrow(suite.load(name), methods=METHODS, pairs=[pair])
+    grid = parse.narrow(parse.load(name), methods=METHODS, pairs=[pair])
     return dataclasses.replace(grid, seeds=tuple(range(seeds))).cells()
 
 

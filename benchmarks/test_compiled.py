@@ -16,7 +16,7 @@ from kdbench.hardware import heap
 from kdbench.hardware.numerics import Numerics
 from kdbench.method import Batch, Network
 from kdbench.precision import numerics_of
-from kdbench.suite import PLAIN, MethodSpec
+from kdbench.suites.grid import PLAIN, MethodSpec
 from kdbench.taps import Taps
 
 # (network, whether frozen): students and teachers of the suites

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from benchmarks.paced import Paced, Workshop
 from benchmarks.setting import SMALLEST, Setting
-from kdbench.suite import MethodSpec
+from kdbench.suites.grid import MethodSpec
 
 STEPS, ROUNDS = 2, 9
 

@@ -10,7 +10,7 @@ from benchmarks.setting import Setting
 from kdbench.hardware.machine import multiplies_bf16
 from kdbench.hardware.numerics import Numerics, resolve
 from kdbench.precision import numerics_of
-from kdbench.suite import PLAIN
+from kdbench.suites.grid import PLAIN
 
 # of the suites; the last three and timm's have grouped convolutions
 STUDENTS = (

@@ -15,7 +15,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from benchmarks.paced import Workshop, timed
 from benchmarks.setting import Setting
 from kdbench import registry
-from kdbench.suite import PLAIN, MethodSpec
+from kdbench.suites.grid import PLAIN, MethodSpec
 
 # shorter preparations, which change no step
 ONCE: dict[str, dict[str, Any]] = {"ig_kd": {"ig_steps": 1}, "lshfm": {"bias": "zero"}}

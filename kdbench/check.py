@@ -20,7 +20,7 @@ from torch import Tensor
 from kdbench import registry
 from kdbench.metrics import logits_of
 from kdbench.records import Record
-from kdbench.suite import PLAIN
+from kdbench.suites.grid import PLAIN
 from kdbench.trial import FP32, Bench
 
 # the pairs that a method trains on or gives the reason why it cannot

@@ -346,10 +346,10 @@ def _precision(name: str) -> str:
 def _suite(
     name: str, methods: str, pairs: str, seeds: str, epochs: int | None, settings: list[str] | None, precision: str
 ) -> Any:
-    from kdbench import suite
+    from kdbench.suites import parse
 
-    return suite.narrow(
-        suite.load(name),
+    return parse.narrow(
+        parse.load(name),
         methods=_words(methods),
         pairs=_words(pairs),
         seeds=_numbers(seeds),

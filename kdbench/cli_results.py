@@ -19,7 +19,7 @@ def publish(
 ) -> None:
     """Write a suite's records, tables, curves, card and README into the folder of published results."""
     from kdbench.board import publish as publishing
-    from kdbench.suite import load
+    from kdbench.suites.parse import load
 
     anew = (Path(suite) / "card.json").is_file()
     done = publishing.remake(Path(suite)) if anew else publishing.publish(load(suite), out, to)

@@ -21,7 +21,7 @@ def tune(
     from rich.console import Console
 
     from kdbench.records.lock import locked
-    from kdbench.suite import load, narrow
+    from kdbench.suites.parse import load, narrow
     from kdbench.tune import tune as measure
 
     words = [word.strip() for word in pairs.split(",") if word.strip()]

@@ -36,7 +36,7 @@ from kdbench.method import Batch, Network, Output
 from kdbench.provenance import provenance
 from kdbench.rehearsal import Room
 from kdbench.seeding import derive_seed
-from kdbench.suite import Cell, TeacherSpec
+from kdbench.suites.grid import Cell, TeacherSpec
 from kdbench.tasks import Task, TrainingSet
 from kdbench.teachers import Teachers
 

@@ -21,7 +21,7 @@ from kdbench.latency import latencies
 from kdbench.method import Batch, Method, Network, Output
 from kdbench.metrics import deployed_cost
 from kdbench.seeding import seed_all
-from kdbench.suite import Cell, Recipe
+from kdbench.suites.grid import Cell, Recipe
 from kdbench.taps import declared, taps_of
 from kdbench.tasks import Task, TrainingSet
 

@@ -14,7 +14,7 @@ from kdbench.errors import KDBenchError, unknown
 from kdbench.info import Info, Paper
 from kdbench.registry.about import source_of
 from kdbench.registry.catalogue import DATASETS, Entry, entries
-from kdbench.suite import ALL, SEEDS
+from kdbench.suites.parse import ALL, SEEDS
 
 KINDS = ("methods", "suites", "networks", "datasets")
 WIDE = 95  # columns of a terminal that shows all

@@ -18,7 +18,7 @@ from kdbench.errors import KDBenchError
 from kdbench.hardware.numerics import Numerics
 from kdbench.records import Record, Store
 from kdbench.records.lock import is_locked
-from kdbench.suite import Cell
+from kdbench.suites.grid import Cell
 from kdbench.teachers import Teachers
 
 STATES = ("done", "running", "interrupted", "failed", "not applicable", "missing")

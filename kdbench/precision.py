@@ -14,7 +14,7 @@ from torch import nn
 from kdbench import networks, verdicts  # noqa: F401  (networks: registers the CIFAR networks with timm)
 from kdbench.hardware.machine import multiplies_tiles
 from kdbench.hardware.numerics import Numerics, resolve
-from kdbench.suite import Cell
+from kdbench.suites.grid import Cell
 
 LONG = 50  # epochs: for fewer, compiling may take longer than it saves
 

@@ -13,7 +13,7 @@ from kdbench.board.select import current, expected
 from kdbench.errors import KDBenchError
 from kdbench.records import Record, Store
 from kdbench.registry.about import Described, described
-from kdbench.suite import Suite
+from kdbench.suites.grid import Suite
 
 NEEDED = ("jinja2", "plotly", "matplotlib")
 

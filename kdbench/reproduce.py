@@ -14,15 +14,15 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from kdbench import registry, suite
+from kdbench import registry
 from kdbench.board.reported import TEACHER, Reported, by_paper, load, of_method, parse_label
 from kdbench.board.reproduction import Entry
-from kdbench.board.tables import BASELINES
 from kdbench.errors import KDBenchError, unknown
-from kdbench.recipe import Recipe
 from kdbench.records import Store, read_record
 from kdbench.registry.composition import split
-from kdbench.suite import Cell, MethodSpec, Pair, Suite, TeacherSpec
+from kdbench.suites import parse
+from kdbench.suites.grid import BASELINES, Cell, MethodSpec, Pair, Suite, TeacherSpec
+from kdbench.suites.recipe import Recipe
 
 SEEDS = 3  # where the paper does not say how many runs it has, or has a single one
 ANY = "*"  # the pair that stands for all in `tuned`
@@ -168,7 +168,7 @@ def load_recipes(folder: Path | None = None) -> dict[str, dict[str, Any]]:
 def resolve_recipe(name: str, tables: Mapping[str, Mapping[str, Any]]) -> PaperRecipe:
     """A recipe of `recipes.toml` with all that it is like."""
     table = tables[name]
-    base = resolve_recipe(table["like"], tables) if "like" in table else PaperRecipe(suite.load(table["suite"]))
+    base = resolve_recipe(table["like"], tables) if "like" in table else PaperRecipe(parse.load(table["suite"]))
     grid, where = base.grid, f"recipe {name!r} of recipes.toml"
     changes = table.get("recipe", {})
     students = {student: dict(changed) for student, changed in grid.student_recipes.items()}
@@ -253,7 +253,7 @@ class _Builder:
         if row.recipe not in self.tables:
             return (), "its recipe is not known" if row.recipe == "unknown" else f"recipe {row.recipe!r} is not defined"
         recipe = self._recipe(row.recipe)
-        grid = suite.narrow(recipe.grid, epochs=self.choice.epochs, precision=self.choice.precision)
+        grid = parse.narrow(recipe.grid, epochs=self.choice.epochs, precision=self.choice.precision)
         datasets = tuple(dataset for dataset in grid.datasets if dataset.name == row.dataset)[:1]
         if not datasets:
             return (), f"recipe {row.recipe!r} is not for {row.dataset!r}"
@@ -283,7 +283,7 @@ class _Builder:
         tuned = recipe.tuned.get(label, {})
         if label in recipe.tuned_by_pair and pair not in tuned:
             raise KDBenchError(f"the paper tunes {label} for each pair, and its values for this one are not known")
-        spec = suite.method_spec({"name": name, **settings, **tuned.get(pair, tuned.get(ANY, {}))})
+        spec = parse.method_spec({"name": name, **settings, **tuned.get(pair, tuned.get(ANY, {}))})
         registry.create(spec.name, dict(spec.hyperparameters))
         by_pair = label in recipe.tuned_by_pair or set(tuned) - {ANY}
         inside = [*(f"{key}={value}" for key, value in settings.items()), "by pair"]

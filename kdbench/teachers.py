@@ -15,7 +15,7 @@ from kdbench.method import Network
 from kdbench.records import Store
 from kdbench.records.files import write_atomically
 from kdbench.seeding import seed_all
-from kdbench.suite import Cell, TeacherSpec
+from kdbench.suites.grid import Cell, TeacherSpec
 from kdbench.tasks import Task
 
 

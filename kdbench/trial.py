@@ -19,7 +19,7 @@ from kdbench.metrics import classification, group, logits_of
 from kdbench.networks import create
 from kdbench.records import Record, Store
 from kdbench.seeding import derive_seed, seed_all
-from kdbench.suite import Cell, DatasetSpec, MethodSpec, Pair, Recipe, TeacherSpec
+from kdbench.suites.grid import Cell, DatasetSpec, MethodSpec, Pair, Recipe, TeacherSpec
 from kdbench.tasks import Task
 from kdbench.teachers import Teachers
 

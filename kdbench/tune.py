@@ -17,7 +17,7 @@ from kdbench.hardware import heap
 from kdbench.hardware.numerics import Numerics
 from kdbench.method import Batch, Network, Output
 from kdbench.precision import numerics_of
-from kdbench.suite import Cell
+from kdbench.suites.grid import Cell
 from kdbench.taps import Taps
 from kdbench.tasks import Task
 

@@ -14,7 +14,7 @@ from kdbench.errors import KDBenchError
 from kdbench.hardware.machine import hardware
 from kdbench.hardware.numerics import Numerics
 from kdbench.records.files import write_atomically
-from kdbench.suite import Cell
+from kdbench.suites.grid import Cell
 
 FILE = "compile.json"  # in the folder of the runs
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from kdbench import registry, suite, suites
+from kdbench import registry, suites
 from kdbench.listing import _count
 from kdbench.registry import catalogue
+from kdbench.suites import parse
 
 HEAD = "from kdbench import Method, MultiTeacherMethod, Paper, register\n"
 REGISTER = '@register("mine", "logits")\n'
@@ -84,4 +85,4 @@ def test_methods_of_other_packages_are_left_to_the_registry(monkeypatch: pytest.
 @pytest.mark.parametrize("name", suites.names())
 def test_the_list_counts_the_methods_that_a_suite_runs(name: str) -> None:
     infos = [entry.info for entry in catalogue.entries()]
-    assert _count(suites.read(name)["methods"], infos) == len(suite.load(name).methods)
+    assert _count(suites.read(name)["methods"], infos) == len(parse.load(name).methods)

@@ -15,7 +15,7 @@ from kdbench import Batch, Method, Network, Output, learner, register
 from kdbench.executors.local import LocalExecutor
 from kdbench.progress import Display
 from kdbench.seeding import derive_seed, seed_all
-from kdbench.suite import parse
+from kdbench.suites.parse import parse
 from kdbench.trial import Bench
 
 COHORT = ["student", "kd", "dml", "camkd", "sskd", "mhkd", "crd", "simkd"]

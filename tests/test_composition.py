@@ -9,7 +9,7 @@ from goldens import batch, output
 from kdbench import KDBenchError, registry
 from kdbench.check import CHECKS
 from kdbench.registry.digest import source_digest
-from kdbench.suite import load, narrow
+from kdbench.suites.parse import load, narrow
 from kdbench.trial import Bench
 
 

@@ -20,10 +20,11 @@ import pytest
 import safetensors.torch
 import torch
 
-from kdbench import cli, suite
+from kdbench import cli
 from kdbench.executors.local import LocalExecutor
 from kdbench.networks import create
 from kdbench.records.lock import locked
+from kdbench.suites import parse
 
 SUITE = """
 name = "tiny"
@@ -334,7 +335,7 @@ def finished_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("finished")
     (folder / "tiny.toml").write_text(SUITE)
-    cells = suite.load(str(folder / "tiny.toml")).cells()
+    cells = parse.load(str(folder / "tiny.toml")).cells()
     with Display(Console(quiet=True), len(cells), 0) as display:
         LocalExecutor(folder / "runs", display, device="cpu").run(cells)
     return folder / "runs"

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from kdbench import registry, suite
+from kdbench import registry
 from kdbench.executors.local import LocalExecutor
 from kdbench.progress import Display
 from kdbench.records import Record, Store
+from kdbench.suites import parse
 
 CHANCE = 10.0
 MARGIN = 5.0  # points below the plain student; the methods that train in stages have fewer epochs for each
@@ -22,7 +23,7 @@ MARGIN = 5.0  # points below the plain student; the methods that train in stages
 
 def train(folder: Path, seeds: list[int], epochs: int | None = None) -> dict[str, list[Record]]:
     """The records of the suite by method."""
-    grid = suite.narrow(suite.load("digits_all"), seeds=seeds, epochs=epochs)
+    grid = parse.narrow(parse.load("digits_all"), seeds=seeds, epochs=epochs)
     cells = grid.cells()
     LocalExecutor(folder, Display(Console(quiet=True), len(cells), 0), device="cpu").run(cells)
     found: dict[str, list[Record]] = {}

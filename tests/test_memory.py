@@ -27,7 +27,8 @@ from kdbench.method import Step
 from kdbench.progress import Display
 from kdbench.records import Record, Store
 from kdbench.rehearsal import SLACK, _Alive, rehearse
-from kdbench.suite import Cell, parse
+from kdbench.suites.grid import Cell
+from kdbench.suites.parse import parse
 from kdbench.trial import Bench
 
 CPU = torch.device("cpu")

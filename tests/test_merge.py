@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from kdbench import suite
 from kdbench.board import merge as merging
 from kdbench.board.merge import merge
 from kdbench.board.publish import publish
@@ -19,6 +18,7 @@ from kdbench.cli import app
 from kdbench.errors import KDBenchError
 from kdbench.records import read_record
 from kdbench.records.files import write_atomically
+from kdbench.suites import parse
 
 
 @pytest.fixture
@@ -62,14 +62,14 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 def test_two_halves_are_the_whole(machines: tuple[Path, Path], tiny_runs: Path, tmp_path: Path) -> None:
     assert merge(machines, tmp_path / "merged") == {"teachers": 2, "tiny": 6}
-    grid = suite.load(str(tiny_runs / "tiny.toml"))
+    grid = parse.load(str(tiny_runs / "tiny.toml"))
     publish(grid, tmp_path / "merged", tmp_path / "published")
     publish(grid, tiny_runs, tmp_path / "directly")
     assert tree(tmp_path / "published") == tree(tmp_path / "directly")
 
 
 def test_published_folders_are_united_too(machines: tuple[Path, Path], tiny_runs: Path, tmp_path: Path) -> None:
-    grid = suite.load(str(tiny_runs / "tiny.toml"))
+    grid = parse.load(str(tiny_runs / "tiny.toml"))
     for machine in machines:
         publish(grid, machine, tmp_path / "published" / machine.name)
     sources = [tmp_path / "published" / machine.name for machine in machines]

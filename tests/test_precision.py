@@ -11,7 +11,7 @@ from torch import nn
 
 from kdbench import verdicts
 from kdbench.precision import LONG, layers_of, numerics_of
-from kdbench.suite import Cell
+from kdbench.suites.grid import Cell
 from kdbench.trial import Bench
 
 

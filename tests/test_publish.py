@@ -13,7 +13,6 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from kdbench import suite
 from kdbench.board.card import grid_rows, make_card, sha256, suite_table
 from kdbench.board.curves import curves_table, parquet
 from kdbench.board.publish import publish, remake, suite_tables
@@ -24,7 +23,8 @@ from kdbench.board.validate import validate
 from kdbench.cli import app
 from kdbench.errors import KDBenchError
 from kdbench.records import Store
-from kdbench.suite import Suite, identity
+from kdbench.suites import parse
+from kdbench.suites.grid import Suite, identity
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def runs(tiny_runs: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tiny(tiny_runs: Path) -> Suite:
-    return suite.load(str(tiny_runs / "tiny.toml"))
+    return parse.load(str(tiny_runs / "tiny.toml"))
 
 
 def records(folder: Path, method: str, seed: int | None = None) -> list[Path]:
@@ -144,7 +144,7 @@ def test_nothing_is_published_without_records(tiny: Suite, tmp_path: Path) -> No
 
 def test_records_of_another_recipe_are_not_published(runs: Path, tiny: Suite, tmp_path: Path) -> None:
     with pytest.raises(KDBenchError, match="6 records there are of another recipe or of older methods"):
-        publish(suite.narrow(tiny, epochs=3), runs, tmp_path / "results")
+        publish(parse.narrow(tiny, epochs=3), runs, tmp_path / "results")
 
 
 def test_a_teacher_without_record_is_named(runs: Path, tiny: Suite, tmp_path: Path) -> None:
@@ -301,7 +301,7 @@ def test_the_card_says_what_ran_where_and_when(runs: Path, tiny: Suite, tmp_path
 
 @pytest.mark.parametrize("name", ["digits", "fashion", "cifar100"])
 def test_a_card_gives_the_grid_of_its_suite(name: str) -> None:
-    grid = suite.load(name)
+    grid = parse.load(name)
     rows = grid_rows(json.loads(json.dumps(suite_table(grid))))
 
     def order(row: dict[str, Any]) -> str:
@@ -322,7 +322,7 @@ def test_plots_beside_the_page_are_shown(runs: Path, tiny: Suite, tmp_path: Path
 
 def page(base: Path, scores: dict[str, list[float]], seconds: dict[str, float] | None = None) -> str:
     """The README of a suite with one pair, from top-1 by method and seed."""
-    grid = suite.load(str(base / "tiny.toml"))
+    grid = parse.load(str(base / "tiny.toml"))
     table = suite_table(grid)
     first = Store(base / "tiny").all()[0]
     table["seeds"] = list(range(max(map(len, scores.values()))))

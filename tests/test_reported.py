@@ -20,7 +20,7 @@ from kdbench.board.reported import (
     parse_label,
 )
 from kdbench.errors import KDBenchError
-from kdbench.suite import MethodSpec
+from kdbench.suites.grid import MethodSpec
 
 # methods of the tables that nobody has reimplemented here; a name that is neither here nor registered is a slip
 FOREIGN = {

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from kdbench import cli, suite
+from kdbench import cli
 from kdbench.board import reported
 from kdbench.board.reported import COLUMNS, Reported
 from kdbench.board.reproduction import VERDICTS, Entry, judge, render, reproduction_table
@@ -24,6 +24,7 @@ from kdbench.executors.local import LocalExecutor
 from kdbench.progress import Display
 from kdbench.records import Store
 from kdbench.reproduce import Choice, Protocol, load_recipes, protocol, resolve_recipe, take_over
+from kdbench.suites import parse
 
 PAIR = "cifar_resnet8 -> cifar_resnet8"
 RECIPES = """
@@ -142,7 +143,7 @@ def test_crds_table_is_its_thirteen_pairs_with_every_baseline_and_five_seeds() -
 
 def test_cells_of_a_table_are_those_of_the_suite_it_is_run_in() -> None:
     ours = {cell.id for cell in protocol("crd", Choice(pairs=["vgg13 -> cifar_vgg8"])).cells}
-    assert {cell.id for cell in suite.load("cifar100").cells() if cell.method.name == "crd"} & ours
+    assert {cell.id for cell in parse.load("cifar100").cells() if cell.method.name == "crd"} & ours
 
 
 def test_a_method_without_a_table_of_its_own_takes_the_first_that_compares_with_it() -> None:
@@ -163,7 +164,7 @@ def test_dkds_beta_is_that_of_the_pair() -> None:
 
 def test_a_label_of_ones_own_does_not_change_the_cell() -> None:
     cells = protocol("dkd", Choice(pairs=["resnet8x4"])).cells
-    plain = {c.id for c in suite.load("cifar100").cells() if c.method.name == "dkd" and "resnet8x4" in c.pair.student}
+    plain = {c.id for c in parse.load("cifar100").cells() if c.method.name == "dkd" and "resnet8x4" in c.pair.student}
     assert {cell.id for cell in cells if cell.method.name == "dkd"} <= plain
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from timm.optim import list_optimizers
 
-from kdbench.recipe import OPTIMIZERS
+from kdbench.suites.recipe import OPTIMIZERS
 
 HEAVY = {"torch", "torchvision", "timm", "pandas", "scipy", "sklearn"}
 COMMAND = """

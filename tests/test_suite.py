@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from kdbench import registry, suite, suites
+from kdbench import registry, suites
 from kdbench.errors import KDBenchError
+from kdbench.suites import grid, parse
 
 BASE = {
     "name": "s",
@@ -19,21 +20,21 @@ BASE = {
 }
 
 
-def only_cell(**changes: object) -> suite.Cell:
+def only_cell(**changes: object) -> grid.Cell:
     table = {**BASE, "methods": ["kd"], "seeds": [0], **changes}
-    return suite.parse(table).cells()[0]
+    return parse.parse(table).cells()[0]
 
 
 @pytest.mark.parametrize("name", suites.names())
 def test_every_suite_that_kdbench_brings_is_valid(name: str) -> None:
-    grid = suite.load(name)
+    grid = parse.load(name)
     assert grid.name == name
     assert grid.description
     assert grid.cells()
 
 
 def test_imagenet_trains_with_the_ramps_and_weights_of_the_authors_configurations_there() -> None:
-    methods = {cell.method.name: cell.method.hyperparameters for cell in suite.load("imagenet").cells()}
+    methods = {cell.method.name: cell.method.hyperparameters for cell in parse.load("imagenet").cells()}
     assert {name: methods[name]["warmup_share"] for name in ("dkd", "reviewkd", "fcfd", "kd++")} == {
         "dkd": 0.0, "reviewkd": 0.0, "fcfd": 0.05, "kd++": 0.05,
     }  # fmt: skip
@@ -47,15 +48,15 @@ def test_every_network_of_a_suite_exists(name: str) -> None:
     import kdbench.networks
 
     known = set(kdbench.networks.list_networks())
-    for pair in suite.load(name).pairs:
+    for pair in parse.load(name).pairs:
         for network in (pair.student, pair.teacher.network, *(t.network for t in pair.pool)):
             assert network.partition(".")[0] in known or timm.is_model(network)
 
 
 def test_the_cifar100_suite_holds_the_pairs_of_the_literature() -> None:
-    grid = suite.load("cifar100")
+    grid = parse.load("cifar100")
     assert len(grid.pairs) == 17
-    assert grid.recipe == suite.Recipe(epochs=240, augment=("pad_crop:4", "flip"))
+    assert grid.recipe == grid.Recipe(epochs=240, augment=("pad_crop:4", "flip"))
     rates = {cell.pair.student: cell.recipe.learning_rate for cell in grid.cells()}
     assert {student for student, rate in rates.items() if rate == 0.01} == {
         "cifar_mobilenetv2",
@@ -65,7 +66,7 @@ def test_the_cifar100_suite_holds_the_pairs_of_the_literature() -> None:
 
 
 def test_the_grid_is_the_product_of_its_parts() -> None:
-    assert len(suite.parse({**BASE, "seeds": [0, 1, 2]}).cells()) == 6
+    assert len(parse.parse({**BASE, "seeds": [0, 1, 2]}).cells()) == 6
 
 
 @pytest.mark.parametrize(
@@ -92,20 +93,20 @@ def test_the_grid_is_the_product_of_its_parts() -> None:
 )
 def test_a_wrong_suite_is_answered_with_what_is_wrong(table: dict, sentence: str) -> None:
     with pytest.raises(KDBenchError) as caught:
-        suite.parse(table)
+        parse.parse(table)
     assert sentence in str(caught.value)
 
 
 def test_an_unknown_suite_names_the_nearest() -> None:
     with pytest.raises(KDBenchError, match="did you mean 'digits'"):
-        suite.load("digit")
+        parse.load("digit")
 
 
 def test_a_file_that_is_no_toml_is_named(tmp_path: Path) -> None:
     path = tmp_path / "broken.toml"
     path.write_text("epochs = [")
     with pytest.raises(KDBenchError, match="not valid TOML"):
-        suite.load(str(path))
+        parse.load(str(path))
 
 
 @pytest.mark.parametrize(
@@ -142,7 +143,7 @@ def test_what_decides_nothing_keeps_the_id(changes: dict) -> None:
 
 
 def test_a_multi_teacher_cell_depends_on_its_whole_pool() -> None:
-    def cell(second: str) -> suite.Cell:
+    def cell(second: str) -> grid.Cell:
         pair = {"teacher": "cifar_resnet14", "student": "cifar_resnet8", "pool": ["cifar_resnet14", second]}
         return only_cell(methods=["aver_mkd"], pairs=[pair])
 
@@ -150,12 +151,12 @@ def test_a_multi_teacher_cell_depends_on_its_whole_pool() -> None:
 
 
 def test_a_changed_hyperparameter_shows_in_the_label() -> None:
-    grid = suite.narrow(suite.parse(BASE), settings=["kd.temperature=2"])
+    grid = parse.narrow(parse.parse(BASE), settings=["kd.temperature=2"])
     assert [spec.label for spec in grid.methods] == ["student", "kd(temperature=2)"]
 
 
 def test_set_reaches_recipes() -> None:
-    grid = suite.narrow(suite.parse(BASE), settings=["recipe.batch_size=32", "teacher_recipe.epochs=7"])
+    grid = parse.narrow(parse.parse(BASE), settings=["recipe.batch_size=32", "teacher_recipe.epochs=7"])
     assert (grid.recipe.batch_size, grid.teacher_recipe.batch_size, grid.teacher_recipe.epochs) == (32, 64, 7)
 
 
@@ -174,18 +175,18 @@ def test_set_reaches_recipes() -> None:
 )
 def test_a_wrong_choice_is_answered_with_what_is_wrong(choice: dict, sentence: str) -> None:
     with pytest.raises(KDBenchError) as caught:
-        suite.narrow(suite.parse(BASE), **choice)
+        parse.narrow(parse.parse(BASE), **choice)
     assert sentence in str(caught.value)
 
 
 def test_epochs_leave_the_teachers_recipe_alone() -> None:
-    grid = suite.narrow(suite.parse(BASE), epochs=9)
+    grid = parse.narrow(parse.parse(BASE), epochs=9)
     assert (grid.recipe.epochs, grid.teacher_recipe.epochs) == (9, 2)
 
 
 def test_cells_of_one_cohort_share_teacher_data_and_seed() -> None:
     pairs = [*BASE["pairs"], {"teacher": "cifar_resnet14", "student": "cifar_resnet14"}]  # type: ignore[misc]
-    grid = suite.parse({**BASE, "pairs": pairs, "seeds": [0, 1]})
+    grid = parse.parse({**BASE, "pairs": pairs, "seeds": [0, 1]})
     keys = {(cell.seed, cell.cohort) for cell in grid.cells()}
     assert len(keys) == 2
 
@@ -200,7 +201,7 @@ def test_a_teacher_is_trained_from_other_random_numbers_than_a_student() -> None
 
 def test_all_stands_for_every_registered_method_and_keeps_the_suites_settings() -> None:
     table = {**BASE, "methods": ["all", {"name": "kd", "temperature": 2}, {"name": "kd", "temperature": 8}]}
-    specs = suite.parse(table).methods
+    specs = parse.parse(table).methods
     assert specs[0].name == "student"
     assert {spec.name for spec in specs} == set(registry.names())
     assert [spec.label for spec in specs if spec.name == "kd"] == ["kd(temperature=2)", "kd(temperature=8)"]

@@ -10,19 +10,20 @@ import pytest
 from rich.console import Console
 from torch import nn
 
-from kdbench import suite, tune, verdicts
+from kdbench import tune, verdicts
 from kdbench.errors import KDBenchError
 from kdbench.executors.local import LocalExecutor
 from kdbench.hardware.numerics import Numerics
 from kdbench.precision import numerics_of
 from kdbench.progress import Display
 from kdbench.records import Store
-from kdbench.suite import Cell
+from kdbench.suites import parse
+from kdbench.suites.grid import Cell
 
 
 @pytest.fixture
 def cells(tiny_suite: Path) -> list[Cell]:
-    return suite.load(str(tiny_suite)).cells()
+    return parse.load(str(tiny_suite)).cells()
 
 
 @pytest.fixture

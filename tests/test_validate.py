@@ -13,7 +13,6 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from kdbench import suite
 from kdbench.board import audit, schemas
 from kdbench.board.card import suite_table
 from kdbench.board.problem import shown
@@ -22,7 +21,8 @@ from kdbench.board.validate import validate
 from kdbench.cli import app
 from kdbench.errors import KDBenchError
 from kdbench.records import Record, migrated, read_record
-from kdbench.suite import identity
+from kdbench.suites import parse
+from kdbench.suites.grid import identity
 
 DOCS = Path(__file__).parents[1] / "docs" / "results.md"
 
@@ -31,7 +31,7 @@ DOCS = Path(__file__).parents[1] / "docs" / "results.md"
 def published(tiny_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The published tiny suite; never change it."""
     results = tmp_path_factory.mktemp("published")
-    return publish(suite.load(str(tiny_runs / "tiny.toml")), tiny_runs, results).folder
+    return publish(parse.load(str(tiny_runs / "tiny.toml")), tiny_runs, results).folder
 
 
 @pytest.fixture
@@ -345,7 +345,7 @@ def paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 @pytest.mark.parametrize("junk", [None, "x", -1, 1e999, [], {}, [{}], True], ids=repr)
 def test_no_record_is_so_broken_that_it_cannot_be_checked(published: Path, tiny_runs: Path, junk: Any) -> None:
-    table = suite_table(suite.load(str(tiny_runs / "tiny.toml")))
+    table = suite_table(parse.load(str(tiny_runs / "tiny.toml")))
     original = json.loads(record_of(published).read_text())
     for path in paths(original):
         record: Record = copy.deepcopy(original)

@@ -13,7 +13,7 @@ from kdbench.hardware.numerics import Numerics
 from kdbench.method import Batch, Network, Output, Shapes
 from kdbench.metrics import classification, group, logits_of
 from kdbench.seeding import derive_seed
-from kdbench.suite import DatasetSpec, Recipe
+from kdbench.suites.grid import DatasetSpec, Recipe
 from kdbench.tasks import Task, register_task
 
 VOCABULARY, LENGTH, CLASSES = 16, 12, 3

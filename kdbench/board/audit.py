@@ -8,7 +8,7 @@ from typing import Any
 
 from kdbench.board.problem import Problem, misfits
 from kdbench.records import Record
-from kdbench.suite import ENGINE, identity
+from kdbench.suites.grid import ENGINE, identity
 
 TEACHER_TOLERANCE = 0.5  # points by which a teacher's score may shift on another device or in another precision
 PERCENT = ("top1", "top5", "ece", "best_top1", "agreement")

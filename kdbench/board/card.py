@@ -13,7 +13,7 @@ from kdbench import registry
 from kdbench.board.problem import misfits
 from kdbench.errors import KDBenchError
 from kdbench.records import Record
-from kdbench.suite import Suite, plain
+from kdbench.suites.grid import Suite, plain
 
 VERSION = 1  # of the card's format
 Card = dict[str, Any]

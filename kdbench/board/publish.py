@@ -21,7 +21,7 @@ from kdbench.board.wide import wide_table
 from kdbench.errors import KDBenchError
 from kdbench.records import Record
 from kdbench.records.files import write_atomically
-from kdbench.suite import Suite
+from kdbench.suites.grid import Suite
 
 CURVES = "curves.parquet"
 PLOTS = ("pareto", "ranks", "heat")

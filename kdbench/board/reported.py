@@ -126,7 +126,7 @@ def parse_label(label: str) -> tuple[str, dict[str, Any]]:
     """`kd(temperature=2)` to `kd` and its hyperparameters.
 
     Raises:
-        KDBenchError: if the label is not as `kdbench.suite.MethodSpec` writes it.
+        KDBenchError: if the label is not as `kdbench.suites.grid.MethodSpec` writes it.
     """
     match = re.fullmatch(r"([a-z0-9_+]+)(?:\(([^()]+)\))?", label)
     pairs = [part.partition("=") for part in match[2].split(", ")] if match and match[2] else []

@@ -22,7 +22,7 @@ from rich.text import Text
 from kdbench.board.reported import TEACHER, Reported
 from kdbench.board.statistics import agreeing, summary
 from kdbench.records import Record
-from kdbench.suite import Cell
+from kdbench.suites.grid import Cell
 
 VERDICTS = ("reproduced", "above", "below", "not run", "not comparable")
 COLUMNS = (

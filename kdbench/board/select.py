@@ -8,7 +8,7 @@ from kdbench import registry
 from kdbench.errors import KDBenchError
 from kdbench.records import Record
 from kdbench.registry.digest import source_digest
-from kdbench.suite import Cell, digest
+from kdbench.suites.grid import Cell, digest
 
 
 def current(records: Sequence[Record], cells: Sequence[Cell]) -> list[Record]:

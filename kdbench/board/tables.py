@@ -16,9 +16,9 @@ from kdbench.board.runs import GROUP, PLACE, runs_table
 from kdbench.board.statistics import bootstrap, holm, paired, summary
 from kdbench.records import Record
 from kdbench.records.files import write_atomically
+from kdbench.suites.grid import BASELINES
 
 OVERALL = "overall"
-BASELINES = ("student", "kd")
 SCORES = ("top5", "nll", "ece", "agreement", "kl_to_teacher")  # means beside top-1
 COSTS = (
     "seconds_per_epoch",

@@ -25,7 +25,7 @@ from kdbench.board.tables import csv_bytes
 from kdbench.errors import KDBenchError
 from kdbench.records import Record, read_record
 from kdbench.registry.digest import source_digest
-from kdbench.suite import load
+from kdbench.suites.parse import load
 
 KEYS = {"runs.csv": [*GROUP, "seed"], "leaderboard_long.csv": GROUP, "leaderboard.csv": ["method"]}
 FIXED = ("datasets", "pairs", "seeds", "recipe", "teacher_recipe", "student_recipes", "teacher_recipes")

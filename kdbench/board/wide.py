@@ -13,17 +13,9 @@ from kdbench.board.grid import STATES, Grid, left_out, make_grid
 from kdbench.board.ranks import CriticalDifference, borda, critical_difference, place_ranks
 from kdbench.board.runs import place_name, runs_table
 from kdbench.board.statistics import summary
-from kdbench.board.tables import (
-    BASELINES,
-    DIFFERENCE,
-    correct,
-    difference_row,
-    mean_of,
-    ranked,
-    relative_row,
-    state_row,
-)
+from kdbench.board.tables import DIFFERENCE, correct, difference_row, mean_of, ranked, relative_row, state_row
 from kdbench.records import Record
+from kdbench.suites.grid import BASELINES
 
 
 def wide_table(

@@ -13,7 +13,7 @@ from kdbench.hardware import memory
 from kdbench.hardware.numerics import Numerics
 from kdbench.precision import numerics_of
 from kdbench.records import Store
-from kdbench.suite import Cell, digest, plain
+from kdbench.suites.grid import Cell, digest, plain
 from kdbench.tasks import Task
 from kdbench.teachers import Teachers
 

@@ -12,7 +12,7 @@ import torch
 
 from kdbench.errors import KDBenchError
 from kdbench.hardware import heap
-from kdbench.recipe import Recipe
+from kdbench.suites.recipe import Recipe
 
 # what allocators say that have no exception of their own: of CPUs, files, MPS, cuBLAS and cuDNN
 SIGNS = ("out of memory", "allocate memory", "not enough memory", "ALLOC_FAILED")

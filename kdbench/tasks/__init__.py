@@ -15,7 +15,7 @@ from torch import Tensor
 from kdbench.errors import unknown
 from kdbench.hardware.numerics import Numerics
 from kdbench.method import Batch, Dataset, Network
-from kdbench.suite import DatasetSpec, Recipe
+from kdbench.suites.grid import DatasetSpec, Recipe
 
 
 class TrainingSet(Dataset, Protocol):

@@ -14,7 +14,7 @@ from kdbench.hardware.numerics import Numerics
 from kdbench.method import Network
 from kdbench.metrics import classification, group, logits_of, reliability
 from kdbench.networks import create
-from kdbench.suite import DatasetSpec, Recipe
+from kdbench.suites.grid import DatasetSpec, Recipe
 from kdbench.taps import Taps
 from kdbench.tasks import Task, TrainingSet
 

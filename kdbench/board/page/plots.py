@@ -12,7 +12,7 @@ from typing import Any
 
 from kdbench.board.page.numbers import TIMES, known
 from kdbench.board.page.series import Curve, Reliability
-from kdbench.board.tables import BASELINES
+from kdbench.suites.grid import BASELINES
 
 Figure = dict[str, Any]
 BLANK: Figure = {"showlegend": False, "hovermode": "closest", "margin": {"l": 56, "r": 16, "t": 16, "b": 48}}

@@ -19,7 +19,7 @@ from kdbench.board.page.data import Board, Results
 from kdbench.board.page.numbers import MINUS, known
 from kdbench.board.page.plots import cost_key, cost_ticks, cost_title, short
 from kdbench.board.page.series import Curve, Reliability
-from kdbench.board.tables import BASELINES
+from kdbench.suites.grid import BASELINES
 
 # Okabe and Ito's colours, which all kinds of sight tell apart
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#4a4f57")

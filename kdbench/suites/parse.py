@@ -1,238 +1,24 @@
-"""Suites: a TOML file becomes a list of cells.
-
-A suite is datasets x pairs x methods x seeds and one recipe. Every key is checked; a wrong one is answered with the
-nearest right one. The file format is described in docs/suites.md.
-"""
+"""TODO."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from kdbench import registry, suites
 from kdbench.errors import KDBenchError, unknown
-from kdbench.recipe import Recipe
-from kdbench.registry.digest import source_digest
+from kdbench.suites.grid import PLAIN, DatasetSpec, MethodSpec, Pair, Suite, TeacherSpec
+from kdbench.suites.recipe import Recipe
 
-ENGINE = 1  # raise it when the loop, the networks or the data change what a cell's result would be
 ALL = "all"  # in a suite's `methods`: every registered one
+
 SEEDS = [0, 1, 2]  # of a suite that names none
-PLAIN = "student"  # the registered method that trains without distillation; teachers are trained by it
+
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class TeacherSpec:
-    """One teacher.
-
-    Attributes:
-        network: a timm name.
-        seed: which training of this network; a pool may name one network with several seeds.
-        weights: `"train"` (by kdbench, with the suite's teacher recipe), `"pretrained"` (timm's weights as they are),
-            or the path of a checkpoint file, which must have its `sha256` beside it.
-        mean, std: the input normalisation a checkpoint was trained with, if not the data set's.
-    """
-
-    network: str
-    seed: int = 0
-    weights: str = "train"
-    sha256: str = ""
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
-
-    def __str__(self) -> str:
-        return f"{self.network}@{self.seed}"
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A student, its teacher, the pool that multi-teacher methods use, and the networks between teacher and student
-    that methods with assistants train on the way, largest first.
-    """
-
-    teacher: TeacherSpec
-    student: str
-    pool: tuple[TeacherSpec, ...] = ()
-    assistants: tuple[str, ...] = ()
-    name: str = ""
-
-    def __str__(self) -> str:
-        return self.name or f"{self.teacher.network} -> {self.student}"
-
-
-@dataclass(frozen=True)
-class DatasetSpec:
-    """A data set by name, the task it belongs to (see kdbench.tasks), and what is done to it."""
-
-    name: str
-    task: str = "image"
-    protocol: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class MethodSpec:
-    """A method by registered name, the hyperparameters that differ from its defaults, and what tables call it if they
-    are not to name these.
-    """
-
-    name: str
-    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
-    title: str = ""
-
-    @property
-    def label(self) -> str:
-        """How tables call it: `kd`, or `kd(temperature=2)`."""
-        if self.title:
-            return self.title
-        plain = {key: f"{v:g}" if isinstance(v, float) else v for key, v in sorted(self.hyperparameters.items())}
-        values = ", ".join(f"{key}={value}" for key, value in plain.items())
-        return f"{self.name}({values})" if values else self.name
-
-
-@dataclass(frozen=True, eq=False)
-class Cell:
-    """One point of the grid; everything that decides its result, and nothing else, is in `config`."""
-
-    suite: str
-    dataset: DatasetSpec
-    pair: Pair
-    method: MethodSpec
-    seed: int
-    recipe: Recipe
-    teacher_recipes: tuple[Recipe, ...] = ()  # one a teacher of `teachers`
-    role: str = "student"  # "teacher" while a teacher is trained: other initial weights and batches than a student's
-
-    @property
-    def teachers(self) -> tuple[TeacherSpec, ...]:
-        """The pair's teacher, and the rest of the pool where the method uses it."""
-        from kdbench.method import MultiTeacherMethod  # not at the top: it loads torch
-
-        cls = registry.get(self.method.name)
-        return self.pair.pool if issubclass(cls, MultiTeacherMethod) and self.pair.pool else (self.pair.teacher,)
-
-    @cached_property
-    def config(self) -> dict[str, Any]:
-        """The record's `cell`: plain values only."""
-        cls = registry.get(self.method.name)
-        return {
-            **self._assistants(),
-            "role": self.role,
-            "dataset": self.dataset.name,
-            "task": self.dataset.task,
-            "protocol": plain(self.dataset.protocol),
-            "pair": str(self.pair),
-            "teachers": [plain(dataclasses.asdict(teacher)) for teacher in self.teachers],
-            "teacher_recipes": [plain(dataclasses.asdict(r)) for r in self.teacher_recipes[: len(self.teachers)]],
-            "student": self.pair.student,
-            "method": {
-                "name": cls.info.name,
-                "label": self.method.label,
-                "family": cls.info.family,
-                "hyperparameters": plain(registry.resolve(self.method.name, dict(self.method.hyperparameters))),
-                "source": source_digest(cls),
-            },
-            "seed": self.seed,
-            "recipe": plain(dataclasses.asdict(self.recipe)),
-        }
-
-    def _assistants(self) -> dict[str, Any]:
-        """Those of the pair's assistants that the method trains; nothing for methods without."""
-        members = registry.create(self.method.name, dict(self.method.hyperparameters)).members()
-        count = members.count("assistant")
-        return {"assistants": list(self.pair.assistants[:count])} if count else {}
-
-    @cached_property
-    def id(self) -> str:
-        return identity(self.config)
-
-    def training_of(self, teacher: TeacherSpec) -> Cell:
-        """The cell that trains one of this cell's teachers; its id names the teacher's weights."""
-        recipe = self.teacher_recipes[self.teachers.index(teacher)]
-        pair = Pair(teacher, teacher.network, name=str(teacher))
-        return Cell("teachers", self.dataset, pair, MethodSpec(PLAIN), teacher.seed, recipe, (), role="teacher")
-
-    @property
-    def cohort(self) -> str:
-        """Cells with the same key train side by side: same data, same batches, same teachers, same seed."""
-        recipe = self.recipe
-        return digest(
-            {
-                "data": [
-                    self.dataset.task,
-                    self.dataset.name,
-                    plain(self.dataset.protocol),
-                    recipe.image_size,
-                    list(recipe.augment),
-                ],
-                "batches": [recipe.batch_size, recipe.epochs, recipe.precision],
-                "teacher": plain(dataclasses.asdict(self.pair.teacher)),
-                "teacher_recipe": plain(dataclasses.asdict(self.teacher_recipes[0])) if self.teacher_recipes else None,
-                "seed": self.seed,
-            }
-        )
-
-
-@dataclass(frozen=True)
-class Suite:
-    """The grid and its recipe."""
-
-    name: str
-    datasets: tuple[DatasetSpec, ...]
-    pairs: tuple[Pair, ...]
-    methods: tuple[MethodSpec, ...]
-    seeds: tuple[int, ...]
-    recipe: Recipe
-    teacher_recipe: Recipe
-    student_recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    teacher_recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    description: str = ""
-
-    def cells(self) -> list[Cell]:
-        """Every point of the grid, cohorts together, in the suite's order."""
-        return [
-            Cell(self.name, dataset, pair, method, seed, self._recipe(pair), self._teacher_recipes(pair))
-            for dataset in self.datasets
-            for pair in self.pairs
-            for seed in self.seeds
-            for method in self.methods
-        ]
-
-    def _recipe(self, pair: Pair) -> Recipe:
-        return dataclasses.replace(self.recipe, **self.student_recipes.get(pair.student, {}))
-
-    def _teacher_recipes(self, pair: Pair) -> tuple[Recipe, ...]:
-        teachers = pair.pool or (pair.teacher,)
-        changes = [self.teacher_recipes.get(teacher.network, {}) for teacher in teachers]
-        return tuple(dataclasses.replace(self.teacher_recipe, **change) for change in changes)
-
-
-def plain(value: Any) -> Any:
-    """Tuples and mappings as JSON has them."""
-    if isinstance(value, Mapping):
-        return {key: plain(value[key]) for key in sorted(value)}
-    if isinstance(value, tuple | list):
-        return [plain(item) for item in value]
-    return value
-
-
-def identity(config: Mapping[str, Any], engine: int = ENGINE) -> str:
-    """A cell's id, from its record's `cell`: 16 hex digits over all that decides the result."""
-    method = {key: value for key, value in config["method"].items() if key not in ("label", "family")}
-    decisive = {key: value for key, value in config.items() if key != "pair"}  # a name; its networks are there
-    return digest({**decisive, "method": method, "engine": engine})
-
-
-def digest(value: Any) -> str:
-    """16 hex digits of a plain value."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def load(name_or_path: str) -> Suite:
