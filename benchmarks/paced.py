@@ -22,7 +22,7 @@ from kdbench.precision import numerics_of
 from kdbench.records import Store
 from kdbench.suites.grid import Cell, DatasetSpec, MethodSpec, Pair, Recipe, TeacherSpec
 from kdbench.tasks import Task
-from kdbench.tasks.image import ImageTask
+from kdbench.tasks.image.task import ImageTask
 from kdbench.trial import RandomTeachers
 
 # as in the suites

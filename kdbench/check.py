@@ -18,9 +18,9 @@ from rich.console import Console
 from torch import Tensor
 
 from kdbench import registry
-from kdbench.metrics import logits_of
 from kdbench.records import Record
 from kdbench.suites.grid import PLAIN
+from kdbench.tasks.metrics import logits_of
 from kdbench.trial import FP32, Bench
 
 # the pairs that a method trains on or gives the reason why it cannot

@@ -19,11 +19,11 @@ from kdbench.hardware.clock import Clock
 from kdbench.hardware.numerics import Numerics
 from kdbench.latency import latencies
 from kdbench.method import Batch, Method, Network, Output
-from kdbench.metrics import deployed_cost
 from kdbench.seeding import seed_all
 from kdbench.suites.grid import Cell, Recipe
 from kdbench.taps import declared, taps_of
 from kdbench.tasks import Task, TrainingSet
+from kdbench.tasks.metrics import deployed_cost
 
 
 class NonFinite(Exception):  # noqa: N818  (a verdict)
@@ -74,7 +74,7 @@ class Learner:
         clock: this learner's own time, without the shared batch and teacher.
         seconds: what the clock has counted in all epochs, and the learner's part in the shared work.
         joules: the energy of that, where the device counts it.
-        reliability: of the deployed network after the last epoch, see `kdbench.metrics.reliability`.
+        reliability: of the deployed network after the last epoch, see `kdbench.tasks.metrics.reliability`.
     """
 
     def __init__(

@@ -25,8 +25,8 @@ from torch.utils._pytree import tree_leaves
 from kdbench.hardware import memory
 from kdbench.learner import Learner
 from kdbench.method import Batch
-from kdbench.metrics import logits_of
 from kdbench.seeding import seeded
+from kdbench.tasks.metrics import logits_of
 
 FEW = 4  # samples of a real step, where a method decides by the numbers in its tensors
 SLACK = 1.25  # on a step, for what is no tensor: the workspaces of convolutions

@@ -33,9 +33,9 @@ from loops import (
 from torch import Tensor, nn
 
 from kdbench import Batch, KDBenchError, Network, NotApplicable, Output, registry
-from kdbench.metrics import deployed_cost
 from kdbench.networks import create
 from kdbench.registry.composition import split
+from kdbench.tasks.metrics import deployed_cost
 
 
 def labels(z: Tensor, data: Batch) -> Tensor:

@@ -9,7 +9,7 @@ import pytest
 
 from kdbench import registry, suites
 from kdbench.errors import KDBenchError
-from kdbench.suites import grid, parse
+from kdbench.suites import parse
 
 BASE = {
     "name": "s",
@@ -20,7 +20,7 @@ BASE = {
 }
 
 
-def only_cell(**changes: object) -> grid.Cell:
+def only_cell(**changes: object) -> Cell:
     table = {**BASE, "methods": ["kd"], "seeds": [0], **changes}
     return parse.parse(table).cells()[0]
 
@@ -56,7 +56,7 @@ def test_every_network_of_a_suite_exists(name: str) -> None:
 def test_the_cifar100_suite_holds_the_pairs_of_the_literature() -> None:
     grid = parse.load("cifar100")
     assert len(grid.pairs) == 17
-    assert grid.recipe == grid.Recipe(epochs=240, augment=("pad_crop:4", "flip"))
+    assert grid.recipe == Recipe(epochs=240, augment=("pad_crop:4", "flip"))
     rates = {cell.pair.student: cell.recipe.learning_rate for cell in grid.cells()}
     assert {student for student, rate in rates.items() if rate == 0.01} == {
         "cifar_mobilenetv2",
@@ -143,7 +143,7 @@ def test_what_decides_nothing_keeps_the_id(changes: dict) -> None:
 
 
 def test_a_multi_teacher_cell_depends_on_its_whole_pool() -> None:
-    def cell(second: str) -> grid.Cell:
+    def cell(second: str) -> Cell:
         pair = {"teacher": "cifar_resnet14", "student": "cifar_resnet8", "pool": ["cifar_resnet14", second]}
         return only_cell(methods=["aver_mkd"], pairs=[pair])
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from kdbench.hardware.numerics import Numerics
 from kdbench.method import Batch, Network, Output, Shapes
-from kdbench.metrics import classification, group, logits_of
 from kdbench.seeding import derive_seed
 from kdbench.suites.grid import DatasetSpec, Recipe
 from kdbench.tasks import Task, register_task
+from kdbench.tasks.metrics import classification, group, logits_of
 
 VOCABULARY, LENGTH, CLASSES = 16, 12, 3
 

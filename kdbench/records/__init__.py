@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import json
-import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 

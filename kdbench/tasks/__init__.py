@@ -70,7 +70,7 @@ TaskFactory = Callable[[DatasetSpec, Recipe, Numerics, Path | None, bool], Task]
 
 
 def _image(dataset: DatasetSpec, recipe: Recipe, numerics: Numerics, root: Path | None, download: bool) -> Task:
-    from kdbench.tasks.image import ImageTask
+    from kdbench.tasks.image.task import ImageTask
 
     return ImageTask(dataset, recipe, numerics, root, download)
 

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from kdbench.data import load_data, make_loader
 from kdbench.hardware.numerics import Numerics
 from kdbench.method import Network
-from kdbench.metrics import classification, group, logits_of, reliability
 from kdbench.networks import create
 from kdbench.suites.grid import DatasetSpec, Recipe
 from kdbench.taps import Taps
 from kdbench.tasks import Task, TrainingSet
+from kdbench.tasks.metrics import classification, group, logits_of, reliability
 
 
 class ImageTask(Task):
