@@ -22,9 +22,9 @@ from benchmarks import reference
 from benchmarks.paced import CIFAR, Workshop, synchronize
 from benchmarks.setting import Setting
 from kdbench import Batch
-from kdbench.data import StreamLoader, load
-from kdbench.data.workers import Epochs, Samples
 from kdbench.hardware.numerics import Numerics
+from kdbench.tasks.image.data import StreamLoader, load
+from kdbench.tasks.image.data.workers import Epochs, Samples
 
 PASSES = 4  # over the training images in a round
 VIEWS = {"as it is": False, "and its strong view": True}

@@ -7,7 +7,9 @@ import torch
 import torch.nn.functional as F
 from torchvision.transforms import v2
 
-from kdbench.data.augment import (
+from kdbench.errors import KDBenchError
+from kdbench.seeding import generator
+from kdbench.tasks.image.data.augment import (
     RAND_AUGMENT,
     UNSIGNED,
     Augment,
@@ -16,8 +18,6 @@ from kdbench.data.augment import (
     rand_augment,
     strong_spec,
 )
-from kdbench.errors import KDBenchError
-from kdbench.seeding import generator
 
 
 def images(batch: int = 16, channels: int = 3, size: int = 12) -> torch.Tensor:

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from kdbench.data import DeviceLoader, ImageData, load, make_loader
 from kdbench.errors import KDBenchError
 from kdbench.method import Batch
 from kdbench.seeding import derive_seed, generator, seed_all, seeded
+from kdbench.tasks.image.data import DeviceLoader, ImageData, load, make_loader
 
 AUGMENT = ("pad_crop:1", "flip", "cutout:2")
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kdbench.data import ImageData, StreamedData, load_data
-from kdbench.data.sets import Images
 from kdbench.errors import KDBenchError
 from kdbench.seeding import generator
 from kdbench.tasks import protocols
+from kdbench.tasks.image.data import ImageData, StreamedData, load_data
+from kdbench.tasks.image.data.sets import Images
 
 
 def draws() -> torch.Generator:

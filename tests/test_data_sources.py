@@ -16,8 +16,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST
 
-from kdbench.data import ImageData, StreamedData, data_root, fashion_mnist, load, load_data
 from kdbench.errors import KDBenchError
+from kdbench.tasks.image.data import ImageData, StreamedData, data_root, fashion_mnist, load, load_data
 
 
 def write_image(path: Path, colour: tuple[int, int, int] = (200, 30, 60), size: tuple[int, int] = (20, 16)) -> None:

@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from kdbench.data import DeviceLoader, StreamedData, StreamLoader, load, make_loader
 from kdbench.errors import KDBenchError
 from kdbench.method import Batch
+from kdbench.tasks.image.data import DeviceLoader, StreamedData, StreamLoader, load, make_loader
 
 
 @pytest.fixture(scope="module")

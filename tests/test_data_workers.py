@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from kdbench.data import StreamedData, StreamLoader
 from kdbench.errors import KDBenchError
 from kdbench.method import Batch
+from kdbench.tasks.image.data import StreamedData, StreamLoader
 
 TRAIN, TEST, BATCH = 22, 10, 4  # the last training batch is not full
 PATIENCE = 60  # seconds; only a test that fails waits so long

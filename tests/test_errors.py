@@ -318,7 +318,7 @@ def test_a_data_set_that_is_absent_and_cannot_be_fetched_is_refused(
         raise urllib.error.URLError("no route to host")
 
     monkeypatch.setattr("urllib.request.urlopen", no_internet)
-    monkeypatch.setattr("kdbench.data.fashion_mnist.DEBIAN_FOLDER", tmp_path / "no-such-package")
+    monkeypatch.setattr("kdbench.tasks.image.data.fashion_mnist.DEBIAN_FOLDER", tmp_path / "no-such-package")
     outcome = run("--data", tmp_path / "data", text=changed('"digits"', f'"{name}"'))
     outcome.refuses(f"dataset {name!r} is not in the data folder '{tmp_path / 'data'}", "KDBENCH_DATA or --data")
 

@@ -34,10 +34,10 @@ from torch import Tensor, nn
 
 from kdbench import Batch, KDBenchError, NotApplicable, Output, Shapes, registry
 from kdbench.connectors import evaluating, pixel_range, require_images, require_memory
-from kdbench.data import load
-from kdbench.data.loader import DeviceLoader
 from kdbench.methods.inputs import bss, ig_kd
 from kdbench.methods.relations import dlkd
+from kdbench.tasks.image.data import load
+from kdbench.tasks.image.data.loader import DeviceLoader
 from kdbench.trial import FP32, Bench
 
 SIDE = 6

@@ -19,7 +19,7 @@ from typing import Any
 
 from kdbench.info import Info, Paper
 
-# what `kdbench.data.load` knows
+# what `kdbench.tasks.image.data.load` knows
 DATASETS = ("digits", "fashion_mnist", "cifar10", "cifar100", "tiny_imagenet", "imagenet", "folder:PATH", "timm:NAME")
 GROUP = "kdbench.methods"  # the package, and the entry points of other packages
 TRAITS = ("needs", "min_teachers")  # what a list shows of a class beside its entry

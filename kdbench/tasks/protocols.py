@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdbench.data.sets import Data
 from kdbench.errors import KDBenchError, unknown
 from kdbench.seeding import generator
+from kdbench.tasks.image.data.sets import Data
 
 KINDS = {"imbalance": ("exponential",), "label_noise": ("symmetric", "pairflip")}
 # Key -> (what it must be, whether a value is that), beside the optional `seed` and the `kind` of `KINDS`.

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdbench.data import load_data, make_loader
 from kdbench.hardware.numerics import Numerics
 from kdbench.method import Network
 from kdbench.networks import create
 from kdbench.suites.grid import DatasetSpec, Recipe
 from kdbench.taps import Taps
 from kdbench.tasks import Task, TrainingSet
+from kdbench.tasks.image.data import load_data, make_loader
 from kdbench.tasks.metrics import classification, group, logits_of, reliability
 
 

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from kdbench.data.loader import Order
-from kdbench.data.sets import Images
 from kdbench.seeding import seeded
+from kdbench.tasks.image.data.loader import Order
+from kdbench.tasks.image.data.sets import Images
 
 Sample = tuple[tuple[int, ...], int, int]  # what seeds its crops, how many views of it, its index
 

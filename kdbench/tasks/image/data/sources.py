@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from kdbench.data import cifar, digits, fashion_mnist, folder, timm_sets, tiny_imagenet
-from kdbench.data.sets import Data
 from kdbench.errors import KDBenchError, unknown
 from kdbench.registry.catalogue import DATASETS
+from kdbench.tasks.image.data import cifar, digits, fashion_mnist, folder, timm_sets, tiny_imagenet
+from kdbench.tasks.image.data.sets import Data
 
 
 def data_root(root: str | Path | None = None) -> Path:

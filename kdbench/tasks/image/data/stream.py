@@ -14,11 +14,11 @@ from typing import Any
 from timm.data import create_transform
 from torch import Tensor
 
-from kdbench.data.augment import parse
-from kdbench.data.loader import Loader
-from kdbench.data.sets import STORED_SIZE, Images, StreamedData, centre_transform
-from kdbench.data.workers import Epochs, InOrder, Passes, Workers
 from kdbench.errors import KDBenchError
+from kdbench.tasks.image.data.augment import parse
+from kdbench.tasks.image.data.loader import Loader
+from kdbench.tasks.image.data.sets import STORED_SIZE, Images, StreamedData, centre_transform
+from kdbench.tasks.image.data.workers import Epochs, InOrder, Passes, Workers
 
 CROP_PCT = 0.875  # ImageNet's custom: resize the short side to image_size / 0.875, then cut out the middle
 MAX_WORKERS = 8

@@ -7,7 +7,7 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from kdbench.data.sets import STORED_SIZE, ImageData, channel_statistics, resize
+from kdbench.tasks.image.data.sets import STORED_SIZE, ImageData, channel_statistics, resize
 
 
 def load(image_size: int | None = None) -> ImageData:

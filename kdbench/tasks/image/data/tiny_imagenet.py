@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
-from kdbench.data.absent import absent
-from kdbench.data.folder import ImageFiles
-from kdbench.data.sets import StreamedData
 from kdbench.errors import KDBenchError
+from kdbench.tasks.image.data.absent import absent
+from kdbench.tasks.image.data.folder import ImageFiles
+from kdbench.tasks.image.data.sets import StreamedData
 
 FOLDER = "tiny-imagenet-200"
 # The field's statistics of the training set.

@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdbench.data.augment import Augment, strong_spec, take
-from kdbench.data.sets import Data, ImageData
 from kdbench.errors import KDBenchError
 from kdbench.method import Batch
 from kdbench.seeding import generator
+from kdbench.tasks.image.data.augment import Augment, strong_spec, take
+from kdbench.tasks.image.data.sets import Data, ImageData
 
 SMALLEST_TEST_BATCH = 512
 # How many numbers of uint8 images are augmented at a time: few batches of small images, so that the time goes into the
@@ -82,7 +82,7 @@ class Loader(ABC):
         """Make a loader.
 
         Args:
-            augment: names of `kdbench.data.augment`, e.g. `("pad_crop:4", "flip")`.
+            augment: names of `kdbench.tasks.image.data.augment`, e.g. `("pad_crop:4", "flip")`.
             drop_last: drop a last batch that is not full. Otherwise only a last batch of a single sample is dropped,
                 because BatchNorm cannot train on it.
             strong: give each batch a second view with RandAugment.

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kdbench.data.loader import DeviceLoader, Loader
-from kdbench.data.sets import Data, ImageData, StreamedData
-from kdbench.data.sources import DATASETS, data_root, load
-from kdbench.data.stream import StreamLoader
 from kdbench.tasks import protocols
+from kdbench.tasks.image.data.loader import DeviceLoader, Loader
+from kdbench.tasks.image.data.sets import Data, ImageData, StreamedData
+from kdbench.tasks.image.data.sources import DATASETS, data_root, load
+from kdbench.tasks.image.data.stream import StreamLoader
 
 __all__ = ["DATASETS", "Data", "DeviceLoader", "ImageData", "Loader", "StreamLoader", "StreamedData", "data_root",
            "load", "load_data", "make_loader"]  # fmt: skip

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.datasets import FashionMNIST
 
-from kdbench.data.absent import absent, attempt
-from kdbench.data.sets import STORED_SIZE, ImageData, channel_statistics, resize
 from kdbench.errors import KDBenchError
+from kdbench.tasks.image.data.absent import absent, attempt
+from kdbench.tasks.image.data.sets import STORED_SIZE, ImageData, channel_statistics, resize
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 PADDED = 32  # px; the field pads the 28x28 images by 2 on each side so that they can be halved five times

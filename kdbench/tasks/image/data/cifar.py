@@ -8,9 +8,9 @@ import torch
 from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.datasets.utils import check_integrity
 
-from kdbench.data.absent import absent, attempt
-from kdbench.data.sets import STORED_SIZE, ImageData, resize
 from kdbench.errors import KDBenchError
+from kdbench.tasks.image.data.absent import absent, attempt
+from kdbench.tasks.image.data.sets import STORED_SIZE, ImageData, resize
 
 # The field's statistics of the training sets (CIFAR-100's as in CRD).
 STATISTICS = {

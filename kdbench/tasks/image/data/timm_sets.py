@@ -15,10 +15,10 @@ from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_dataset
 from torch import Tensor
 
-from kdbench.data.absent import attempt
-from kdbench.data.folder import IMAGE_SIZE
-from kdbench.data.sets import StreamedData
 from kdbench.errors import KDBenchError, unknown
+from kdbench.tasks.image.data.absent import attempt
+from kdbench.tasks.image.data.folder import IMAGE_SIZE
+from kdbench.tasks.image.data.sets import StreamedData
 
 # torchvision's sets that timm.data.create_dataset does not know: class, splits to train on, split to test on.
 TORCHVISION: dict[str, tuple[str, tuple[str, ...], str]] = {

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_dataset
 
-from kdbench.data.absent import absent
-from kdbench.data.sets import StreamedData
 from kdbench.errors import KDBenchError
+from kdbench.tasks.image.data.absent import absent
+from kdbench.tasks.image.data.sets import StreamedData
 
 TRAIN_FOLDERS = ("train", "training")
 TEST_FOLDERS = ("val", "validation", "valid", "test")
