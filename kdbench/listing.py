@@ -35,7 +35,7 @@ def print_list(console: Console, what: str, papers: bool = False) -> None:
     elif what == "suites":
         console.print(_suites())
     elif what == "networks":
-        from kdbench.networks import list_networks
+        from kdbench.tasks.image.networks import list_networks
 
         print("\n".join(list_networks()))
     else:

@@ -11,10 +11,11 @@ import timm
 import torch
 from torch import nn
 
-from kdbench import networks, verdicts  # noqa: F401  (networks: registers the CIFAR networks with timm)
+from kdbench import verdicts
 from kdbench.hardware.machine import multiplies_tiles
 from kdbench.hardware.numerics import Numerics, resolve
 from kdbench.suites.grid import Cell
+from kdbench.tasks.image import networks  # noqa: F401  (networks: registers the CIFAR networks with timm)
 
 LONG = 50  # epochs: for fewer, compiling may take longer than it saves
 

@@ -302,8 +302,6 @@ def _pair(row: Reported, grid: Suite) -> Pair:
     if all(dataset.task == "image" for dataset in grid.datasets):
         import timm
 
-        import kdbench.networks  # noqa: F401  (registers the CIFAR networks with timm)
-
         for network in (row.teacher, row.student):
             if not timm.is_model(network.partition(".")[0]):
                 raise KDBenchError(f"kdbench has no network {network!r}")

@@ -15,11 +15,11 @@ from kdbench.cohort import Cohort
 from kdbench.hardware.numerics import Numerics
 from kdbench.learner import Learner
 from kdbench.method import Batch, Network
-from kdbench.networks import create
 from kdbench.records import Record, Store
 from kdbench.seeding import derive_seed, seed_all
 from kdbench.suites.grid import Cell, DatasetSpec, MethodSpec, Pair, Recipe, TeacherSpec
 from kdbench.tasks import Task
+from kdbench.tasks.image.networks import create
 from kdbench.tasks.metrics import classification, group, logits_of
 from kdbench.teachers import Teachers
 

@@ -17,7 +17,8 @@ from benchmarks import reference, report
 from benchmarks.figures import Results
 from benchmarks.setting import SIX
 from benchmarks.targets import START_UP
-from kdbench import Batch, Output, networks, registry
+from kdbench import Batch, Output, registry
+from kdbench.tasks.image import networks
 
 ROOT = Path(__file__).parents[1]
 SHAPES: dict[str, Any] = {"num_classes": 100, "in_chans": 3, "input_size": (3, 32, 32)}

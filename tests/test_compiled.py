@@ -13,8 +13,8 @@ from torch import Tensor, fx
 
 from kdbench.hardware import compiled as compiled_module
 from kdbench.hardware.compiled import Compiled
-from kdbench.networks import TimmNetwork, create
 from kdbench.taps import Taps
+from kdbench.tasks.image.networks import TimmNetwork, create
 from kdbench.trial import FP32, Bench
 
 BATCH = 4

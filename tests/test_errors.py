@@ -22,9 +22,9 @@ import torch
 
 from kdbench import cli
 from kdbench.executors.local import LocalExecutor
-from kdbench.networks import create
 from kdbench.records.lock import locked
 from kdbench.suites import parse
+from kdbench.tasks.image.networks import create
 
 SUITE = """
 name = "tiny"

@@ -33,7 +33,7 @@ from loops import (
 from torch import Tensor, nn
 
 from kdbench import Batch, KDBenchError, NotApplicable, Output, Shapes, registry
-from kdbench.networks import create
+from kdbench.tasks.image.networks import create
 
 Shape = tuple[int, ...]
 

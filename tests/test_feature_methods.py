@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from kdbench import Batch, KDBenchError, NotApplicable, Output, registry
 from kdbench.method import Network
-from kdbench.networks import create
+from kdbench.tasks.image.networks import create
 from kdbench.tasks.metrics import deployed_cost
 
 

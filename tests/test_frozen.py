@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kdbench.frozen import folded, light
 from kdbench.hardware.numerics import Numerics
 from kdbench.method import Network, Output
-from kdbench.networks import create
+from kdbench.tasks.image.networks import create
 
 NUMERICS = Numerics(torch.device("cpu"), "bf16")
 EXAMPLE = torch.zeros(1, 3, 32, 32)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from kdbench import Batch, Method, MultiTeacherMethod, MutualMethod, registry
 from kdbench.connectors import norm
-from kdbench.networks import create
+from kdbench.tasks.image.networks import create
 
 Golden = dict[str, Tensor]
 

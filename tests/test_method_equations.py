@@ -34,7 +34,7 @@ from loops import (
 from torch import Tensor, nn
 
 from kdbench import Batch, NotApplicable, Output, registry
-from kdbench.networks import create
+from kdbench.tasks.image.networks import create
 
 # ---------------------------------------------------------------------------------------------- student
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kdbench.errors import KDBenchError
 from kdbench.method import Output
-from kdbench.networks import CifarNet, TimmNetwork, create
+from kdbench.tasks.image.networks import CifarNet, TimmNetwork, create
 
 # Parameters (100 classes), stem, stage maps and embedding, measured on the networks of CRD's published code for
 # 32-pixel images; the tables of the literature rest on them.

@@ -69,8 +69,6 @@ def test_a_label_of_the_tables_is_the_label_of_our_own_tables(rows: list[Reporte
 def test_cifar_networks_have_kdbenchs_names(rows: list[Reported]) -> None:
     import timm
 
-    import kdbench.networks  # noqa: F401
-
     absent = {"cifar_shufflenetv2_x1_5", "cifar_wrn_28_4", "cifar_wrn_16_4", "cifar_wrn_28_2", "cifar_resnet18"}
     absent |= {"cifar_pyramidnet200", "cifar_pyramidnet110"}
     named = {name for row in rows for network in (row.teacher, row.student) for name in network.split("+")}

@@ -36,7 +36,7 @@ from kdbench.check import Bench
 from kdbench.learner import Learner
 from kdbench.methods.multi_head.one import ensemble_kl
 from kdbench.methods.mutual.kdcl import TARGETS
-from kdbench.networks import create
+from kdbench.tasks.image.networks import create
 from kdbench.tasks.metrics import deployed_cost
 
 MAPS = ((3, 8, 8), (4, 4, 4), (5, 2, 2))

@@ -33,8 +33,8 @@ from loops import (
 from torch import Tensor, nn
 
 from kdbench import Batch, KDBenchError, Network, NotApplicable, Output, registry
-from kdbench.networks import create
 from kdbench.registry.composition import split
+from kdbench.tasks.image.networks import create
 from kdbench.tasks.metrics import deployed_cost
 
 

@@ -45,9 +45,9 @@ def test_imagenet_trains_with_the_ramps_and_weights_of_the_authors_configuration
 def test_every_network_of_a_suite_exists(name: str) -> None:
     import timm
 
-    import kdbench.networks
+    import kdbench.tasks.image.networks
 
-    known = set(kdbench.networks.list_networks())
+    known = set(kdbench.tasks.image.networks.list_networks())
     for pair in parse.load(name).pairs:
         for network in (pair.student, pair.teacher.network, *(t.network for t in pair.pool)):
             assert network.partition(".")[0] in known or timm.is_model(network)

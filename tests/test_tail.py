@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from kdbench import NotApplicable
-from kdbench.networks import create
+from kdbench.tasks.image.networks import create
 
 SIZES = {
     "cifar_resnet8": 32, "cifar_wrn_16_1": 32, "cifar_vgg8": 32, "cifar_mobilenetv2": 32, "cifar_shufflenetv1": 32,

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdbench import Batch, Method, Output, register, registry
-from kdbench.networks import create
 from kdbench.taps import Taps, Undeclared, declared, reduced, taps_of
+from kdbench.tasks.image.networks import create
 from kdbench.trial import Bench
 
 pytestmark = pytest.mark.usefixtures("temporary")

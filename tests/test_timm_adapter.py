@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.errors import KDBenchError
-from kdbench.networks import CifarNet, TimmNetwork, create, list_networks
-from kdbench.networks.cifar_base import CIFAR_MEAN, CIFAR_STD
+from kdbench.tasks.image.networks import CifarNet, TimmNetwork, create, list_networks
+from kdbench.tasks.image.networks.cifar_base import CIFAR_MEAN, CIFAR_STD
 
 # a small network of each of these families, beside timm's test networks, which test_networks.py has
 FAMILIES = (

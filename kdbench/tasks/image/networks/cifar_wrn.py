@@ -8,7 +8,16 @@ import torch
 from timm.models import register_model
 from torch import Tensor, nn
 
-from kdbench.networks.cifar_base import CifarNet, Taps, build, cifar_cfgs, conv1x1, conv3x3, norm_relu, scaled
+from kdbench.tasks.image.networks.cifar_base import (
+    CifarNet,
+    Taps,
+    build,
+    cifar_cfgs,
+    conv1x1,
+    conv3x3,
+    norm_relu,
+    scaled,
+)
 
 default_cfgs = cifar_cfgs("cifar_wrn_16_1", "cifar_wrn_16_2", "cifar_wrn_40_1", "cifar_wrn_40_2")
 

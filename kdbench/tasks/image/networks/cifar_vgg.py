@@ -8,7 +8,7 @@ import torch
 from timm.models import register_model
 from torch import Tensor, nn
 
-from kdbench.networks.cifar_base import CifarNet, Taps, build, cifar_cfgs, init_small, norm_relu, scaled
+from kdbench.tasks.image.networks.cifar_base import CifarNet, Taps, build, cifar_cfgs, init_small, norm_relu, scaled
 
 # convolutions of each block, by the network's depth
 DEPTHS = {8: (1, 1, 1, 1, 1), 11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}

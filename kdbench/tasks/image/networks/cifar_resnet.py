@@ -7,7 +7,7 @@ from typing import Any
 from timm.models import register_model
 from torch import Tensor, nn
 
-from kdbench.networks.cifar_base import (
+from kdbench.tasks.image.networks.cifar_base import (
     CifarNet,
     Taps,
     build,

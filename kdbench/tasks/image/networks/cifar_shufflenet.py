@@ -9,7 +9,16 @@ import torch.nn.functional as F
 from timm.models import register_model
 from torch import Tensor, nn
 
-from kdbench.networks.cifar_base import CifarNet, Taps, build, cifar_cfgs, conv1x1, depthwise, norm_relu, run_stages
+from kdbench.tasks.image.networks.cifar_base import (
+    CifarNet,
+    Taps,
+    build,
+    cifar_cfgs,
+    conv1x1,
+    depthwise,
+    norm_relu,
+    run_stages,
+)
 
 STEM = 24  # channels of the stem in both versions
 

@@ -7,9 +7,9 @@ from typing import Any
 import timm
 
 from kdbench.errors import KDBenchError, unknown
-from kdbench.networks import cifar_mobilenet, cifar_resnet, cifar_shufflenet, cifar_vgg, cifar_wrn  # noqa: F401  (register)
-from kdbench.networks.adapter import Normalization, TimmNetwork, misfit
-from kdbench.networks.cifar_base import CifarNet
+from kdbench.tasks.image.networks import cifar_mobilenet, cifar_resnet, cifar_shufflenet, cifar_vgg, cifar_wrn  # noqa: F401  (register)
+from kdbench.tasks.image.networks.adapter import Normalization, TimmNetwork, misfit
+from kdbench.tasks.image.networks.cifar_base import CifarNet
 
 
 def list_networks() -> list[str]:

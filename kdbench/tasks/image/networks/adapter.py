@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from kdbench.errors import KDBenchError, NotApplicable
 from kdbench.method import Network, Output, Shapes
-from kdbench.networks import tail
-from kdbench.networks.cifar_base import CifarNet, Taps
+from kdbench.tasks.image.networks import tail
+from kdbench.tasks.image.networks.cifar_base import CifarNet, Taps
 
 Normalization = tuple[Sequence[float], Sequence[float]]
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.method import Output
-from kdbench.networks.cifar_base import CifarNet
-from kdbench.networks.cifar_vgg import CifarVGG
+from kdbench.tasks.image.networks.cifar_base import CifarNet
+from kdbench.tasks.image.networks.cifar_vgg import CifarVGG
 
 FRONT = ("conv1", "bn1", "act1", "maxpool", "stem")  # what timm's networks of stages run before the first of them
 
