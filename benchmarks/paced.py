@@ -13,16 +13,16 @@ from typing import Any
 
 import torch
 
-from kdbench.cohort import Cohort
 from kdbench.hardware.clock import Clock
 from kdbench.hardware.numerics import Numerics
-from kdbench.learner import Learner
 from kdbench.method import Network
-from kdbench.precision import numerics_of
 from kdbench.records import Store
 from kdbench.suites.grid import Cell, DatasetSpec, MethodSpec, Pair, Recipe, TeacherSpec
 from kdbench.tasks import Task
 from kdbench.tasks.image.task import ImageTask
+from kdbench.training.cohort import Cohort
+from kdbench.training.learner import Learner
+from kdbench.training.precision import numerics_of
 from kdbench.trial import RandomTeachers
 
 # as in the suites

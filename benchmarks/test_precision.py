@@ -9,8 +9,8 @@ from benchmarks.paced import Workshop, timed
 from benchmarks.setting import Setting
 from kdbench.hardware.machine import multiplies_bf16
 from kdbench.hardware.numerics import Numerics, resolve
-from kdbench.precision import numerics_of
 from kdbench.suites.grid import PLAIN
+from kdbench.training.precision import numerics_of
 
 # of the suites; the last three and timm's have grouped convolutions
 STUDENTS = (

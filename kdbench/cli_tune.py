@@ -22,7 +22,7 @@ def tune(
 
     from kdbench.records.lock import locked
     from kdbench.suites.parse import load, narrow
-    from kdbench.tune import tune as measure
+    from kdbench.training.tune import tune as measure
 
     words = [word.strip() for word in pairs.split(",") if word.strip()]
     with locked(out):

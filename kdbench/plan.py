@@ -19,7 +19,7 @@ from kdbench.hardware.numerics import Numerics
 from kdbench.records import Record, Store
 from kdbench.records.lock import is_locked
 from kdbench.suites.grid import Cell
-from kdbench.teachers import Teachers
+from kdbench.training.teachers import Teachers
 
 STATES = ("done", "running", "interrupted", "failed", "not applicable", "missing")
 
@@ -81,7 +81,7 @@ def print_plan(
 
 
 def _numerics(cell: Cell, device: str | None, compile: str) -> Numerics:
-    from kdbench.precision import numerics_of  # not at the top: it loads timm
+    from kdbench.training.precision import numerics_of  # not at the top: it loads timm
 
     return numerics_of(cell, device, compile)
 

@@ -14,7 +14,7 @@ from kdbench.suites.grid import Cell
 
 
 class Display:
-    """A `kdbench.cohort.Listener` for a terminal; where there is none it prints a line as each cell ends."""
+    """A `kdbench.training.cohort.Listener` for a terminal; where there is none it prints a line as each cell ends."""
 
     def __init__(self, console: Console, total: int, done: int) -> None:
         self.console = console

@@ -11,9 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdbench.cohort import Cohort
 from kdbench.hardware.numerics import Numerics
-from kdbench.learner import Learner
 from kdbench.method import Batch, Network
 from kdbench.records import Record, Store
 from kdbench.seeding import derive_seed, seed_all
@@ -21,7 +19,9 @@ from kdbench.suites.grid import Cell, DatasetSpec, MethodSpec, Pair, Recipe, Tea
 from kdbench.tasks import Task
 from kdbench.tasks.image.networks import create
 from kdbench.tasks.metrics import classification, group, logits_of
-from kdbench.teachers import Teachers
+from kdbench.training.cohort import Cohort
+from kdbench.training.learner import Learner
+from kdbench.training.teachers import Teachers
 
 FP32 = Numerics(torch.device("cpu"))
 # no decay: what moves had a gradient; clipped, since a paper's weight may be too much for an untrained teacher

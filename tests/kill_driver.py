@@ -15,8 +15,8 @@ import torch
 
 from kdbench import records
 from kdbench.cli import main
-from kdbench.cohort import Cohort
-from kdbench.learner import Learner
+from kdbench.training.cohort import Cohort
+from kdbench.training.learner import Learner
 
 torch.set_num_threads(1)
 left = int(sys.argv[2])

@@ -11,11 +11,12 @@ import torch.nn.functional as F
 import toy_task  # noqa: F401  (registers the task `tokens`)
 from torch import Tensor
 
-from kdbench import Batch, Method, Network, Output, learner, register
+from kdbench import Batch, Method, Network, Output, register
 from kdbench.executors.local import LocalExecutor
 from kdbench.progress import Display
 from kdbench.seeding import derive_seed, seed_all
 from kdbench.suites.parse import parse
+from kdbench.training import learner
 from kdbench.trial import Bench
 
 COHORT = ["student", "kd", "dml", "camkd", "sskd", "mhkd", "crd", "simkd"]
@@ -39,7 +40,7 @@ def test_a_cell_trains_to_the_same_bits_alone_and_in_a_cohort(tmp_path: Path) ->
 
 
 def test_the_teacher_runs_once_a_batch_whatever_the_cohorts_size(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kdbench.cohort import Teacher
+    from kdbench.training.teachers import Teacher
 
     calls = []
     real = Teacher.__call__
@@ -50,7 +51,7 @@ def test_the_teacher_runs_once_a_batch_whatever_the_cohorts_size(bench: Bench, m
 
 
 def test_a_cohort_that_needs_no_teacher_runs_none(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kdbench.cohort import Teacher
+    from kdbench.training.teachers import Teacher
 
     monkeypatch.setattr(Teacher, "__call__", lambda self, batch: pytest.fail("a teacher ran"))
     assert bench.run([bench.cell("student")])[0]["status"] == "done"

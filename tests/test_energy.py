@@ -12,7 +12,7 @@ from torch import nn
 
 from kdbench.hardware import energy
 from kdbench.hardware.energy import EnergyMeter
-from kdbench.latency import latencies
+from kdbench.training.cost import latencies
 from kdbench.trial import FP32
 
 CPU = torch.device("cpu")

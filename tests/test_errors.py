@@ -462,7 +462,7 @@ def test_a_cell_that_fails_gives_status_1_and_says_how_to_go_on(
     run: Command, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kd_record(finished).unlink()
-    from kdbench.learner import Learner
+    from kdbench.training.learner import Learner
 
     with monkeypatch.context() as patch:
         patch.setattr(Learner, "train_step", lambda *_: 1 / 0)

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from kdbench import Batch, KDBenchError, NotApplicable, Output, registry
 from kdbench.method import Network
 from kdbench.tasks.image.networks import create
-from kdbench.tasks.metrics import deployed_cost
+from kdbench.training.cost import deployed_cost
 
 
 def tensor(*shape: int) -> Tensor:

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kdbench.frozen import folded, light
 from kdbench.hardware.numerics import Numerics
 from kdbench.method import Network, Output
 from kdbench.tasks.image.networks import create
+from kdbench.training.folding import folded, light
 
 NUMERICS = Numerics(torch.device("cpu"), "bf16")
 EXAMPLE = torch.zeros(1, 3, 32, 32)

@@ -19,16 +19,16 @@ from test_stop_anywhere import without_times
 from torch import Tensor, nn
 
 from kdbench import Batch, Method, Output, register, registry, trial
-from kdbench.cohort import Cohort
 from kdbench.executors.local import LocalExecutor
 from kdbench.hardware import memory
-from kdbench.learner import Learner
 from kdbench.method import Step
 from kdbench.progress import Display
 from kdbench.records import Record, Store
-from kdbench.rehearsal import SLACK, _Alive, rehearse
 from kdbench.suites.grid import Cell
 from kdbench.suites.parse import parse
+from kdbench.training.cohort import Cohort
+from kdbench.training.footprint import SLACK, _Alive, rehearse
+from kdbench.training.learner import Learner
 from kdbench.trial import Bench
 
 CPU = torch.device("cpu")

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from kdbench import verdicts
-from kdbench.precision import LONG, layers_of, numerics_of
 from kdbench.suites.grid import Cell
+from kdbench.training import tuned
+from kdbench.training.precision import LONG, layers_of, numerics_of
 from kdbench.trial import Bench
 
 
@@ -102,8 +102,8 @@ def test_with_amx_what_the_user_says_stands(tmp_path: Path, choice: str) -> None
 @pytest.mark.usefixtures("_amx")
 def test_what_was_measured_stands_over_the_rule_for_amx(tmp_path: Path) -> None:
     one = longer(cell(tmp_path, "cifar_resnet8x4"))
-    student, _ = verdicts.settings_of(one, numerics_of(one, "cpu"))
-    verdicts.write(tmp_path, {student: {"compiled": False}})
+    student, _ = tuned.settings_of(one, numerics_of(one, "cpu"))
+    tuned.write(tmp_path, {student: {"compiled": False}})
     numerics = numerics_of(one, "cpu", runs=tmp_path)
     network, teacher = nn.Linear(2, 2), nn.Linear(2, 2).requires_grad_(False)
     network.name, teacher.name = "cifar_resnet8x4", one.pair.teacher.network  # type: ignore[assignment]

@@ -12,9 +12,9 @@ import torch
 
 from kdbench.errors import KDBenchError
 from kdbench.hardware.numerics import Numerics
-from kdbench.provenance import provenance, revision
 from kdbench.records import SCHEMA, Store, read_record
 from kdbench.records.files import write_atomically
+from kdbench.training.provenance import provenance, revision
 
 CPU = torch.device("cpu")
 RECORD = {"id": "abc", "status": "done", "cell": {"pair": "a → b"}, "schema": SCHEMA, "top1": 71.25}

@@ -33,11 +33,11 @@ from torch import Tensor, nn
 
 from kdbench import Batch, KDBenchError, NotApplicable, Output, registry
 from kdbench.check import Bench
-from kdbench.learner import Learner
 from kdbench.methods.multi_head.one import ensemble_kl
 from kdbench.methods.mutual.kdcl import TARGETS
 from kdbench.tasks.image.networks import create
-from kdbench.tasks.metrics import deployed_cost
+from kdbench.training.cost import deployed_cost
+from kdbench.training.learner import Learner
 
 MAPS = ((3, 8, 8), (4, 4, 4), (5, 2, 2))
 

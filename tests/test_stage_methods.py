@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from kdbench import Batch, KDBenchError, Network, NotApplicable, Output, registry
 from kdbench.registry.composition import split
 from kdbench.tasks.image.networks import create
-from kdbench.tasks.metrics import deployed_cost
+from kdbench.training.cost import deployed_cost
 
 
 def labels(z: Tensor, data: Batch) -> Tensor:

@@ -52,7 +52,9 @@ def test_a_finished_suite_is_shown_without_what_training_needs(tiny_runs: Path, 
     out = shutil.copytree(tiny_runs, tmp_path / "runs")
     before = {path: path.stat().st_mtime_ns for path in out.rglob("records/*.json")}
     modules = loaded_by(*command.split(), str(out / "tiny.toml"), "--out", str(out))
-    assert not {"timm", "torchvision", "sklearn", "plotly", "kdbench.cohort", "kdbench.executors.local"} & modules
+    assert (
+        not {"timm", "torchvision", "sklearn", "plotly", "kdbench.training.cohort", "kdbench.executors.local"} & modules
+    )
     assert {path: path.stat().st_mtime_ns for path in out.rglob("records/*.json")} == before
 
 

@@ -10,15 +10,15 @@ import pytest
 from rich.console import Console
 from torch import nn
 
-from kdbench import tune, verdicts
 from kdbench.errors import KDBenchError
 from kdbench.executors.local import LocalExecutor
 from kdbench.hardware.numerics import Numerics
-from kdbench.precision import numerics_of
 from kdbench.progress import Display
 from kdbench.records import Store
 from kdbench.suites import parse
 from kdbench.suites.grid import Cell
+from kdbench.training import tune, tuned
+from kdbench.training.precision import numerics_of
 
 
 @pytest.fixture
@@ -40,16 +40,16 @@ def aot(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def give(folder: Path, cell: Cell, *, student: bool, teacher: bool) -> None:
     """Verdicts as they would be measured."""
-    settings = verdicts.settings_of(cell, numerics_of(cell, "cpu"))
+    settings = tuned.settings_of(cell, numerics_of(cell, "cpu"))
     found = {s: {"compiled": teacher if s.frozen else student} for s in settings}
-    verdicts.write(folder, found)
+    tuned.write(folder, found)
 
 
 @pytest.mark.usefixtures("aot")
 def test_every_network_of_a_suite_is_measured_once_and_kept(
     cells: list[Cell], console: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls: list[verdicts.Setting] = []
+    calls: list[tuned.Setting] = []
 
     def compare(*args: object) -> dict[str, float | bool]:
         calls.append(args[1])  # type: ignore[arg-type]
@@ -60,7 +60,7 @@ def test_every_network_of_a_suite_is_measured_once_and_kept(
     for _ in range(2):  # the second time nothing is left to measure
         tune.tune(console, cells, tmp_path, "cpu", None)
     assert sorted((s.network, s.frozen) for s in calls) == [("cifar_resnet8", False), ("cifar_resnet8", True)]
-    for found in verdicts.read(tmp_path).values():
+    for found in tuned.read(tmp_path).values():
         assert found["plain_ms"] > 0
         assert found["compiled_ms"] > 0
         assert found["compiled"] == (found["plain_ms"] > 1.05 * found["compiled_ms"])
@@ -88,9 +88,9 @@ def test_what_the_user_says_stands_over_the_verdicts(cells: list[Cell], tmp_path
 def test_a_verdict_holds_for_its_batch_size_processor_and_torch_only(cells: list[Cell], tmp_path: Path) -> None:
     cell = cells[0]
     plain = numerics_of(cell, "cpu")
-    (setting, *_) = verdicts.settings_of(cell, plain)
+    (setting, *_) = tuned.settings_of(cell, plain)
     for change in ({"batch_size": 7}, {"processor": "another"}, {"torch": "0.1"}, {"precision": "fp64"}):
-        verdicts.write(tmp_path, {dataclasses.replace(setting, **change): {"compiled": True}})
+        tuned.write(tmp_path, {dataclasses.replace(setting, **change): {"compiled": True}})
         assert numerics_of(cell, "cpu", runs=tmp_path) == plain
 
 
@@ -108,6 +108,6 @@ def test_the_record_of_a_cell_says_what_was_compiled(cells: list[Cell], tmp_path
 
 @pytest.mark.parametrize("content", ["{", "[1]", json.dumps([{"network": "cifar_resnet8"}])])
 def test_a_damaged_file_of_verdicts_is_named(cells: list[Cell], tmp_path: Path, content: str) -> None:
-    (tmp_path / verdicts.FILE).write_text(content)
+    (tmp_path / tuned.FILE).write_text(content)
     with pytest.raises(KDBenchError, match=r"compile\.json' is damaged: delete it"):
         numerics_of(cells[0], "cpu", runs=tmp_path)

@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kdbench import tasks
-from kdbench.cohort import Cohort, Listener, leave_record
 from kdbench.errors import KDBenchError
 from kdbench.hardware import memory
 from kdbench.hardware.numerics import Numerics
-from kdbench.precision import numerics_of
 from kdbench.records import Store
 from kdbench.suites.grid import Cell, digest, plain
 from kdbench.tasks import Task
-from kdbench.teachers import Teachers
+from kdbench.training.cohort import Cohort, Listener, leave_record
+from kdbench.training.precision import numerics_of
+from kdbench.training.teachers import Teachers
 
 
 @dataclass

@@ -11,11 +11,11 @@ import timm
 import torch
 from torch import nn
 
-from kdbench import verdicts
 from kdbench.hardware.machine import multiplies_tiles
 from kdbench.hardware.numerics import Numerics, resolve
 from kdbench.suites.grid import Cell
 from kdbench.tasks.image import networks  # noqa: F401  (networks: registers the CIFAR networks with timm)
+from kdbench.training import tuned
 
 LONG = 50  # epochs: for fewer, compiling may take longer than it saves
 
@@ -43,7 +43,7 @@ def numerics_of(cell: Cell, device: str | None = None, compile: str = "auto", ru
         return numerics
     if multiplies_tiles(numerics.device):
         numerics = _on_tiles(numerics, cell)
-    return numerics if runs is None else verdicts.applied(numerics, cell, runs)
+    return numerics if runs is None else tuned.applied(numerics, cell, runs)
 
 
 def _on_tiles(numerics: Numerics, cell: Cell) -> Numerics:
@@ -51,7 +51,7 @@ def _on_tiles(numerics: Numerics, cell: Cell) -> Numerics:
     if numerics.precision != "bf16" or cell.recipe.epochs < LONG:
         rule = f"on where there is CUDA, or AMX for bf16 and at least {LONG} epochs"
         return dataclasses.replace(numerics, compile_rule=rule)
-    settings = verdicts.settings_of(cell, numerics)
+    settings = tuned.settings_of(cell, numerics)
     found = tuple((s.network, s.frozen, _pays_on_tiles(layers_of(s.network), s.frozen)) for s in settings)
     rule = "on with AMX for long trainings in bf16: networks of plain convolutions; to train, without max pooling"
     return dataclasses.replace(numerics, verdicts=found, compile_rule=rule)

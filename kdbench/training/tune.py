@@ -12,14 +12,15 @@ import torch
 import torch.nn.functional as F
 from rich.console import Console
 
-from kdbench import tasks, verdicts
+from kdbench import tasks
 from kdbench.hardware import heap
 from kdbench.hardware.numerics import Numerics
 from kdbench.method import Batch, Network, Output
-from kdbench.precision import numerics_of
 from kdbench.suites.grid import Cell
 from kdbench.taps import Taps
 from kdbench.tasks import Task
+from kdbench.training import tuned
+from kdbench.training.precision import numerics_of
 
 ROUNDS = 7
 GAIN = 1.05  # compiled networks are taken only if they are faster by this: below lies noise, and compiling takes time
@@ -31,14 +32,14 @@ def tune(console: Console, cells: Sequence[Cell], folder: Path, device: str | No
     Raises:
         KDBenchError: as `kdbench run` does for a device, data set or network that is not there, or a full disk.
     """
-    measured = verdicts.read(folder)
+    measured = tuned.read(folder)
     wanted = _settings(cells, device)
     heap.keep()  # as in a run
     for setting, (cell, numerics) in wanted.items():
         if setting not in measured:
             task = tasks.create(cell.dataset, cell.recipe, numerics, data_root)
             measured[setting] = compare(task, setting, numerics)
-            verdicts.write(folder, measured)
+            tuned.write(folder, measured)
         found = measured[setting]
         console.print(
             f"{setting.network}, {'forward (frozen)' if setting.frozen else 'forward and backward'}, batch "
@@ -47,21 +48,21 @@ def tune(console: Console, cells: Sequence[Cell], folder: Path, device: str | No
             f"{'compiled' if found['compiled'] else 'plain'}",
             markup=False, highlight=False, soft_wrap=True,
         )  # fmt: skip
-    console.print(f"kept in {folder / verdicts.FILE}; `kdbench run` goes by it with --compile auto", markup=False)
+    console.print(f"kept in {folder / tuned.FILE}; `kdbench run` goes by it with --compile auto", markup=False)
 
 
-def _settings(cells: Sequence[Cell], device: str | None) -> dict[verdicts.Setting, tuple[Cell, Numerics]]:
+def _settings(cells: Sequence[Cell], device: str | None) -> dict[tuned.Setting, tuple[Cell, Numerics]]:
     """What is to be measured, students and the trainings of their teachers among it, with a cell that has it."""
-    found: dict[verdicts.Setting, tuple[Cell, Numerics]] = {}
+    found: dict[tuned.Setting, tuple[Cell, Numerics]] = {}
     trainings = [cell.training_of(t) for cell in cells for t in cell.teachers if t.weights == "train"]
     for cell in (*cells, *trainings):
         numerics = numerics_of(cell, device)
-        for setting in verdicts.settings_of(cell, numerics):
+        for setting in tuned.settings_of(cell, numerics):
             found.setdefault(setting, (cell, numerics))
     return found
 
 
-def compare(task: Task, setting: verdicts.Setting, numerics: Numerics) -> dict[str, Any]:
+def compare(task: Task, setting: tuned.Setting, numerics: Numerics) -> dict[str, Any]:
     """Milliseconds of a step plain and compiled, seconds the first compiled step took, and the verdict."""
     batch = next(iter(task.training_set(0, False).epoch(0)))
     network = task.network(setting.network)
@@ -83,7 +84,7 @@ def compare(task: Task, setting: verdicts.Setting, numerics: Numerics) -> dict[s
     }
 
 
-def _step(numerics: Numerics, network: Network, batch: Batch, setting: verdicts.Setting) -> Callable[[], object]:
+def _step(numerics: Numerics, network: Network, batch: Batch, setting: tuned.Setting) -> Callable[[], object]:
     call: Callable[..., Output] = numerics.compiled(network, setting.batch_size, None if setting.frozen else Taps())
 
     def forward() -> Output:

@@ -23,10 +23,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from kdbench.hardware import memory
-from kdbench.learner import Learner
 from kdbench.method import Batch
 from kdbench.seeding import seeded
 from kdbench.tasks.metrics import logits_of
+from kdbench.training.learner import Learner
 
 FEW = 4  # samples of a real step, where a method decides by the numbers in its tensors
 SLACK = 1.25  # on a step, for what is no tensor: the workspaces of convolutions

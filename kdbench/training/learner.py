@@ -17,13 +17,12 @@ from kdbench import registry
 from kdbench.errors import KDBenchError, NotApplicable
 from kdbench.hardware.clock import Clock
 from kdbench.hardware.numerics import Numerics
-from kdbench.latency import latencies
 from kdbench.method import Batch, Method, Network, Output
 from kdbench.seeding import seed_all
 from kdbench.suites.grid import Cell, Recipe
 from kdbench.taps import declared, taps_of
 from kdbench.tasks import Task, TrainingSet
-from kdbench.tasks.metrics import deployed_cost
+from kdbench.training.cost import deployed_cost, latencies
 
 
 class NonFinite(Exception):  # noqa: N818  (a verdict)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import torch
 from torch import Tensor
 
 from kdbench.errors import KDBenchError
-from kdbench.method import Network
+from kdbench.method import Batch, Network, Output
 from kdbench.records import Store
 from kdbench.records.files import write_atomically
 from kdbench.seeding import seed_all
@@ -116,3 +119,18 @@ def load_weights(network: Network, weights: dict[str, Tensor]) -> None:
                 f"{list(own[key].shape)} here; it was trained with another number of classes or another input"
             )
     network.core.load_state_dict(weights)
+
+
+@dataclass
+class Teacher:
+    """One frozen teacher of a cohort: its network, how it is called, what records say, its test-set logits."""
+
+    network: Network
+    call: Callable[[Tensor], Output]
+    about: dict[str, Any]
+    logits: Tensor
+
+    @torch.no_grad()  # not inference mode: its tensors could not be saved for a student's backward pass
+    def __call__(self, batch: Batch) -> Output:
+        output = self.call(batch.inputs)
+        return output if batch.strong is None else dataclasses.replace(output, strong=self.call(batch.strong))

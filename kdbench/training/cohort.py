@@ -13,7 +13,6 @@ teacher runs on it once, then each learner takes its own step. Four properties h
 
 from __future__ import annotations
 
-import dataclasses
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -21,24 +20,21 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
-import torch
-from torch import Tensor
-
 from kdbench import records
 from kdbench.errors import KDBenchError, NotApplicable
-from kdbench.frozen import light
 from kdbench.hardware import heap, memory
 from kdbench.hardware.clock import Clock
 from kdbench.hardware.energy import EnergyMeter
 from kdbench.hardware.numerics import Numerics
-from kdbench.learner import Learner, NonFinite
 from kdbench.method import Batch, Network, Output
-from kdbench.provenance import provenance
-from kdbench.rehearsal import Room
 from kdbench.seeding import derive_seed
 from kdbench.suites.grid import Cell, TeacherSpec
 from kdbench.tasks import Task, TrainingSet
-from kdbench.teachers import Teachers
+from kdbench.training.folding import light
+from kdbench.training.footprint import Room
+from kdbench.training.learner import Learner, NonFinite
+from kdbench.training.provenance import provenance
+from kdbench.training.teachers import Teacher, Teachers
 
 
 class Listener(Protocol):
@@ -53,21 +49,6 @@ class Listener(Protocol):
     def cell_ended(self, cell: Cell, status: str, reason: str, scores: dict[str, Any]) -> None: ...
 
     def cohort_split(self, sizes: Sequence[int], reason: str) -> None: ...
-
-
-@dataclass
-class Teacher:
-    """One frozen teacher of a cohort: its network, how it is called, what records say, its test-set logits."""
-
-    network: Network
-    call: Callable[[Tensor], Output]
-    about: dict[str, Any]
-    logits: Tensor
-
-    @torch.no_grad()  # not inference mode: its tensors could not be saved for a student's backward pass
-    def __call__(self, batch: Batch) -> Output:
-        output = self.call(batch.inputs)
-        return output if batch.strong is None else dataclasses.replace(output, strong=self.call(batch.strong))
 
 
 @dataclass
