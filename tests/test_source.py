@@ -86,7 +86,7 @@ def test_an_edit_of_a_kdbench_loss_changes_only_the_methods_that_use_it(
     assert "temperature**2" in text
     edited.write_text(text.replace("temperature**2", "temperature**3"))
     real = digest._file_of
-    monkeypatch.setattr(source, "_file_of", lambda module: str(edited) if module == "kdbench.losses" else real(module))
+    monkeypatch.setattr(digest, "_file_of", lambda module: str(edited) if module == "kdbench.losses" else real(module))
     digest._DIGESTS.clear()
     after = {name: source_digest(registry.get(name)) for name in ("kd", "student")}
     digest._DIGESTS.clear()

@@ -110,7 +110,7 @@ class StreamedData:
     Attributes:
         train, test: the images; item i belongs to target i.
         image_size: side of the images a loader gives, in px.
-        workers: what reads the images at present (`kdbench.tasks.image.data.workers`), for loaders of this set to share.
+        workers: what reads the images at present (`.workers`), for loaders of this set to share.
     """
 
     name: str
