@@ -20,10 +20,10 @@ from kdbench.records import Store
 from kdbench.suites.grid import Cell, DatasetSpec, MethodSpec, Pair, Recipe, TeacherSpec
 from kdbench.tasks import Task
 from kdbench.tasks.image.task import ImageTask
+from kdbench.testing.trial import RandomTeachers
 from kdbench.training.cohort import Cohort
 from kdbench.training.learner import Learner
 from kdbench.training.precision import numerics_of
-from kdbench.trial import RandomTeachers
 
 # as in the suites
 CIFAR = Recipe(epochs=240, batch_size=64, augment=("pad_crop:4", "flip"))

@@ -309,7 +309,7 @@ def check(
 ) -> None:
     """Hold a method to the contract: finite terms, gradients, odd batches, bf16, compile, resume, cohort."""
     from kdbench import registry
-    from kdbench.check import print_checks
+    from kdbench.testing.checks import print_checks
 
     names = registry.load_file(method) if method.endswith(".py") else [registry.get(method).info.name]
     failed = [name for name in names if not print_checks(_console(), name)]

@@ -16,8 +16,8 @@ from kdbench.executors.local import LocalExecutor
 from kdbench.progress import Display
 from kdbench.seeding import derive_seed, seed_all
 from kdbench.suites.parse import parse
+from kdbench.testing.trial import Bench
 from kdbench.training import learner
-from kdbench.trial import Bench
 
 COHORT = ["student", "kd", "dml", "camkd", "sskd", "mhkd", "crd", "simkd"]
 SMALL = {"mhkd": {"width": 8}, "crd": {"negatives": 16}}

@@ -15,7 +15,7 @@ from kdbench.hardware import compiled as compiled_module
 from kdbench.hardware.compiled import Compiled
 from kdbench.taps import Taps
 from kdbench.tasks.image.networks import TimmNetwork, create
-from kdbench.trial import FP32, Bench
+from kdbench.testing.trial import FP32, Bench
 
 BATCH = 4
 

@@ -7,10 +7,10 @@ import torch
 from goldens import batch, output
 
 from kdbench import KDBenchError, registry
-from kdbench.check import CHECKS
 from kdbench.registry.digest import source_digest
 from kdbench.suites.parse import load, narrow
-from kdbench.trial import Bench
+from kdbench.testing.checks import CHECKS
+from kdbench.testing.trial import Bench
 
 
 def test_a_composition_adds_the_terms_of_its_parts_and_takes_the_labels_once() -> None:

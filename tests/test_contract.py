@@ -8,8 +8,8 @@ from __future__ import annotations
 import pytest
 
 from kdbench import registry
-from kdbench.check import CHECKS, PAIRS, SETTINGS, in_setting, on_pair
-from kdbench.trial import Bench
+from kdbench.testing.checks import CHECKS, PAIRS, SETTINGS, in_setting, on_pair
+from kdbench.testing.trial import Bench
 
 METHODS = registry.names()
 SLOW = {"takes compiled networks"}  # it compiles every student

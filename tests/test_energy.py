@@ -12,8 +12,8 @@ from torch import nn
 
 from kdbench.hardware import energy
 from kdbench.hardware.energy import EnergyMeter
+from kdbench.testing.trial import FP32
 from kdbench.training.cost import latencies
-from kdbench.trial import FP32
 
 CPU = torch.device("cpu")
 

@@ -38,7 +38,7 @@ from kdbench.methods.inputs import bss, ig_kd
 from kdbench.methods.relations import dlkd
 from kdbench.tasks.image.data import load
 from kdbench.tasks.image.data.loader import DeviceLoader
-from kdbench.trial import FP32, Bench
+from kdbench.testing.trial import FP32, Bench
 
 SIDE = 6
 

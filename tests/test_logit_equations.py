@@ -33,7 +33,7 @@ from loops import (
 from torch import Tensor, nn
 
 from kdbench import Batch, KDBenchError, NotApplicable, Output, registry
-from kdbench.trial import Bench
+from kdbench.testing.trial import Bench
 
 
 def label_term(z: Tensor, data: Batch) -> Tensor:

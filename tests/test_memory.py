@@ -18,7 +18,7 @@ from rich.console import Console
 from test_stop_anywhere import without_times
 from torch import Tensor, nn
 
-from kdbench import Batch, Method, Output, register, registry, trial
+from kdbench import Batch, Method, Output, register, registry
 from kdbench.executors.local import LocalExecutor
 from kdbench.hardware import memory
 from kdbench.method import Step
@@ -26,10 +26,11 @@ from kdbench.progress import Display
 from kdbench.records import Record, Store
 from kdbench.suites.grid import Cell
 from kdbench.suites.parse import parse
+from kdbench.testing import trial
+from kdbench.testing.trial import Bench
 from kdbench.training.cohort import Cohort
 from kdbench.training.footprint import SLACK, _Alive, rehearse
 from kdbench.training.learner import Learner
-from kdbench.trial import Bench
 
 CPU = torch.device("cpu")
 SUITE: dict[str, Any] = {

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from kdbench.suites.grid import Cell
+from kdbench.testing.trial import Bench
 from kdbench.training import tuned
 from kdbench.training.precision import LONG, layers_of, numerics_of
-from kdbench.trial import Bench
 
 
 def cell(folder: Path, student: str, precision: str = "auto") -> Cell:

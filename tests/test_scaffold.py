@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from kdbench import cli, registry
-from kdbench.check import trains
 from kdbench.errors import KDBenchError
 from kdbench.scaffold import _BODIES, method_source, write_method
-from kdbench.trial import Bench
+from kdbench.testing.checks import trains
+from kdbench.testing.trial import Bench
 
 pytestmark = pytest.mark.usefixtures("temporary")
 
@@ -59,7 +59,7 @@ def test_a_method_that_breaks_the_contract_does_not_pass_kdbench_check(
 ) -> None:
     path = write_method("my_method", "logits", tmp_path)
     path.write_text(path.read_text().replace("self.ce_weight * F", "float('nan') * F"))
-    monkeypatch.setattr("kdbench.check.CHECKS", {"trains": trains})
+    monkeypatch.setattr("kdbench.testing.checks.CHECKS", {"trains": trains})
     monkeypatch.setattr(sys, "argv", ["kdbench", "check", str(path)])
     with pytest.raises(SystemExit) as end:
         cli.main()

@@ -32,10 +32,10 @@ from loops import (
 from torch import Tensor, nn
 
 from kdbench import Batch, KDBenchError, NotApplicable, Output, registry
-from kdbench.check import Bench
 from kdbench.methods.multi_head.one import ensemble_kl
 from kdbench.methods.mutual.kdcl import TARGETS
 from kdbench.tasks.image.networks import create
+from kdbench.testing.checks import Bench
 from kdbench.training.cost import deployed_cost
 from kdbench.training.learner import Learner
 

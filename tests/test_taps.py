@@ -15,7 +15,7 @@ from torch import Tensor
 from kdbench import Batch, Method, Output, register, registry
 from kdbench.taps import Taps, Undeclared, declared, reduced, taps_of
 from kdbench.tasks.image.networks import create
-from kdbench.trial import Bench
+from kdbench.testing.trial import Bench
 
 pytestmark = pytest.mark.usefixtures("temporary")
 

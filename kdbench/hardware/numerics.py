@@ -100,9 +100,9 @@ class Numerics:
 def resolve(device: str | None = None, precision: str = "auto", compile: str = "auto") -> Numerics:
     """Apply the device rules: CUDA if there, else MPS, else CPU; bf16 where it is native; compile on CUDA.
 
-    `kdbench.training.precision.numerics_of` adds what depends on the networks. docs/performance.md has the measurements behind
-    the rules. Also sets TF32 (on only beside bf16, so that `fp32` means fp32) and deterministic cuDNN kernels, which
-    the promise of equal bits rests on.
+    `kdbench.training.precision.numerics_of` adds what depends on the networks. docs/performance.md has the
+    measurements behind the rules. Also sets TF32 (on only beside bf16, so that `fp32` means fp32) and deterministic
+    cuDNN kernels, which the promise of equal bits rests on.
 
     Raises:
         KDBenchError: for an unknown or absent device, or an unknown precision or compile mode.

@@ -21,7 +21,7 @@ from kdbench import registry
 from kdbench.records import Record
 from kdbench.suites.grid import PLAIN
 from kdbench.tasks.metrics import logits_of
-from kdbench.trial import FP32, Bench
+from kdbench.testing.trial import FP32, Bench
 
 # the pairs that a method trains on or gives the reason why it cannot
 PAIRS: Mapping[str, Mapping[str, Any]] = {
