@@ -253,9 +253,9 @@ def reproduce(
     """Run a paper's table under its recipe, and give a verdict on each of its values."""
     from kdbench.board.reproduction import render, reproduction_table
     from kdbench.board.tables import write_csv
+    from kdbench.papers.table import Choice, protocol, take_over
     from kdbench.records import Store
     from kdbench.records.lock import locked
-    from kdbench.reproduce import Choice, protocol, take_over
 
     choice = Choice(paper, _words(datasets), _words(pairs), _numbers(seeds), epochs, _precision(precision))
     table = protocol(method, choice)

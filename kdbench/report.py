@@ -8,9 +8,9 @@ from pathlib import Path
 
 from kdbench import registry
 from kdbench.board.page.data import Results
-from kdbench.board.reported import load
 from kdbench.board.select import current, expected
 from kdbench.errors import KDBenchError
+from kdbench.papers.reported import load
 from kdbench.records import Record, Store
 from kdbench.registry.about import Described, described
 from kdbench.suites.grid import Suite

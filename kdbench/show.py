@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from kdbench import registry
-from kdbench.board.reported import Reported, by_paper, load, load_other, of_method
 from kdbench.method import Method
+from kdbench.papers.reported import Reported, by_paper, load, load_other, of_method
 from kdbench.registry.about import sections, source_of
 from kdbench.registry.catalogue import needs_of
 from kdbench.registry.composition import Composite

@@ -12,7 +12,6 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
-from kdbench.board import reported
 from kdbench.board.aggregates import (
     average_relative_improvement,
     gap_closed,
@@ -25,6 +24,7 @@ from kdbench.board.aggregates import (
 from kdbench.board.power import power, seeds_needed
 from kdbench.board.ranks import borda, critical_difference, friedman, place_ranks
 from kdbench.board.statistics import bootstrap, holm
+from kdbench.papers import reported
 
 RNG = np.random.default_rng(7)
 SCORES = 70 + RNG.normal(size=(5, 4))  # [seeds, places]

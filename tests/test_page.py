@@ -22,8 +22,8 @@ from kdbench.board.page.cells import COLUMNS, differences
 from kdbench.board.page.data import Results, slugs
 from kdbench.board.page.numbers import DIGIT, MINUS, POINT, aligned, decimals, fixed, scaled
 from kdbench.board.page.series import curve, reliability
-from kdbench.board.reported import Reported
 from kdbench.cli import app
+from kdbench.papers.reported import Reported
 from kdbench.records import Store
 from kdbench.registry.about import Described
 

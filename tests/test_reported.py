@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from kdbench.board.reported import (
+from kdbench.errors import KDBenchError
+from kdbench.papers.reported import (
     COLUMNS,
     SELECTIONS,
     TEACHER,
@@ -19,7 +20,6 @@ from kdbench.board.reported import (
     of_method,
     parse_label,
 )
-from kdbench.errors import KDBenchError
 from kdbench.suites.grid import MethodSpec
 
 # methods of the tables that nobody has reimplemented here; a name that is neither here nor registered is a slip

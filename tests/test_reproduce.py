@@ -15,15 +15,15 @@ from rich.console import Console
 from scipy import stats
 
 from kdbench import cli
-from kdbench.board import reported
-from kdbench.board.reported import COLUMNS, Reported
-from kdbench.board.reproduction import VERDICTS, Entry, judge, render, reproduction_table
+from kdbench.board.reproduction import VERDICTS, judge, render, reproduction_table
 from kdbench.board.statistics import agreeing
 from kdbench.errors import KDBenchError
 from kdbench.executors.local import LocalExecutor
+from kdbench.papers import reported
+from kdbench.papers.reported import COLUMNS, Reported
+from kdbench.papers.table import Choice, Entry, Protocol, load_recipes, protocol, resolve_recipe, take_over
 from kdbench.progress import Display
 from kdbench.records import Store
-from kdbench.reproduce import Choice, Protocol, load_recipes, protocol, resolve_recipe, take_over
 from kdbench.suites import parse
 
 PAIR = "cifar_resnet8 -> cifar_resnet8"

@@ -19,10 +19,10 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from kdbench.board.reported import TEACHER, Reported
 from kdbench.board.statistics import agreeing, summary
+from kdbench.papers.reported import TEACHER, Reported
+from kdbench.papers.table import Entry
 from kdbench.records import Record
-from kdbench.suites.grid import Cell
 
 VERDICTS = ("reproduced", "above", "below", "not run", "not comparable")
 COLUMNS = (
@@ -41,25 +41,6 @@ COLUMNS = (
     *("selection", "measured", "n", "ci95_low", "ci95_high", "difference", "top1_mean", "top1_std", "best_top1_mean"),
     *("paper", "source", "recipe", "note"),
 )
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One value of a paper's table and the cells that measure it.
-
-    Attributes:
-        dataset, pair, method: where it stands; `method` is the paper's label.
-        reported: None for a baseline that the table lacks.
-        cells: one a seed; none if kdbench cannot run it, or for the teacher's own row.
-        obstacle: why it is not run (without cells) or not comparable (with cells), or nothing.
-    """
-
-    dataset: str
-    pair: str
-    method: str
-    reported: Reported | None = None
-    cells: tuple[Cell, ...] = ()
-    obstacle: str = ""
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ import pandas as pd
 from kdbench.board.grid import Grid, make_grid
 from kdbench.board.page.cells import Cell, table
 from kdbench.board.page.series import Curve, Reliability, curve, reliability
-from kdbench.board.reported import TEACHER, Reported, by_paper
 from kdbench.board.runs import place_name, protocol_text, runs_table
 from kdbench.board.tables import OVERALL, leaderboard_table
 from kdbench.board.wide import wide_table
+from kdbench.papers.reported import TEACHER, Reported, by_paper
 from kdbench.records import Record
 from kdbench.registry.about import Described
 from kdbench.suites.grid import BASELINES

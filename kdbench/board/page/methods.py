@@ -9,7 +9,7 @@ from typing import Any
 from kdbench.board.page.cells import Cell, table
 from kdbench.board.page.data import Board, Place, Results
 from kdbench.board.page.numbers import fixed, known, scaled
-from kdbench.board.reported import Reported, by_paper, of_method
+from kdbench.papers.reported import Reported, by_paper, of_method
 from kdbench.registry.about import Described
 
 COSTS = (

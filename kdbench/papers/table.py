@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from kdbench import registry
-from kdbench.board.reported import TEACHER, Reported, by_paper, load, of_method, parse_label
-from kdbench.board.reproduction import Entry
 from kdbench.errors import KDBenchError, unknown
+from kdbench.papers.reported import TEACHER, Reported, by_paper, load, of_method, parse_label
 from kdbench.records import Store, read_record
 from kdbench.registry.composition import split
 from kdbench.suites import parse
@@ -309,3 +308,22 @@ def _pair(row: Reported, grid: Suite) -> Pair:
     teacher = TeacherSpec(row.teacher, weights=like.teacher.weights)
     pool = tuple(dataclasses.replace(teacher, seed=seed) for seed in range(len(like.pool)))
     return Pair(teacher, row.student, pool)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One value of a paper's table and the cells that measure it.
+
+    Attributes:
+        dataset, pair, method: where it stands; `method` is the paper's label.
+        reported: None for a baseline that the table lacks.
+        cells: one a seed; none if kdbench cannot run it, or for the teacher's own row.
+        obstacle: why it is not run (without cells) or not comparable (with cells), or nothing.
+    """
+
+    dataset: str
+    pair: str
+    method: str
+    reported: Reported | None = None
+    cells: tuple[Cell, ...] = ()
+    obstacle: str = ""
