@@ -17,10 +17,10 @@ import pytest
 from page_records import PAIRS, grid, page_record, synthetic
 from typer.testing import CliRunner
 
+from kdbench.board.numbers import DIGIT, MINUS, POINT, aligned, decimals, fixed, scaled
 from kdbench.board.page import plots, summary
 from kdbench.board.page.cells import COLUMNS, differences
 from kdbench.board.page.data import Results, slugs
-from kdbench.board.page.numbers import DIGIT, MINUS, POINT, aligned, decimals, fixed, scaled
 from kdbench.board.page.series import curve, reliability
 from kdbench.cli import app
 from kdbench.papers.reported import Reported

@@ -15,8 +15,9 @@ from rich.console import Console
 from scipy import stats
 
 from kdbench import cli
-from kdbench.board.reproduction import VERDICTS, judge, render, reproduction_table
+from kdbench.board.reproduction import VERDICTS, judge, reproduction_table
 from kdbench.board.statistics import agreeing
+from kdbench.board.terminal import render
 from kdbench.errors import KDBenchError
 from kdbench.executors.local import LocalExecutor
 from kdbench.papers import reported

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from kdbench.board.card import Card
-from kdbench.board.page.numbers import fixed, interval, known, scaled
+from kdbench.board.numbers import fixed, interval, known, scaled
 from kdbench.board.runs import place_name, protocol_text
 from kdbench.board.statistics import SURE
 from kdbench.board.tables import OVERALL

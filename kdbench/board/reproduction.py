@@ -10,14 +10,11 @@ interval to the upper end of the best epochs'. Everything else is `not run` or `
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
 from kdbench.board.statistics import agreeing, summary
 from kdbench.papers.reported import TEACHER, Reported
@@ -112,36 +109,3 @@ def _reason(entry: Entry, found: Sequence[Record], done: int) -> str:
     missing = f"{done} of {len(entry.cells)} seeds are done" if 0 < done < len(entry.cells) else ""
     unlisted = "not in the paper's table" if entry.reported is None else ""
     return "; ".join(part for part in (missing, *reasons, entry.obstacle, unlisted) if part)
-
-
-def render(frame: pd.DataFrame) -> Iterator[Table | Text]:
-    """A table a (data set, pair), then the count of each verdict."""
-    for (dataset, pair), part in frame.groupby(["dataset", "pair"], sort=False):
-        table = Table(title=f"{dataset}: {pair}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-        for header in ("method", "reported", "epoch", "measured", "n", "95 % interval", "verdict", "why"):
-            right = header in ("reported", "measured", "n", "95 % interval")
-            table.add_column(header, justify="right" if right else "left", no_wrap=header != "why", overflow="fold")
-        for row in part.to_dict("records"):
-            table.add_row(*map(Text, _cells(row)))
-        yield table
-    verdicts = [verdict for verdict in VERDICTS if (frame["verdict"] == verdict).any()]
-    counts = ", ".join(f"{(frame['verdict'] == verdict).sum()} {verdict}" for verdict in verdicts)
-    yield Text(f"{(frame['verdict'] != '').sum()} reported values: {counts}")
-
-
-def _cells(row: Mapping[Any, Any]) -> tuple[str, ...]:
-    def number(key: str) -> str:
-        return f"{row[key]:.2f}" if _known(row[key]) else ""
-
-    def spread(key: str) -> str:
-        return f" ± {row[key]:.2f}" if _known(row[key]) else ""
-
-    interval = f"{number('ci95_low')} to {number('ci95_high')}" if _known(row["ci95_low"]) else ""
-    epoch = row["selection"] if isinstance(row["selection"], str) else ""
-    of_last = spread("top1_std") if epoch != "best" else ""
-    reported, runs = number("reported") + spread("reported_std"), str(row["n"] or "")
-    return row["method"], reported, epoch, number("measured") + of_last, runs, interval, row["verdict"], row["reason"]
-
-
-def _known(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pandas as pd
@@ -13,6 +14,7 @@ from rich.text import Text
 
 from kdbench.board.compare import Comparison
 from kdbench.board.power import MOST, Plan
+from kdbench.board.reproduction import VERDICTS
 from kdbench.board.runs import place_name
 from kdbench.board.statistics import SURE
 from kdbench.board.tables import OVERALL
@@ -230,3 +232,36 @@ def power(console: Console, plan: Plan) -> None:
 
 def _p(value: float) -> str:
     return f"{value:.2g}" if _known(value) else ""
+
+
+def render(frame: pd.DataFrame) -> Iterator[Table | Text]:
+    """A table a (data set, pair), then the count of each verdict."""
+    for (dataset, pair), part in frame.groupby(["dataset", "pair"], sort=False):
+        table = Table(title=f"{dataset}: {pair}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        for header in ("method", "reported", "epoch", "measured", "n", "95 % interval", "verdict", "why"):
+            right = header in ("reported", "measured", "n", "95 % interval")
+            table.add_column(header, justify="right" if right else "left", no_wrap=header != "why", overflow="fold")
+        for row in part.to_dict("records"):
+            table.add_row(*map(Text, _cells(row)))
+        yield table
+    verdicts = [verdict for verdict in VERDICTS if (frame["verdict"] == verdict).any()]
+    counts = ", ".join(f"{(frame['verdict'] == verdict).sum()} {verdict}" for verdict in verdicts)
+    yield Text(f"{(frame['verdict'] != '').sum()} reported values: {counts}")
+
+
+def _cells(row: Mapping[Any, Any]) -> tuple[str, ...]:
+    def number(key: str) -> str:
+        return f"{row[key]:.2f}" if _known(row[key]) else ""
+
+    def spread(key: str) -> str:
+        return f" ± {row[key]:.2f}" if _known(row[key]) else ""
+
+    interval = f"{number('ci95_low')} to {number('ci95_high')}" if _known(row["ci95_low"]) else ""
+    epoch = row["selection"] if isinstance(row["selection"], str) else ""
+    of_last = spread("top1_std") if epoch != "best" else ""
+    reported, runs = number("reported") + spread("reported_std"), str(row["n"] or "")
+    return row["method"], reported, epoch, number("measured") + of_last, runs, interval, row["verdict"], row["reason"]
+
+
+def _known(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

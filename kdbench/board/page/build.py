@@ -16,12 +16,12 @@ from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
 from kdbench import __version__
+from kdbench.board.numbers import MINUS, decimals, fixed, known, scaled
 from kdbench.board.page import plots, summary
 from kdbench.board.page.cells import COLUMNS, Column
 from kdbench.board.page.data import Board, Results
 from kdbench.board.page.latex import latex_tables
 from kdbench.board.page.methods import method_page
-from kdbench.board.page.numbers import MINUS, decimals, fixed, known, scaled
 from kdbench.board.tables import write_csv
 from kdbench.records import Record
 from kdbench.records.files import write_atomically

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kdbench.board.page.numbers import TIMES, aligned, decimals, fixed, interval, known, probability, scaled
+from kdbench.board.numbers import TIMES, aligned, decimals, fixed, interval, known, probability, scaled
 from kdbench.board.statistics import SURE
 
 Row = Mapping[str, Any]

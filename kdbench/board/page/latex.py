@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from kdbench.board.numbers import decimals, fixed, known, scaled
 from kdbench.board.page.cells import mark_of
 from kdbench.board.page.data import Board, Results
-from kdbench.board.page.numbers import decimals, fixed, known, scaled
 
 SPECIAL = {
     "\\": r"\textbackslash{}",

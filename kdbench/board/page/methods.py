@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kdbench.board.numbers import fixed, known, scaled
 from kdbench.board.page.cells import Cell, table
 from kdbench.board.page.data import Board, Place, Results
-from kdbench.board.page.numbers import fixed, known, scaled
 from kdbench.papers.reported import Reported, by_paper, of_method
 from kdbench.registry.about import Described
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kdbench.board.page.numbers import TIMES, known
+from kdbench.board.numbers import TIMES, known
 from kdbench.board.page.series import Curve, Reliability
 from kdbench.suites.grid import BASELINES
 

@@ -14,9 +14,9 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from kdbench.board.numbers import MINUS, known
 from kdbench.board.page import summary
 from kdbench.board.page.data import Board, Results
-from kdbench.board.page.numbers import MINUS, known
 from kdbench.board.page.plots import cost_key, cost_ticks, cost_title, short
 from kdbench.board.page.series import Curve, Reliability
 from kdbench.suites.grid import BASELINES

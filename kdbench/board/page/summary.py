@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from kdbench.board.grid import STATES
+from kdbench.board.numbers import aligned, decimals, fixed, interval, known, probability
 from kdbench.board.page.cells import Cell, mark_of, resolution
 from kdbench.board.page.data import Board, Place, Results
-from kdbench.board.page.numbers import aligned, decimals, fixed, interval, known, probability
 from kdbench.board.ranks import CriticalDifference
 from kdbench.board.statistics import SURE
 from kdbench.board.wide import ranking
