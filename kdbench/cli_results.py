@@ -18,7 +18,7 @@ def publish(
     to: Results = Path("results"),
 ) -> None:
     """Write a suite's records, tables, curves, card and README into the folder of published results."""
-    from kdbench.board import publish as publishing
+    from kdbench.board.publishing import publish as publishing
     from kdbench.suites.parse import load
 
     anew = (Path(suite) / "card.json").is_file()
@@ -33,7 +33,7 @@ def validate(
     path: Annotated[Path, typer.Argument(help="a published suite's folder, or a results folder with several")],
 ) -> None:
     """Check published results: tables against records, records against their suite and curves, digests, teachers."""
-    from kdbench.board.validate import validate as validate_results
+    from kdbench.board.publishing.validate import validate as validate_results
 
     reports = validate_results(path)
     for report in reports:
@@ -53,7 +53,7 @@ def merge(
     to: Annotated[Path, typer.Option(help="a new folder for all of them")],
 ) -> None:
     """Unite the records of several machines: each cell once; if results of a cell differ, nothing is written."""
-    from kdbench.board.merge import merge as merge_folders
+    from kdbench.board.publishing.merge import merge as merge_folders
 
     counts = merge_folders(sources, to)
     parts = ", ".join(f"{count} of {name}" for name, count in counts.items())

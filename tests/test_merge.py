@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from kdbench.board import merge as merging
-from kdbench.board.merge import merge
-from kdbench.board.publish import publish
+from kdbench.board.publishing import merge as merging
+from kdbench.board.publishing.merge import merge
+from kdbench.board.publishing.publish import publish
 from kdbench.cli import app
 from kdbench.errors import KDBenchError
 from kdbench.records import read_record

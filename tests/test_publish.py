@@ -13,13 +13,13 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from kdbench.board.card import grid_rows, make_card, sha256, suite_table
 from kdbench.board.curves import curves_table, parquet
-from kdbench.board.publish import publish, remake, suite_tables
-from kdbench.board.readme import readme, text
+from kdbench.board.publishing.card import grid_rows, make_card, sha256, suite_table
+from kdbench.board.publishing.publish import publish, remake, suite_tables
+from kdbench.board.publishing.readme import readme, text
+from kdbench.board.publishing.validate import validate
 from kdbench.board.select import expected
 from kdbench.board.tables import csv_bytes
-from kdbench.board.validate import validate
 from kdbench.cli import app
 from kdbench.errors import KDBenchError
 from kdbench.records import Store

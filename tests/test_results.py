@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kdbench.board.validate import validate
+from kdbench.board.publishing.validate import validate
 from kdbench.records import Store
 
 RESULTS = Path(__file__).parents[1] / "results"

@@ -13,11 +13,11 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from kdbench.board import audit, schemas
-from kdbench.board.card import suite_table
-from kdbench.board.problem import shown
-from kdbench.board.publish import publish, trained
-from kdbench.board.validate import validate
+from kdbench.board.publishing import audit, schemas
+from kdbench.board.publishing.card import suite_table
+from kdbench.board.publishing.problem import shown
+from kdbench.board.publishing.publish import publish, trained
+from kdbench.board.publishing.validate import validate
 from kdbench.cli import app
 from kdbench.errors import KDBenchError
 from kdbench.records import Record, migrated, read_record

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from kdbench.board.problem import Problem, misfits
+from kdbench.board.publishing.problem import Problem, misfits
 from kdbench.records import Record
 from kdbench.suites.grid import ENGINE, identity
 
@@ -133,7 +133,7 @@ def placed(file: str, record: Record, suite: Mapping[str, Any]) -> Iterator[Prob
     """What keeps a record from being a cell of the suite: another place, seed, recipe or setting.
 
     Args:
-        suite: a `kdbench.board.card.suite_table`.
+        suite: a `kdbench.board.publishing.card.suite_table`.
     """
     cell, method = record["cell"], record["cell"]["method"]
 

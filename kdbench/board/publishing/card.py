@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kdbench import registry
-from kdbench.board.problem import misfits
+from kdbench.board.publishing.problem import misfits
 from kdbench.errors import KDBenchError
 from kdbench.records import Record
 from kdbench.suites.grid import Suite, plain

@@ -10,10 +10,10 @@ from typing import Any
 
 import pandas as pd
 
-from kdbench.board.card import Card, card_bytes, grid_rows, make_card, read_card, sha256, suite_table
 from kdbench.board.curves import curves_table, need_pyarrow, parquet
-from kdbench.board.merge import TEACHERS, Entry, entries, unite
-from kdbench.board.readme import readme
+from kdbench.board.publishing.card import Card, card_bytes, grid_rows, make_card, read_card, sha256, suite_table
+from kdbench.board.publishing.merge import TEACHERS, Entry, entries, unite
+from kdbench.board.publishing.readme import readme
 from kdbench.board.runs import runs_table
 from kdbench.board.select import current
 from kdbench.board.tables import csv_bytes, leaderboard_table
@@ -123,7 +123,7 @@ def folder_content(
     """Every file of a published suite beside its records: name -> content. The card comes last.
 
     Args:
-        suite: a `kdbench.board.card.suite_table`.
+        suite: a `kdbench.board.publishing.card.suite_table`.
         kept: the records by id.
         left_out: ids of those that are not in the tables.
         teachers: the teachers' records by id.

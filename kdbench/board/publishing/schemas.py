@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from kdbench.board.problem import Problem
+from kdbench.board.publishing.problem import Problem
 from kdbench.errors import KDBenchError
 
 try:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from kdbench.board.card import Card
 from kdbench.board.numbers import fixed, interval, known, scaled
+from kdbench.board.publishing.card import Card
 from kdbench.board.runs import place_name, protocol_text
 from kdbench.board.statistics import SURE
 from kdbench.board.tables import OVERALL
@@ -34,7 +34,7 @@ def readme(card: Card, tables: Mapping[str, pd.DataFrame], plots: Sequence[str])
 
     Args:
         card: of the suite.
-        tables: as `kdbench.board.publish.suite_tables` makes them.
+        tables: as `kdbench.board.publishing.publish.suite_tables` makes them.
         plots: paths of images, seen from the page.
     """
     suite = card["suite"]

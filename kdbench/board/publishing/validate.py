@@ -13,14 +13,14 @@ from typing import Any
 import pandas as pd
 
 from kdbench import registry, suites
-from kdbench.board.audit import audit, placed, shape, taught
-from kdbench.board.card import Card, read_card, sha256, suite_table
 from kdbench.board.curves import need_pyarrow, read_parquet
-from kdbench.board.merge import TEACHERS, Entry
-from kdbench.board.problem import Problem, shown
-from kdbench.board.publish import CURVES, folder_content, plots_in, suite_tables, trained
+from kdbench.board.publishing.audit import audit, placed, shape, taught
+from kdbench.board.publishing.card import Card, read_card, sha256, suite_table
+from kdbench.board.publishing.merge import TEACHERS, Entry
+from kdbench.board.publishing.problem import Problem, shown
+from kdbench.board.publishing.publish import CURVES, folder_content, plots_in, suite_tables, trained
+from kdbench.board.publishing.schemas import TABLES, parse_csv, read_csv, violations
 from kdbench.board.runs import GROUP, protocol_text
-from kdbench.board.schemas import TABLES, parse_csv, read_csv, violations
 from kdbench.board.tables import csv_bytes
 from kdbench.errors import KDBenchError
 from kdbench.records import Record, read_record
