@@ -17,7 +17,7 @@ from rich.console import Console
 from scipy import stats
 
 from benchmarks.setting import SIX
-from kdbench.board.statistics import holm
+from kdbench.board.statistics.intervals import holm
 from kdbench.executors.local import LocalExecutor
 from kdbench.hardware.numerics import Numerics
 from kdbench.progress import Display

@@ -19,7 +19,7 @@ from kdbench.board import terminal
 from kdbench.board.compare import compare
 from kdbench.board.power import plan, seeds_needed
 from kdbench.board.runs import protocol_text, runs_table
-from kdbench.board.statistics import holm, paired, summary
+from kdbench.board.statistics.intervals import holm, paired, summary
 from kdbench.board.tables import leaderboard_table, write_csv
 from kdbench.board.wide import common_note, ranking, wide_table
 from kdbench.cli import app

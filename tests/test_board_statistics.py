@@ -12,7 +12,8 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
-from kdbench.board.aggregates import (
+from kdbench.board.power import power, seeds_needed
+from kdbench.board.statistics.aggregates import (
     average_relative_improvement,
     gap_closed,
     interquartile_mean,
@@ -21,9 +22,8 @@ from kdbench.board.aggregates import (
     stratified_bootstrap,
     wins_ties_losses,
 )
-from kdbench.board.power import power, seeds_needed
-from kdbench.board.ranks import borda, critical_difference, friedman, place_ranks
-from kdbench.board.statistics import bootstrap, holm
+from kdbench.board.statistics.intervals import bootstrap, holm
+from kdbench.board.statistics.ranks import borda, critical_difference, friedman, place_ranks
 from kdbench.papers import reported
 
 RNG = np.random.default_rng(7)

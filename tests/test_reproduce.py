@@ -16,7 +16,7 @@ from scipy import stats
 
 from kdbench import cli
 from kdbench.board.reproduction import VERDICTS, judge, reproduction_table
-from kdbench.board.statistics import agreeing
+from kdbench.board.statistics.intervals import agreeing
 from kdbench.board.terminal import render
 from kdbench.errors import KDBenchError
 from kdbench.executors.local import LocalExecutor

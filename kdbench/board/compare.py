@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from kdbench.board.runs import PLACE, place_name, runs_table
-from kdbench.board.statistics import SURE, Paired, holm, paired
+from kdbench.board.statistics.intervals import SURE, Paired, holm, paired
 from kdbench.board.tables import OVERALL
 from kdbench.errors import KDBenchError, unknown
 from kdbench.records import Record

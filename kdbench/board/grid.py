@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from kdbench.board.runs import COST, PLACE, RESULT, place_name
-from kdbench.board.statistics import DIGITS
+from kdbench.board.statistics.intervals import DIGITS
 from kdbench.errors import KDBenchError
 
 Place = tuple[str, str, str]  # data set, protocol, pair

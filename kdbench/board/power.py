@@ -10,7 +10,7 @@ from scipy import stats
 
 from kdbench.board.compare import matched
 from kdbench.board.runs import PLACE, place_name
-from kdbench.board.statistics import SURE, summary
+from kdbench.board.statistics.intervals import SURE, summary
 from kdbench.board.tables import OVERALL
 from kdbench.records import Record
 

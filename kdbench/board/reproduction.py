@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from kdbench.board.statistics import agreeing, summary
+from kdbench.board.statistics.intervals import agreeing, summary
 from kdbench.papers.reported import TEACHER, Reported
 from kdbench.papers.table import Entry
 from kdbench.records import Record

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kdbench.board.aggregates import gap_closed, pareto_front
 from kdbench.board.grid import STATES, Grid, make_grid
 from kdbench.board.runs import GROUP, PLACE, runs_table
-from kdbench.board.statistics import bootstrap, holm, paired, summary
+from kdbench.board.statistics.aggregates import gap_closed, pareto_front
+from kdbench.board.statistics.intervals import bootstrap, holm, paired, summary
 from kdbench.records import Record
 from kdbench.records.files import write_atomically
 from kdbench.suites.grid import BASELINES

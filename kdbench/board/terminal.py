@@ -16,7 +16,7 @@ from kdbench.board.compare import Comparison
 from kdbench.board.power import MOST, Plan
 from kdbench.board.reproduction import VERDICTS
 from kdbench.board.runs import place_name
-from kdbench.board.statistics import SURE
+from kdbench.board.statistics.intervals import SURE
 from kdbench.board.tables import OVERALL
 
 # header, least width of the terminal that shows it

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kdbench.board import aggregates
 from kdbench.board.grid import STATES, Grid, left_out, make_grid
-from kdbench.board.ranks import CriticalDifference, borda, critical_difference, place_ranks
 from kdbench.board.runs import place_name, runs_table
-from kdbench.board.statistics import summary
+from kdbench.board.statistics import aggregates
+from kdbench.board.statistics.intervals import summary
+from kdbench.board.statistics.ranks import CriticalDifference, borda, critical_difference, place_ranks
 from kdbench.board.tables import DIFFERENCE, correct, difference_row, mean_of, ranked, relative_row, state_row
 from kdbench.records import Record
 from kdbench.suites.grid import BASELINES

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from kdbench.board.numbers import TIMES, aligned, decimals, fixed, interval, known, probability, scaled
-from kdbench.board.statistics import SURE
+from kdbench.board.statistics.intervals import SURE
 
 Row = Mapping[str, Any]
 

@@ -13,8 +13,8 @@ from kdbench.board.grid import STATES
 from kdbench.board.numbers import aligned, decimals, fixed, interval, known, probability
 from kdbench.board.page.cells import Cell, mark_of, resolution
 from kdbench.board.page.data import Board, Place, Results
-from kdbench.board.ranks import CriticalDifference
-from kdbench.board.statistics import SURE
+from kdbench.board.statistics.intervals import SURE
+from kdbench.board.statistics.ranks import CriticalDifference
 from kdbench.board.wide import ranking
 
 FEW = 5  # seeds below which a t interval is wide

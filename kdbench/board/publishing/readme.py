@@ -12,7 +12,7 @@ import pandas as pd
 from kdbench.board.numbers import fixed, interval, known, scaled
 from kdbench.board.publishing.card import Card
 from kdbench.board.runs import place_name, protocol_text
-from kdbench.board.statistics import SURE
+from kdbench.board.statistics.intervals import SURE
 from kdbench.board.tables import OVERALL
 
 STUDENT, KD = "student", "kd"

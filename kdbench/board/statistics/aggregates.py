@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 from scipy import stats
 
-from kdbench.board.statistics import CONFIDENCE, RESAMPLES, paired
+from kdbench.board.statistics.intervals import CONFIDENCE, RESAMPLES, paired
 
 TRIM = 0.25  # of the runs at either end, which the interquartile mean leaves out
 

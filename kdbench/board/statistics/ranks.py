@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from kdbench.board.statistics import SURE
+from kdbench.board.statistics.intervals import SURE
 
 
 @dataclass(frozen=True)
