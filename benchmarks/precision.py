@@ -18,9 +18,9 @@ from scipy import stats
 
 from benchmarks.setting import SIX
 from kdbench.board.statistics.intervals import holm
+from kdbench.commands.progress import Display
 from kdbench.executors.local import LocalExecutor
 from kdbench.hardware.numerics import Numerics
-from kdbench.progress import Display
 from kdbench.records import Store
 from kdbench.suites import parse
 from kdbench.suites.grid import Cell

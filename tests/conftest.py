@@ -60,7 +60,7 @@ def tiny_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of runs with the tiny suite and a multi-teacher method, trained once; copy it before you change it."""
     from typer.testing import CliRunner
 
-    from kdbench.cli import app
+    from kdbench.commands.cli import app
 
     out = tmp_path_factory.mktemp("tiny") / "runs"
     out.mkdir()

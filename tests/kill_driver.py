@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from kdbench import records
-from kdbench.cli import main
+from kdbench.commands.cli import main
 from kdbench.training.cohort import Cohort
 from kdbench.training.learner import Learner
 

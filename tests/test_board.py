@@ -22,7 +22,7 @@ from kdbench.board.runs import protocol_text, runs_table
 from kdbench.board.statistics.intervals import holm, paired, summary
 from kdbench.board.tables import leaderboard_table, write_csv
 from kdbench.board.wide import common_note, ranking, wide_table
-from kdbench.cli import app
+from kdbench.commands.cli import app
 from kdbench.errors import KDBenchError
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kdbench import registry, suites
-from kdbench.listing import _count
+from kdbench.commands.listing import _count
 from kdbench.registry import catalogue
 from kdbench.suites import parse
 

@@ -12,8 +12,8 @@ import toy_task  # noqa: F401  (registers the task `tokens`)
 from torch import Tensor
 
 from kdbench import Batch, Method, Network, Output, register
+from kdbench.commands.progress import Display
 from kdbench.executors.local import LocalExecutor
-from kdbench.progress import Display
 from kdbench.seeding import derive_seed, seed_all
 from kdbench.suites.parse import parse
 from kdbench.testing.trial import Bench

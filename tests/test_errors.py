@@ -20,7 +20,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from kdbench import cli
+from kdbench.commands import cli
 from kdbench.executors.local import LocalExecutor
 from kdbench.records.lock import locked
 from kdbench.suites import parse
@@ -331,7 +331,7 @@ def finished_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The results of the suite, run once for all tests."""
     from rich.console import Console
 
-    from kdbench.progress import Display
+    from kdbench.commands.progress import Display
 
     folder = tmp_path_factory.mktemp("finished")
     (folder / "tiny.toml").write_text(SUITE)
@@ -478,7 +478,7 @@ def test_ctrl_c_says_how_to_go_on_and_gives_status_130(tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text(SUITE)
     command = ["run", tmp_path / "tiny.toml", "--out", tmp_path / "runs", "--device", "cpu", "--epochs", "100000"]
     process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "kdbench.cli", *map(str, command)],
+        [sys.executable, "-u", "-m", "kdbench.commands.cli", *map(str, command)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

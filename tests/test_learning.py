@@ -12,8 +12,8 @@ import pytest
 from rich.console import Console
 
 from kdbench import registry
+from kdbench.commands.progress import Display
 from kdbench.executors.local import LocalExecutor
-from kdbench.progress import Display
 from kdbench.records import Record, Store
 from kdbench.suites import parse
 

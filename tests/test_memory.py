@@ -19,10 +19,10 @@ from test_stop_anywhere import without_times
 from torch import Tensor, nn
 
 from kdbench import Batch, Method, Output, register, registry
+from kdbench.commands.progress import Display
 from kdbench.executors.local import LocalExecutor
 from kdbench.hardware import memory
 from kdbench.method import Step
-from kdbench.progress import Display
 from kdbench.records import Record, Store
 from kdbench.suites.grid import Cell
 from kdbench.suites.parse import parse

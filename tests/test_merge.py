@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from kdbench.board.publishing import merge as merging
 from kdbench.board.publishing.merge import merge
 from kdbench.board.publishing.publish import publish
-from kdbench.cli import app
+from kdbench.commands.cli import app
 from kdbench.errors import KDBenchError
 from kdbench.records import read_record
 from kdbench.records.files import write_atomically

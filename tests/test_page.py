@@ -22,7 +22,7 @@ from kdbench.board.page import plots, summary
 from kdbench.board.page.cells import COLUMNS, differences
 from kdbench.board.page.data import Results, slugs
 from kdbench.board.page.series import curve, reliability
-from kdbench.cli import app
+from kdbench.commands.cli import app
 from kdbench.papers.reported import Reported
 from kdbench.records import Store
 from kdbench.registry.about import Described
@@ -410,7 +410,7 @@ def test_a_site_is_made_of_odd_suites_too(case: str, tmp_path: Path) -> None:
 
 
 def test_a_methods_page_tells_what_its_file_tells(tmp_path: Path) -> None:
-    from kdbench.report import describe
+    from kdbench.commands.site import describe
 
     records = synthetic(["student", "kd", "dkd"], gaps=False)
     described = describe(records)
@@ -487,7 +487,6 @@ def test_records_of_another_recipe_are_named(tmp_path: Path) -> None:
 
 
 def test_without_plotly_a_sentence_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kdbench import report
 
     monkeypatch.setattr(report, "find_spec", lambda name: None if name == "plotly" else builtins.object())
     done = CliRunner().invoke(app, ["report", "digits", "--out", str(tmp_path)])

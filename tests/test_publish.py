@@ -20,7 +20,7 @@ from kdbench.board.publishing.readme import readme, text
 from kdbench.board.publishing.validate import validate
 from kdbench.board.select import expected
 from kdbench.board.tables import csv_bytes
-from kdbench.cli import app
+from kdbench.commands.cli import app
 from kdbench.errors import KDBenchError
 from kdbench.records import Store
 from kdbench.suites import parse

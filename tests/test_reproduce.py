@@ -14,16 +14,16 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from kdbench import cli
 from kdbench.board.reproduction import VERDICTS, judge, reproduction_table
 from kdbench.board.statistics.intervals import agreeing
 from kdbench.board.terminal import render
+from kdbench.commands import cli
+from kdbench.commands.progress import Display
 from kdbench.errors import KDBenchError
 from kdbench.executors.local import LocalExecutor
 from kdbench.papers import reported
 from kdbench.papers.reported import COLUMNS, Reported
 from kdbench.papers.table import Choice, Entry, Protocol, load_recipes, protocol, resolve_recipe, take_over
-from kdbench.progress import Display
 from kdbench.records import Store
 from kdbench.suites import parse
 

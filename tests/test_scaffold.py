@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from kdbench import cli, registry
+from kdbench import registry
+from kdbench.commands import cli
+from kdbench.commands.scaffold import _BODIES, method_source, write_method
 from kdbench.errors import KDBenchError
-from kdbench.scaffold import _BODIES, method_source, write_method
 from kdbench.testing.checks import trains
 from kdbench.testing.trial import Bench
 

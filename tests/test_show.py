@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from kdbench import cli, registry
-from kdbench.listing import print_list
+from kdbench import registry
+from kdbench.commands import cli
+from kdbench.commands.listing import print_list
+from kdbench.commands.show import print_method
 from kdbench.registry.about import sections
-from kdbench.show import print_method
 
 METHOD = '''"""A title (Authors, 2026).
 

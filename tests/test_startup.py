@@ -16,7 +16,7 @@ HEAVY = {"torch", "torchvision", "timm", "pandas", "scipy", "sklearn"}
 COMMAND = """
 import sys
 sys.argv = ["kdbench", *{arguments!r}]
-from kdbench.cli import main
+from kdbench.commands.cli import main
 try:
     main()
 finally:

@@ -10,10 +10,10 @@ import pytest
 from rich.console import Console
 from torch import nn
 
+from kdbench.commands.progress import Display
 from kdbench.errors import KDBenchError
 from kdbench.executors.local import LocalExecutor
 from kdbench.hardware.numerics import Numerics
-from kdbench.progress import Display
 from kdbench.records import Store
 from kdbench.suites import parse
 from kdbench.suites.grid import Cell

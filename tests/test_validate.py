@@ -18,7 +18,7 @@ from kdbench.board.publishing.card import suite_table
 from kdbench.board.publishing.problem import shown
 from kdbench.board.publishing.publish import publish, trained
 from kdbench.board.publishing.validate import validate
-from kdbench.cli import app
+from kdbench.commands.cli import app
 from kdbench.errors import KDBenchError
 from kdbench.records import Record, migrated, read_record
 from kdbench.suites import parse

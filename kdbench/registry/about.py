@@ -74,7 +74,7 @@ def links(paper: Paper) -> Sequence[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class Described:
-    """A method in its file's own words (`kdbench.report` fills this in).
+    """A method in its file's own words (`kdbench.commands.site` fills this in).
 
     Attributes:
         title, idea, equation, details, deviations: as `kdbench.registry.about.sections` splits the docstring.

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kdbench import cli_results, cli_tune
+from kdbench.commands import publishing, tune
 from kdbench.errors import KDBenchError
 
 app = typer.Typer(
@@ -78,7 +78,7 @@ def run_command(
     cells = grid.cells()
     store = Store(out / grid.name)
     if dry_run:
-        from kdbench.plan import print_plan
+        from kdbench.commands.plan import print_plan
 
         print_plan(_console(), cells, store, data_root=data, device=device, compile=compile, teachers=out / "teachers")
         return
@@ -104,7 +104,7 @@ def status(
     out: Out = Path("runs"),
 ) -> None:
     """Show which cells are done, running, interrupted, failed, not applicable or missing."""
-    from kdbench.plan import print_status
+    from kdbench.commands.plan import print_status
     from kdbench.records import Store
 
     grid = _suite(suite, methods, pairs, seeds, epochs, set_, precision)
@@ -152,8 +152,8 @@ def report(
     ] = False,
 ) -> None:
     """Make a site of the results: leaderboard, plots, a page a method and a pair; it needs no server and no network."""
+    from kdbench.commands.site import report as make_report
     from kdbench.records import Store
-    from kdbench.report import report as make_report
 
     grid = _suite(suite, methods, pairs, seeds, epochs, set_, precision)
     folder = site or Path("site") / grid.name
@@ -215,7 +215,7 @@ def list_command(
     papers: Annotated[bool, typer.Option("--papers", help="the methods' papers: title, venue, arXiv, code")] = False,
 ) -> None:
     """List the methods with family, source and needs; or the suites, networks or data sets."""
-    from kdbench.listing import print_list
+    from kdbench.commands.listing import print_list
 
     print_list(_console(), what, papers)
 
@@ -226,7 +226,7 @@ def show(
 ) -> None:
     """Show a method: its equation, hyperparameters, needs and deviations, and what its paper reports."""
     from kdbench import registry
-    from kdbench.show import print_method
+    from kdbench.commands.show import print_method
 
     for name in registry.load_file(method) if method.endswith(".py") else [method]:
         print_method(_console(), name)
@@ -263,7 +263,7 @@ def reproduce(
     cells, store = table.cells, Store(out / table.suite)
     console = _console()
     if dry_run and cells:
-        from kdbench.plan import print_plan
+        from kdbench.commands.plan import print_plan
 
         print_plan(console, cells, store, data_root=data, device=device, compile=compile, teachers=out / "teachers")
         if elsewhere := take_over(cells, store, out, dry=True):
@@ -298,7 +298,7 @@ def new(
     folder: Annotated[Path, typer.Option(help="where to write the file")] = Path(),
 ) -> None:
     """Write the file of a new method that already runs, to be filled with your own loss."""
-    from kdbench.scaffold import write_method
+    from kdbench.commands.scaffold import write_method
 
     path = write_method(name, family, folder)
     print(f"wrote {path}; next: kdbench check {path}, then kdbench run digits --methods student,kd,{path}")
@@ -378,8 +378,8 @@ def _execute(
             done = sum(store.has(cell.id) for cell in cells)
             if done == len(cells) and not retry_failed:
                 return  # before what only training needs is imported
+            from kdbench.commands.progress import Display
             from kdbench.executors.local import LocalExecutor
-            from kdbench.progress import Display
 
             with Display(_console(), len(cells), done) as display:
                 LocalExecutor(out, display, data, device, compile, cohort_size).run(cells, retry_failed)
@@ -441,8 +441,8 @@ def _write_common(records: list[Any], grid: list[Any], store: Any) -> tuple[Any,
     return long, wide, common_note(records, grid)
 
 
-cli_results.register(app)
-cli_tune.register(app)
+publishing.register(app)
+tune.register(app)
 
 if __name__ == "__main__":
     main()
