@@ -15,8 +15,8 @@ from benchmarks.setting import Setting
 from kdbench.hardware import heap
 from kdbench.hardware.numerics import Numerics
 from kdbench.method import Batch, Network
+from kdbench.reads import Taps
 from kdbench.suites.grid import PLAIN, MethodSpec
-from kdbench.taps import Taps
 from kdbench.training.precision import numerics_of
 
 # (network, whether frozen): students and teachers of the suites

@@ -13,7 +13,7 @@ from torch import Tensor, fx
 
 from kdbench.hardware import compiled as compiled_module
 from kdbench.hardware.compiled import Compiled
-from kdbench.taps import Taps
+from kdbench.reads import Taps
 from kdbench.tasks.image.networks import TimmNetwork, create
 from kdbench.testing.trial import FP32, Bench
 

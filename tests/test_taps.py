@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdbench import Batch, Method, Output, register, registry
-from kdbench.taps import Taps, Undeclared, declared, reduced, taps_of
+from kdbench.reads import Taps, Undeclared, declared, reduced, taps_of
 from kdbench.tasks.image.networks import create
 from kdbench.testing.trial import Bench
 

@@ -16,7 +16,7 @@ from torch._dynamo import config as dynamo
 from torch._functorch import config as functorch
 
 from kdbench.method import Output
-from kdbench.taps import Taps, reduced
+from kdbench.reads import Taps, reduced
 
 # a network is compiled for training and evaluation, for each batch size, and with each set of frozen parts; all
 # networks of one class count together, and past the limit dynamo would silently run uncompiled

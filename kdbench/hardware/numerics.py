@@ -15,7 +15,7 @@ from kdbench.errors import KDBenchError, unknown
 from kdbench.hardware.machine import multiplies_bf16
 
 if TYPE_CHECKING:
-    from kdbench.taps import Taps
+    from kdbench.reads import Taps
 
 PRECISIONS = ("auto", "fp32", "bf16")
 COMPILE = ("auto", "on", "off", "graphs")

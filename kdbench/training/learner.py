@@ -18,9 +18,9 @@ from kdbench.errors import KDBenchError, NotApplicable
 from kdbench.hardware.clock import Clock
 from kdbench.hardware.numerics import Numerics
 from kdbench.method import Batch, Method, Network, Output
+from kdbench.reads import declared, taps_of
 from kdbench.seeding import seed_all
 from kdbench.suites.grid import Cell, Recipe
-from kdbench.taps import declared, taps_of
 from kdbench.tasks import Task, TrainingSet
 from kdbench.training.cost import deployed_cost, latencies
 

@@ -16,8 +16,8 @@ from kdbench import tasks
 from kdbench.hardware import heap
 from kdbench.hardware.numerics import Numerics
 from kdbench.method import Batch, Network, Output
+from kdbench.reads import Taps
 from kdbench.suites.grid import Cell
-from kdbench.taps import Taps
 from kdbench.tasks import Task
 from kdbench.training import tuned
 from kdbench.training.precision import numerics_of

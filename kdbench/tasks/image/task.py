@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from kdbench.hardware.numerics import Numerics
 from kdbench.method import Network
+from kdbench.reads import Taps
 from kdbench.suites.grid import DatasetSpec, Recipe
-from kdbench.taps import Taps
 from kdbench.tasks import Task, TrainingSet
 from kdbench.tasks.image.data import load_data, make_loader
 from kdbench.tasks.image.networks import create
