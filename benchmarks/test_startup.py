@@ -16,9 +16,9 @@ ROWS = {
     "python": ("-c", "pass"),
     "import torch": ("-c", "import torch"),
     "import kdbench": ("-c", "import kdbench"),
-    "kdbench --help": ("-m", "kdbench.commands.cli", "--help"),
-    "kdbench list": ("-m", "kdbench.commands.cli", "list"),
-    "kdbench run, finished": ("-m", "kdbench.commands.cli", "run", "{suite}", "--out", "{out}", "--device", "cpu"),
+    "kdbench --help": ("-m", "kdbench", "--help"),
+    "kdbench list": ("-m", "kdbench", "list"),
+    "kdbench run, finished": ("-m", "kdbench", "run", "{suite}", "--out", "{out}", "--device", "cpu"),
 }
 SUITE = """
 seeds = [0]

@@ -478,7 +478,7 @@ def test_ctrl_c_says_how_to_go_on_and_gives_status_130(tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text(SUITE)
     command = ["run", tmp_path / "tiny.toml", "--out", tmp_path / "runs", "--device", "cpu", "--epochs", "100000"]
     process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "kdbench.commands.cli", *map(str, command)],
+        [sys.executable, "-u", "-m", "kdbench", *map(str, command)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

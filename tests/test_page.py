@@ -488,7 +488,7 @@ def test_records_of_another_recipe_are_named(tmp_path: Path) -> None:
 
 def test_without_plotly_a_sentence_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
-    monkeypatch.setattr(report, "find_spec", lambda name: None if name == "plotly" else builtins.object())
+    monkeypatch.setattr(site, "find_spec", lambda name: None if name == "plotly" else builtins.object())
     done = CliRunner().invoke(app, ["report", "digits", "--out", str(tmp_path)])
     assert str(done.exception) == "a report needs plotly: pip install 'kdbench[report]'"
 

@@ -16,7 +16,7 @@ from scipy import stats
 
 from kdbench.board.reproduction import VERDICTS, judge, reproduction_table
 from kdbench.board.statistics.intervals import agreeing
-from kdbench.board.terminal import render
+from kdbench.board.terminal import reproduction as render
 from kdbench.commands import cli
 from kdbench.commands.progress import Display
 from kdbench.errors import KDBenchError

@@ -10,6 +10,8 @@ import pytest
 from kdbench import registry, suites
 from kdbench.errors import KDBenchError
 from kdbench.suites import parse
+from kdbench.suites.grid import Cell
+from kdbench.suites.recipe import Recipe
 
 BASE = {
     "name": "s",

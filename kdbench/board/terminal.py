@@ -234,22 +234,22 @@ def _p(value: float) -> str:
     return f"{value:.2g}" if _known(value) else ""
 
 
-def render(frame: pd.DataFrame) -> Iterator[Table | Text]:
-    """A table a (data set, pair), then the count of each verdict."""
+def reproduction(frame: pd.DataFrame) -> Iterator[Table | Text]:
+    """One table per (data set, pair), then the count of each verdict."""
     for (dataset, pair), part in frame.groupby(["dataset", "pair"], sort=False):
         table = Table(title=f"{dataset}: {pair}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
         for header in ("method", "reported", "epoch", "measured", "n", "95 % interval", "verdict", "why"):
             right = header in ("reported", "measured", "n", "95 % interval")
             table.add_column(header, justify="right" if right else "left", no_wrap=header != "why", overflow="fold")
         for row in part.to_dict("records"):
-            table.add_row(*map(Text, _cells(row)))
+            table.add_row(*map(Text, _verdict_cells(row)))
         yield table
     verdicts = [verdict for verdict in VERDICTS if (frame["verdict"] == verdict).any()]
     counts = ", ".join(f"{(frame['verdict'] == verdict).sum()} {verdict}" for verdict in verdicts)
     yield Text(f"{(frame['verdict'] != '').sum()} reported values: {counts}")
 
 
-def _cells(row: Mapping[Any, Any]) -> tuple[str, ...]:
+def _verdict_cells(row: Mapping[Any, Any]) -> tuple[str, ...]:
     def number(key: str) -> str:
         return f"{row[key]:.2f}" if _known(row[key]) else ""
 
@@ -261,7 +261,3 @@ def _cells(row: Mapping[Any, Any]) -> tuple[str, ...]:
     of_last = spread("top1_std") if epoch != "best" else ""
     reported, runs = number("reported") + spread("reported_std"), str(row["n"] or "")
     return row["method"], reported, epoch, number("measured") + of_last, runs, interval, row["verdict"], row["reason"]
-
-
-def _known(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)

@@ -253,7 +253,7 @@ def reproduce(
     """Run a paper's table under its recipe, and give a verdict on each of its values."""
     from kdbench.board.reproduction import reproduction_table
     from kdbench.board.tables import write_csv
-    from kdbench.board.terminal import render
+    from kdbench.board.terminal import reproduction as render
     from kdbench.papers.table import Choice, protocol, take_over
     from kdbench.records import Store
     from kdbench.records.lock import locked

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from kdbench import __version__
+import kdbench
 from kdbench.hardware.machine import hardware
 from kdbench.hardware.numerics import Numerics
 
@@ -28,7 +28,7 @@ def provenance(numerics: Numerics) -> dict[str, Any]:
 
 @cache
 def _versions() -> tuple[tuple[str, str], ...]:
-    found = {"kdbench": __version__, "python": platform.python_version()}
+    found = {"kdbench": kdbench.__version__, "python": platform.python_version()}
     for package in ("torch", "torchvision", "timm", "numpy"):
         try:
             found[package] = version(package)
@@ -40,7 +40,7 @@ def _versions() -> tuple[tuple[str, str], ...]:
 @cache
 def revision() -> str | None:
     """The git revision of kdbench's own checkout, `+` behind it if it has uncommitted changes; None without one."""
-    here = Path(__file__).parent
+    here = Path(kdbench.__file__).parent
 
     def git(*words: str) -> str:
         return subprocess.run(

@@ -1,0 +1,1 @@
+"""Pure functions over scores: intervals, aggregates, ranks."""
