@@ -16,13 +16,13 @@ METHODS = sorted((ROOT / "methods").rglob("*.py"))
 
 # from the top of the house to its ground: a layer imports only from its own line and from the lines below it
 LAYERS = (
-    ("commands", "cli", "cli_results", "cli_tune", "plan", "listing", "show", "report", "scaffold", "progress"),
-    ("board", "executors", "testing", "check", "trial", "__main__"),
-    ("papers", "training", "reproduce", "cohort", "learner", "rehearsal", "teachers", "provenance", "tune", "latency"),
-    ("tasks", "metrics", "precision", "frozen", "data", "networks", "verdicts"),
-    ("hardware", "suites", "suite", "recipe", "device", "memory", "heap", "compiled", "energy"),
-    ("records", "registry", "lock", "catalogue", "composition", "source"),
-    ("connectors", "losses", "reads", "taps"),
+    ("commands", "__main__"),
+    ("board", "executors", "testing"),
+    ("papers", "training"),
+    ("tasks",),
+    ("hardware", "suites"),
+    ("records", "registry"),
+    ("connectors", "losses", "reads"),
     ("method",),
     ("errors", "info", "seeding"),
 )

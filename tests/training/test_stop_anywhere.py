@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-DRIVER = Path(__file__).with_name("kill_driver.py")
+DRIVER = Path(__file__).parents[1] / "support" / "kill_driver.py"
 # one single, one mutual, one multi-teacher, one staged and one multi-head method, and one with a memory bank
 METHODS = ["student", "dml", "aver_mkd", "sskd", "mhkd", "crd"]
 SUITE = """

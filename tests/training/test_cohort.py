@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-import toy_task  # noqa: F401  (registers the task `tokens`)
+from support import toy_task  # noqa: F401  (registers the task `tokens`)
 from torch import Tensor
 
 from kdbench import Batch, Method, Network, Output, register

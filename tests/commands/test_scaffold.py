@@ -17,7 +17,7 @@ from kdbench.testing.trial import Bench
 
 pytestmark = pytest.mark.usefixtures("temporary")
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FAMILIES = sorted(_BODIES)
 
 

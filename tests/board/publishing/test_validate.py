@@ -24,7 +24,7 @@ from kdbench.records import Record, migrated, read_record
 from kdbench.suites import parse
 from kdbench.suites.grid import identity
 
-DOCS = Path(__file__).parents[1] / "docs" / "results.md"
+DOCS = Path(__file__).parents[3] / "docs" / "results.md"
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import pytest
 from kdbench.board.publishing.validate import validate
 from kdbench.records import Store
 
-RESULTS = Path(__file__).parents[1] / "results"
+RESULTS = Path(__file__).parents[2] / "results"
 SUITES = sorted(path.parent for path in RESULTS.rglob("leaderboard.csv"))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from page_records import PAIRS, grid, page_record, synthetic
+from support.page_records import PAIRS, grid, page_record, synthetic
 
 pytest.importorskip("plotly")
 pytest.importorskip("selenium")

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
-from page_records import PAIRS, grid, page_record, synthetic
+from support.page_records import PAIRS, grid, page_record, synthetic
 from typer.testing import CliRunner
 
 from kdbench.board.numbers import DIGIT, MINUS, POINT, aligned, decimals, fixed, scaled
@@ -31,7 +31,7 @@ pytest.importorskip("plotly")
 from kdbench.board.page.build import build
 from kdbench.board.page.latex import escape, latex_tables
 
-RESULTS = Path(__file__).parents[1] / "results"
+RESULTS = Path(__file__).parents[3] / "results"
 METHODS = ["student", "kd", "dkd", "dist", "fitnet", "at", "simkd"]
 EVIL = "<script>alert(1)</script>"
 
