@@ -1,4 +1,4 @@
-"""TODO."""
+"""What is told about a method: its docstring in parts, its paper, its source, in plain text."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import inspect
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from kdbench import registry
 from kdbench.info import Paper
-from kdbench.method import Method
 from kdbench.registry.catalogue import needs_of
-from kdbench.registry.composition import Composite
+
+if TYPE_CHECKING:  # it loads torch, which a list of methods can do without
+    from kdbench.method import Method
 
 
 def sections(docstring: str) -> dict[str, str]:
@@ -43,6 +44,8 @@ def source_of(paper: Paper | None) -> str:
 
 def described(cls: type[Method]) -> Described:
     """A method class in plain text."""
+    from kdbench.registry.composition import Composite
+
     info = cls.info
     needs = ", ".join(needs_of(cls))
     defaults = registry.hyperparameters(cls)

@@ -1,7 +1,8 @@
 """The training loop.
 
 A cohort is the cells that share data, teachers and seed. They train side by side: each batch is made once, every
-teacher runs on it once, then each learner takes its own step. Four properties hold; tests/training/test_cohort.py tests each:
+teacher runs on it once, then each learner takes its own step. Four properties hold, each
+tested in tests/training/test_cohort.py:
 
 1. a cell's result does not depend on who trains beside it, to the bit: a learner shares nothing but the batch and the
    frozen teachers' outputs, and every step starts its random stream from (seed, epoch, step) alone;

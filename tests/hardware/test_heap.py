@@ -14,7 +14,7 @@ from kdbench.hardware import heap
 # in a process of its own, since the setting lasts: page faults of one large tensor that is made again and again
 FAULTS = """
 import resource, sys, torch
-from kdbench import heap
+from kdbench.hardware import heap
 torch.set_num_threads(1)
 if sys.argv[1] == "keep":
     heap.keep()

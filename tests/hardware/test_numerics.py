@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from kdbench.errors import KDBenchError
-from kdbench.hardware import numerics
 from kdbench.hardware.clock import Clock
 from kdbench.hardware.numerics import Numerics, resolve
 
@@ -143,7 +142,7 @@ def test_what_is_not_compiled_is_the_module_itself() -> None:
 
 def test_the_clock_sums_its_spans_and_starts_anew_when_read(monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter([10.0, 11.0, 20.0, 22.5])
-    monkeypatch.setattr(numerics.time, "perf_counter", lambda: next(times))
+    monkeypatch.setattr("kdbench.hardware.clock.time.perf_counter", lambda: next(times))
     clock = Clock(torch.device("cpu"))
     for _ in range(2):
         with clock.running():

@@ -487,6 +487,7 @@ def test_records_of_another_recipe_are_named(tmp_path: Path) -> None:
 
 
 def test_without_plotly_a_sentence_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kdbench.commands import site
 
     monkeypatch.setattr(site, "find_spec", lambda name: None if name == "plotly" else builtins.object())
     done = CliRunner().invoke(app, ["report", "digits", "--out", str(tmp_path)])
