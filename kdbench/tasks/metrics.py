@@ -1,87 +1,157 @@
-"""Scores of a classifier and the cost of a deployed network."""
+"""The metrics of a task, as plain facts: what a score is called, in which unit, which direction is better.
+
+Records, tables, schemas, pages and statistics take their columns from here, so that no other file names a metric. A task
+keeps its table in `kdbench/tasks/<task>/metrics.py`; neither torch nor the task's own libraries are imported by it, so
+that records can be read where they are not installed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
-from kdbench.losses import kl
-from kdbench.method import Output
+from kdbench.errors import KDBenchError, unknown
 
 
-def logits_of(model: Callable[..., Any], inputs: Tensor) -> Tensor:
-    """Logits `[B, K]` of a network or a deployed module, which may return either an `Output` or the logits."""
-    output = model(inputs)
-    return output.logits if isinstance(output, Output) else output
+@dataclass(frozen=True)
+class Metric:
+    """One score of what is deployed.
 
-
-def classification(logits: Tensor, targets: Tensor, teacher_logits: Tensor | None) -> dict[str, float | None]:
-    """Scores of logits `[N, K]` against targets `[N]` and, where given, a teacher's logits `[N, K]`.
-
-    Returns:
-        `top1`, `top5`, `agreement` (share of samples with the teacher's top class) and `ece` (expected calibration
-        error, 15 bins) in percent, `nll` in nats, `kl_to_teacher` in nats at temperature 1. Those that need a teacher
-        are None without one.
+    Attributes:
+        name: its key in a record's `result` and its column in a table.
+        title: how tables and plots call it, without its unit: `top-1`.
+        unit: `%`, `nats`, or nothing.
+        meaning: what it is, for the documentation of columns, with its unit.
+        higher_is_better: its direction; None where neither is better.
+        low, high: the range of its values.
+        decimals: as many as are ever shown.
+        of_teacher: whether it compares with a teacher's predictions; None in a record without one.
     """
-    logits = logits.float()
-    ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices
-    hits = ranked == targets[:, None]
-    scores: dict[str, float | None] = {
-        "top1": _percent(hits[:, 0]),
-        "top5": _percent(hits.any(1)),
-        "nll": F.cross_entropy(logits, targets).item(),
-        "ece": expected_calibration_error(reliability(logits, targets)),
-        "agreement": None,
-        "kl_to_teacher": None,
-    }
-    if teacher_logits is not None:
-        scores["agreement"] = _percent(ranked[:, 0] == teacher_logits.argmax(1))
-        scores["kl_to_teacher"] = kl(logits, teacher_logits.float()).item()
-    return scores
+
+    name: str
+    title: str
+    unit: str
+    meaning: str
+    higher_is_better: bool | None = True
+    low: float = -math.inf
+    high: float = math.inf
+    decimals: int = 2
+    of_teacher: bool = False
+
+    @property
+    def sign(self) -> int:
+        """1 where higher is better, -1 where lower is: times the score, more is better."""
+        return -1 if self.higher_is_better is False else 1
+
+    @property
+    def heading(self) -> str:
+        """`top-1, %`."""
+        return f"{self.title}, {self.unit}" if self.unit else self.title
+
+    @property
+    def points(self) -> str:
+        """The unit of a difference: percentages differ by points."""
+        return "points" if self.unit == "%" else self.unit
+
+    def better(self, score: float, than: float) -> bool:
+        """Whether one score is better than another; equal ones are not."""
+        return self.sign * score > self.sign * than
+
+    def best(self, scores: Iterable[float]) -> float:
+        """The best of several."""
+        return self.sign * max(self.sign * score for score in scores)
+
+    def gain(self, score: float, over: float) -> float:
+        """By how much a score is better than another; below zero if it is worse."""
+        return self.sign * (score - over)
 
 
-def reliability(logits: Tensor, targets: Tensor, bins: int = 15) -> dict[str, list[float]]:
-    """Confidence against accuracy of logits `[N, K]`, by equal bins of confidence (Guo et al. 2017).
+@dataclass(frozen=True)
+class Metrics:
+    """All scores of one task, the ranked one first.
 
-    Returns:
-        `count`, mean `confidence` and `accuracy` (both in 0..1, 0 where the bin is empty) of each of the `bins` bins.
+    Attributes:
+        task: its name in a suite's data set.
+        scores: in the order of their columns; the first is primary.
+        extra: scores that only some methods have (of several students that train together), under a record's
+            `result.extra`.
+        recompute: the scores that can be told again from what else a record's `result` keeps; for checks.
     """
-    confidence, predicted = logits.double().softmax(1).max(1)
-    place = (confidence * bins).ceil().long().sub(1).clamp(0, bins - 1)  # bins are open below, as in the paper
-    count = torch.bincount(place, minlength=bins)
-    hits = (predicted == targets).double()
-    means = [
-        torch.bincount(place, weights=values, minlength=bins) / count.clamp(min=1) for values in (confidence, hits)
-    ]
-    return {"count": count.tolist(), "confidence": means[0].tolist(), "accuracy": means[1].tolist()}
+
+    task: str
+    scores: tuple[Metric, ...]
+    extra: tuple[Metric, ...] = ()
+    recompute: Callable[[Mapping[str, Any]], Mapping[str, float]] | None = None
+
+    @property
+    def primary(self) -> Metric:
+        """The one that is ranked."""
+        return self.scores[0]
+
+    @property
+    def own(self) -> tuple[Metric, ...]:
+        """Those that need no teacher, without the primary one."""
+        return tuple(metric for metric in self.scores[1:] if not metric.of_teacher)
+
+    @property
+    def of_teacher(self) -> tuple[Metric, ...]:
+        """Those that compare with a teacher."""
+        return tuple(metric for metric in self.scores if metric.of_teacher)
+
+    @property
+    def others(self) -> tuple[Metric, ...]:
+        """All but the primary one, in the order of their columns."""
+        return (*self.own, *self.of_teacher)
+
+    @property
+    def best_name(self) -> str:
+        """The column of the best epoch's primary score."""
+        return f"best_{self.primary.name}"
+
+    @property
+    def teacher_name(self) -> str:
+        """The column of the first teacher's primary score."""
+        return f"teacher_{self.primary.name}"
 
 
-def expected_calibration_error(bins: dict[str, list[float]]) -> float:
-    """Mean |accuracy - confidence| over the samples of `reliability`'s bins, in percent."""
-    rows = zip(bins["count"], bins["confidence"], bins["accuracy"], strict=True)
-    return 100.0 * sum(count * abs(hit - sure) for count, sure, hit in rows) / sum(bins["count"])
+_TABLES: dict[str, Metrics] = {}
 
 
-def group(members: list[Tensor], targets: Tensor) -> dict[str, float]:
-    """Scores of several students that trained together, from each one's logits `[N, K]`, in percent.
+def register(metrics: Metrics) -> Metrics:
+    """Make this the table of its task; for tasks that kdbench does not bring."""
+    _TABLES[metrics.task] = metrics
+    return metrics
 
-    The ensemble is the mean of the softmax probabilities; disagreement is the share of samples on which two students
-    name different classes, averaged over the pairs of students.
+
+def of(task: str) -> Metrics:
+    """The metrics of a task.
+
+    Raises:
+        KDBenchError: if there is no such task.
     """
-    votes = [logits.argmax(1) for logits in members]
-    top1 = [_percent(vote == targets) for vote in votes]
-    probabilities = torch.stack([logits.float().softmax(1) for logits in members]).mean(0)
-    pairs = [(a, b) for i, a in enumerate(votes) for b in votes[i + 1 :]]
-    return {
-        "mean_student_top1": sum(top1) / len(top1),
-        "ensemble_top1": _percent(probabilities.argmax(1) == targets),
-        "disagreement": sum(_percent(a != b) for a, b in pairs) / len(pairs),
-    }
+    if task not in _TABLES:
+        name = f"kdbench.tasks.{task}.metrics"
+        try:
+            there = task.isidentifier() and find_spec(name) is not None
+        except ModuleNotFoundError:
+            there = False
+        if not there:
+            raise unknown("task", task, (*_TABLES, "image"))
+        register(import_module(name).METRICS)
+    return _TABLES[task]
 
 
-def _percent(hits: Tensor) -> float:
-    return 100.0 * hits.sum().item() / len(hits)
+def of_tasks(tasks: Iterable[str]) -> Metrics:
+    """The one table of several runs; image classification's where there are none.
+
+    Raises:
+        KDBenchError: if they are of several tasks, whose scores cannot stand in one table.
+    """
+    found = sorted(set(tasks))
+    if len(found) > 1:
+        raise KDBenchError(f"these runs are of several tasks ({', '.join(found)}): a suite has one, make one of each")
+    return of(found[0] if found else "image")

@@ -20,7 +20,7 @@ from torch import Tensor
 from kdbench import registry
 from kdbench.records import Record
 from kdbench.suites.grid import PLAIN
-from kdbench.tasks.metrics import logits_of
+from kdbench.tasks.classification import logits_of
 from kdbench.testing.trial import FP32, Bench
 
 # the pairs that a method trains on or gives the reason why it cannot

@@ -17,8 +17,8 @@ from kdbench.records import Record, Store
 from kdbench.seeding import derive_seed, seed_all
 from kdbench.suites.grid import Cell, DatasetSpec, MethodSpec, Pair, Recipe, TeacherSpec
 from kdbench.tasks import Task
+from kdbench.tasks.classification import classification, group, logits_of
 from kdbench.tasks.image.networks import create
-from kdbench.tasks.metrics import classification, group, logits_of
 from kdbench.training.cohort import Cohort
 from kdbench.training.learner import Learner
 from kdbench.training.teachers import Teachers

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdbench.hardware.numerics import Numerics
-from kdbench.tasks.metrics import logits_of
+from kdbench.tasks.classification import logits_of
 
 BATCHES = (1, 128)
 SECONDS, CALLS = 0.1, 3  # of measuring for each, at least

@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_leaves
 from kdbench.hardware import memory
 from kdbench.method import Batch
 from kdbench.seeding import seeded
-from kdbench.tasks.metrics import logits_of
+from kdbench.tasks.classification import logits_of
 from kdbench.training.learner import Learner
 
 FEW = 4  # samples of a real step, where a method decides by the numbers in its tensors

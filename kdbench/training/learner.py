@@ -73,7 +73,7 @@ class Learner:
         clock: this learner's own time, without the shared batch and teacher.
         seconds: what the clock has counted in all epochs, and the learner's part in the shared work.
         joules: the energy of that, where the device counts it.
-        reliability: of the deployed network after the last epoch, see `kdbench.tasks.metrics.reliability`.
+        reliability: of the deployed network after the last epoch, see `kdbench.tasks.classification.reliability`.
     """
 
     def __init__(

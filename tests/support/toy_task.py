@@ -14,7 +14,7 @@ from kdbench.method import Batch, Network, Output, Shapes
 from kdbench.seeding import derive_seed
 from kdbench.suites.grid import DatasetSpec, Recipe
 from kdbench.tasks import Task, register_task
-from kdbench.tasks.metrics import classification, group, logits_of
+from kdbench.tasks.classification import classification, group, logits_of
 
 VOCABULARY, LENGTH, CLASSES = 16, 12, 3
 

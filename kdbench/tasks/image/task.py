@@ -14,9 +14,9 @@ from kdbench.method import Network
 from kdbench.reads import Taps
 from kdbench.suites.grid import DatasetSpec, Recipe
 from kdbench.tasks import Task, TrainingSet
+from kdbench.tasks.classification import classification, group, logits_of, reliability
 from kdbench.tasks.image.data import load_data, make_loader
 from kdbench.tasks.image.networks import create
-from kdbench.tasks.metrics import classification, group, logits_of, reliability
 
 
 class ImageTask(Task):

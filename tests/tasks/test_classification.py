@@ -9,7 +9,7 @@ from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
 from torch import Tensor, nn
 
 from kdbench.method import Output
-from kdbench.tasks.metrics import classification, group, logits_of, reliability
+from kdbench.tasks.classification import classification, group, logits_of, reliability
 from kdbench.training.cost import deployed_cost
 
 CLASSES = 12
