@@ -1,8 +1,8 @@
 """The metrics of a task, as plain facts: what a score is called, in which unit, which direction is better.
 
-Records, tables, schemas, pages and statistics take their columns from here, so that no other file names a metric. A task
-keeps its table in `kdbench/tasks/<task>/metrics.py`; neither torch nor the task's own libraries are imported by it, so
-that records can be read where they are not installed.
+Records, tables, schemas, pages and statistics take their columns from here, so that no other file names a metric. A
+task keeps its table in `kdbench/tasks/<task>/metrics.py`; neither torch nor the task's own libraries are imported by
+it, so that records can be read where they are not installed.
 """
 
 from __future__ import annotations
