@@ -81,3 +81,18 @@ def gradients_agree(
 def require(*tensors: Tensor) -> None:
     for tensor in tensors:
         tensor.requires_grad_()
+
+
+def sides(golden: dict[str, Tensor], stages: int = 3) -> tuple[list[Tensor], list[Tensor]]:
+    """The student's maps, which require gradients, and the teacher's."""
+    ours, theirs = ([golden[f"feat_{side}_{k}"] for k in range(stages)] for side in "st")
+    require(*ours)
+    return ours, theirs
+
+
+def named(tensors: list[Tensor], name: str = "feat_s") -> dict[str, Tensor]:
+    return {f"{name}_{k}": tensor for k, tensor in enumerate(tensors)}
+
+
+def teachers_of(golden: dict[str, Tensor], count: int) -> list[Output]:
+    return [output(golden[f"logits_t_{k}"], [golden[f"feat_t_{k}"]]) for k in range(count)]

@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from kdbench import Batch, Output, Shapes
+from kdbench import Batch, Network, Output, Shapes, registry
+from kdbench.networks import create
 
 BATCH, CLASSES = 5, 4
+
+Shape = tuple[int, ...]
 
 
 @pytest.fixture(autouse=True)
@@ -112,3 +115,93 @@ def mutual_by_loops(outputs: Sequence[Output], data: Batch, i: int, temperature:
     ce = mean(cross_entropy(own[n], int(data.targets[n])) for n in range(BATCH))
     peers = [outputs[j].logits for j in range(len(outputs)) if j != i]
     return ce, mean(mean(kl(own[n], peer[n], temperature) for n in range(BATCH)) for peer in peers)
+
+
+def maps(*shapes: Shape, size: int = BATCH, trained: bool = False) -> list[Tensor]:
+    return [torch.randn(size, *shape, requires_grad=trained) for shape in shapes]
+
+
+def embedded(width: int, size: int = BATCH, trained: bool = False) -> Output:
+    return output(logits(size=size), embedding=torch.randn(size, width, requires_grad=trained))
+
+
+def labels(z: Tensor, data: Batch) -> Tensor:
+    """The batch's cross-entropy."""
+    return mean(cross_entropy(z[n], int(data.targets[n])) for n in range(len(z)))
+
+
+def imitation(z: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """The batch's divergence from the teacher."""
+    return mean(kl(z[n], teacher[n], temperature) for n in range(len(z)))
+
+
+def squares(a: Tensor, b: Tensor) -> Tensor:
+    """Mean squared difference, sample by sample."""
+    return mean(((x - y) ** 2).sum() / x.numel() for x, y in zip(a, b, strict=True))
+
+
+def halved(x: Tensor) -> Tensor:
+    """Means of 2x2 squares."""
+    return (x[..., ::2, ::2] + x[..., 1::2, ::2] + x[..., ::2, 1::2] + x[..., 1::2, 1::2]) / 4
+
+
+def convolved(conv: nn.Module, x: Tensor) -> Tensor:
+    """A 1x1 convolution without bias, channel by channel."""
+    weight = conv.weight[:, :, 0, 0]
+    return torch.stack([sum(weight[o, c] * x[:, c] for c in range(x.shape[1])) for o in range(len(weight))], 1)
+
+
+def normed(bn: nn.Module, x: Tensor) -> Tensor:
+    """BatchNorm with the batch's statistics, channel by channel."""
+    channels = []
+    for c in range(x.shape[1]):
+        values = x[:, c]
+        centred = values - values.sum() / values.numel()
+        deviation = torch.sqrt((centred**2).sum() / values.numel() + bn.eps)
+        channels.append(bn.weight[c] * centred / deviation + bn.bias[c])
+    return torch.stack(channels, 1)
+
+
+def real(name: str, size: int = 16, seed: int = 0) -> Network:
+    torch.manual_seed(seed)
+    return create(name, num_classes=CLASSES, in_chans=3, input_size=(3, size, size))
+
+
+def images(size: int = 16, count: int = BATCH) -> Batch:
+    data = batch(size=count)
+    return Batch(torch.randn(count, 3, size, size), data.targets, data.indices)
+
+
+def activations(*shapes: Shape) -> list[Tensor]:
+    """A student's maps as they are behind a ReLU."""
+    return [torch.rand(BATCH, *shape, requires_grad=True) for shape in shapes]
+
+
+def pooled(feature: Tensor) -> Tensor:
+    """`[B, C, H, W]` to `[B, C]`, position by position."""
+    _, _, height, width = feature.shape
+    return sum(feature[:, :, i, j] for i in range(height) for j in range(width)) / (height * width)
+
+
+class Fixed(nn.Module):
+    """A network that always says the same."""
+
+    def __init__(self, said: Output) -> None:
+        super().__init__()
+        self.said = said
+
+    def forward(self, inputs: Tensor) -> Output:
+        return self.said
+
+
+def bfloat16_terms(name: str, several: bool = False, **hyperparameters: Any) -> dict[str, Tensor]:
+    """A method's terms under autocast, from maps in bfloat16; `several` is for methods with two teachers."""
+    torch.set_default_dtype(torch.float32)
+    shape = (4, 4, 4)
+    side = network(shape, shape, embedding=4, classifier=nn.Linear(4, CLASSES))
+    method: Any = registry.create(name, hyperparameters)
+    method.build(side, [side, side] if several else side)
+    method.epoch = 2
+    student, teacher = (output(logits(), [torch.randn(BATCH, *shape).bfloat16() for _ in range(2)]) for _ in range(2))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return method.loss(batch(), student, [teacher, teacher] if several else teacher)
