@@ -23,7 +23,7 @@ from support.loops import (
 )
 
 from kdbench import Batch, Method, MultiTeacherMethod, MutualMethod, registry
-from kdbench.networks import create
+from kdbench.tasks.image.networks import create
 
 
 @pytest.mark.parametrize("path", sorted(goldens.GOLDEN.glob("*.npz")), ids=lambda path: path.stem)

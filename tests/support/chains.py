@@ -12,8 +12,8 @@ from support.loops import batch, logits, output
 from torch import Tensor, nn
 
 from kdbench import Output, registry
-from kdbench.learner import Learner
-from kdbench.trial import Bench
+from kdbench.testing.trial import Bench
+from kdbench.training.learner import Learner
 
 
 def learner(folder: Path, name: str, **hyperparameters: Any) -> Learner:

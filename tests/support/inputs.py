@@ -17,7 +17,7 @@ from support.loops import CLASSES, Whole, close
 from torch import Tensor, nn
 
 from kdbench import Batch, Output, Shapes, registry
-from kdbench.trial import FP32, Bench
+from kdbench.testing.trial import FP32, Bench
 
 SIDE = 6
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kdbench import Batch, Network, Output, Shapes, registry
-from kdbench.networks import create
+from kdbench.tasks.image.networks import create
 
 BATCH, CLASSES = 5, 4
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from kdbench.methods.features.fcfd import Bridge
 from support.loops import (
     Whole,
     agree,
@@ -27,6 +26,7 @@ from support.loops import (
 from torch import Tensor, nn
 
 from kdbench import KDBenchError, Network, NotApplicable, registry
+from kdbench.methods.features.fcfd import Bridge
 
 
 def fcfd(student: str, teacher: str, **options: Any) -> tuple[Any, Network, Network]:

@@ -22,7 +22,7 @@ from support.loops import (
 from torch import Tensor, nn
 
 from kdbench import Output, registry
-from kdbench.composition import split
+from kdbench.registry.composition import split
 
 
 @pytest.mark.equation

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 from kdbench import Batch, KDBenchError, NotApplicable, Output, registry
 from kdbench.method import Network
-from kdbench.metrics import deployed_cost
-from kdbench.networks import create
+from kdbench.tasks.image.networks import create
+from kdbench.training.cost import deployed_cost
 
 
 def tensor(*shape: int) -> Tensor:

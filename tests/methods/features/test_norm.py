@@ -24,7 +24,7 @@ from support.loops import (
 from torch import Tensor, nn
 
 from kdbench import KDBenchError, NotApplicable, Output, registry
-from kdbench.metrics import deployed_cost
+from kdbench.training.cost import deployed_cost
 
 
 class Pooled(nn.Module):

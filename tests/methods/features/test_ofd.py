@@ -29,7 +29,7 @@ from support.loops import (
 from torch import Tensor
 
 from kdbench import Batch, Shapes, registry
-from kdbench.networks import create
+from kdbench.tasks.image.networks import create
 
 
 def before_relu(*shapes: Shape) -> Any:

@@ -26,7 +26,7 @@ from support.loops import (
 from torch import Tensor
 
 from kdbench import KDBenchError, NotApplicable, registry
-from kdbench.networks import create
+from kdbench.tasks.image.networks import create
 
 
 def tensor(*shape: int) -> Tensor:

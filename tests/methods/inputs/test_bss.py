@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from kdbench.methods.inputs import bss
 from support.inputs import (
     Tiny,
     agree,
@@ -32,6 +31,7 @@ from support.loops import (
 from torch import Tensor
 
 from kdbench import KDBenchError, NotApplicable, Output, registry
+from kdbench.methods.inputs import bss
 
 
 def soft_target_loss(student: Tensor, teacher: Tensor) -> Tensor:

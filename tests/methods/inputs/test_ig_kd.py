@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from kdbench.methods.inputs import ig_kd
 from support.inputs import (
     FakeStep,
     agree,
@@ -36,8 +35,9 @@ from torch import Tensor
 
 from kdbench import Batch, KDBenchError, NotApplicable, registry
 from kdbench.connectors import pixel_range
-from kdbench.data import load
-from kdbench.data.loader import DeviceLoader
+from kdbench.methods.inputs import ig_kd
+from kdbench.tasks.image.data import load
+from kdbench.tasks.image.data.loader import DeviceLoader
 
 
 def integrated(teacher: Any, x: Tensor, target: int) -> Tensor:

@@ -22,7 +22,7 @@ from support.loops import (
 )
 
 from kdbench import registry
-from kdbench.trial import Bench
+from kdbench.testing.trial import Bench
 
 
 @pytest.mark.equation

@@ -28,7 +28,7 @@ from support.loops import (
 from torch import Tensor, nn
 
 from kdbench import KDBenchError, NotApplicable, Output, registry
-from kdbench.trial import Bench
+from kdbench.testing.trial import Bench
 
 
 def test_dots_parameter_takes_the_official_trajectory() -> None:

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from kdbench.methods.multi_head.one import ensemble_kl
 from support import goldens
 from support.loops import (
     BATCH,
@@ -30,7 +29,8 @@ from support.loops import (
 from torch import Tensor, nn
 
 from kdbench import KDBenchError, NotApplicable, Output, registry
-from kdbench.networks import create
+from kdbench.methods.multi_head.one import ensemble_kl
+from kdbench.tasks.image.networks import create
 
 MAPS = ((3, 8, 8), (4, 4, 4), (5, 2, 2))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from kdbench.methods.multi_teacher.aekd import smallest_mix
 from support.hints import hinted
 from support.loops import (
     BATCH,
@@ -21,6 +20,7 @@ from support.loops import (
 from torch import Tensor
 
 from kdbench import KDBenchError, NotApplicable, registry
+from kdbench.methods.multi_teacher.aekd import smallest_mix
 
 
 @pytest.mark.parametrize("tolerance", [0.1, 0.4, 0.6, 1.0, 3.0])

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from kdbench.methods.multi_teacher.hpm_kd import heuristic_attention, heuristic_temperature
 from support import goldens
 from support.loops import (
     BATCH,
@@ -32,6 +31,7 @@ from support.loops import (
 from torch import nn
 
 from kdbench import Batch, KDBenchError, NotApplicable, registry
+from kdbench.methods.multi_teacher.hpm_kd import heuristic_attention, heuristic_temperature
 
 
 @pytest.mark.parametrize("option", [{"assistants": -1}, {"attention": "soft"}, {"schedule": "linear"}])

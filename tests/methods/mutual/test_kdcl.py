@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from kdbench.methods.mutual.kdcl import TARGETS
 from support.loops import (
     BATCH,
     CLASSES,
@@ -28,6 +27,7 @@ from support.loops import (
 from torch import Tensor
 
 from kdbench import Batch, KDBenchError, Output, registry
+from kdbench.methods.mutual.kdcl import TARGETS
 
 
 def kdcl_target(name: str, students: Sequence[Tensor], data: Batch) -> Tensor:

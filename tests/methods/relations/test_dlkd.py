@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from kdbench.methods.relations import dlkd
 from support import goldens
 from support.inputs import (
     agree,
@@ -35,6 +34,7 @@ from support.loops import (
 from torch import Tensor, nn
 
 from kdbench import KDBenchError, NotApplicable, registry
+from kdbench.methods.relations import dlkd
 
 
 def golden_dlkd() -> tuple[Any, dict[str, Tensor], dict[str, nn.Module]]:

@@ -26,9 +26,9 @@ from support.loops import (
 from torch import Tensor, nn
 
 from kdbench import KDBenchError, NotApplicable, registry
-from kdbench.metrics import deployed_cost
-from kdbench.networks import create
-from kdbench.trial import Bench
+from kdbench.tasks.image.networks import create
+from kdbench.testing.trial import Bench
+from kdbench.training.cost import deployed_cost
 
 MAPS = ((3, 8, 8), (4, 4, 4), (5, 2, 2))
 

@@ -19,7 +19,7 @@ from support.loops import (
 )
 
 from kdbench import KDBenchError, NotApplicable, registry
-from kdbench.networks import create
+from kdbench.tasks.image.networks import create
 
 
 def sskd(student: str = "cifar_resnet8", teacher: str = "cifar_wrn_16_2", **hyperparameters: Any) -> tuple[Any, Any]:
