@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from goldens import batch, output
+from support.goldens import batch, output
 
 from kdbench import KDBenchError, registry
 from kdbench.registry.digest import source_digest
