@@ -23,8 +23,8 @@ class Batch:
 
     Attributes:
         inputs: what a network takes, `[B, ...]`; images are `[B, C, H, W]`, normalised.
-        targets: what is right, `[B, ...]`; in classification class indices, `[B]`, int64 (noisy ones under a
-            label-noise protocol).
+        targets: what is right for each row of a network's logits, `[N]`, int64: in classification the class of each
+            sample, N = B (noisy ones under a label-noise protocol).
         indices: position of each sample in the training set, `[B]`, int64, stable over epochs.
         strong: a second, strongly augmented view of the same samples, where a method asks for one
             (`needs` contains `"strong_view"`), else None.
@@ -39,7 +39,7 @@ class Batch:
     follow: Callable[[Tensor], Tensor] | None = None
 
     def __len__(self) -> int:
-        return len(self.targets)
+        return len(self.indices)
 
 
 class Taps(NamedTuple):
@@ -66,9 +66,6 @@ class Withheld:
         return ()
 
 
-NOTHING = Withheld()
-
-
 @dataclass(frozen=True)
 class Output:
     """What a network says about a batch.
@@ -77,8 +74,9 @@ class Output:
     say something else subclasses it, adds fields, and overrides `answer` or `only` where these differ.
 
     Attributes:
-        logits: `[B, K]`, float32 or wider; a task that answers at several places has them behind: `[B, K, *places]`.
-        embedding: the classifier's input, `[B, D]`, float32 or wider: `logits == classifier(embedding)`.
+        logits: `[N, K]`, float32 or wider; a row for each answer: one per sample in classification, N = B, and one per
+            place where a network answers at several.
+        embedding: the classifier's input, `[N, D]`, float32 or wider: `logits == classifier(embedding)`.
         features: stage outputs, shallow to deep, `[B, C, *space]` (images: `[B, C, H, W]`), without the stem.
         preactivations: the same maps before their last ReLU, where the network has them, else empty.
         stem: what enters the first stage, or None where the network has no separate stem.
@@ -101,8 +99,9 @@ class Output:
         """All that it holds, a subclass's own fields too, in the order of the fields."""
         return [tensor for field in fields(self) for tensor in _tensors(getattr(self, field.name))]
 
-    def only(self, taps: Taps, withheld: Withheld = NOTHING) -> Output:
-        """Without the maps that are not read, in whose place `withheld` stands."""
+    def only(self, taps: Taps, withheld: Withheld | None = None) -> Output:
+        """Without the maps that are not read; `withheld` says what stands in their place."""
+        withheld = withheld or Withheld()
         if taps.features:
             hidden = withheld.one("maps of a stage", "its `reads` does not name that stage")
             kept = [feature if number in taps.features else hidden for number, feature in enumerate(self.features, 1)]
@@ -219,10 +218,15 @@ class Phase:
 
 
 class Dataset(Protocol):
-    """What `prepare` sees of the training set."""
+    """What `prepare` sees of the training set.
 
-    num_classes: int  # of classification only
-    targets: Tensor  # [N, ...], in classification class indices [N], int64; on the device
+    Attributes:
+        num_classes: K, where samples have classes.
+        targets: those of all batches, one after the other, int64, on the device.
+    """
+
+    num_classes: int
+    targets: Tensor
 
     def __len__(self) -> int: ...
 

@@ -47,6 +47,7 @@ def parse(table: dict[str, Any], default_name: str = "suite") -> Suite:
         "teacher_recipe": _recipe({**recipe, **teacher}, "teacher_recipe"),
     }
     suite = _build(Suite, {**table, **parts}, "the suite", convert=False)
+    _check_task(suite)
     for section in ("student_recipes", "teacher_recipes"):
         for network, overrides in table.get(section, {}).items():
             _recipe({**recipe, **_table(overrides, f"{section}.{network}")}, f"{section}.{network}")
@@ -221,6 +222,15 @@ def _recipe(table: dict[str, Any], where: str) -> Recipe:
     recipe = _build(Recipe, table, where)
     recipe.check(where)
     return recipe
+
+
+def _check_task(suite: Suite) -> None:
+    tasks = list(dict.fromkeys(dataset.task for dataset in suite.datasets))
+    if len(tasks) > 1:
+        raise KDBenchError(
+            f"the data sets of suite {suite.name!r} are of several tasks ({', '.join(tasks)}), whose scores cannot "
+            "stand in one table: write a suite for each"
+        )
 
 
 def _check_seeds(seeds: Sequence[Any]) -> None:

@@ -70,6 +70,10 @@ class Metric:
         return self.sign * (score - over)
 
 
+# what else stands beside the scores in a record's curve and result
+TAKEN = frozenset({"epoch", "loss", "terms", "seconds", "learning_rate", "watched", "best_epoch", "extra"})
+
+
 @dataclass(frozen=True)
 class Metrics:
     """All scores of one task, the ranked one first.
@@ -80,12 +84,23 @@ class Metrics:
         extra: scores that only some methods have (of several students that train together), under a record's
             `result.extra`.
         recompute: the scores that can be told again from what else a record's `result` keeps; for checks.
+
+    Raises:
+        KDBenchError: for a name that a record uses for something else.
     """
 
     task: str
     scores: tuple[Metric, ...]
     extra: tuple[Metric, ...] = ()
     recompute: Callable[[Mapping[str, Any]], Mapping[str, float]] | None = None
+
+    def __post_init__(self) -> None:
+        for metric in (*self.scores, *self.extra):
+            if metric.name in TAKEN:
+                raise KDBenchError(
+                    f"task {self.task!r} has a metric {metric.name!r}, which is the name of something else in a record:"
+                    " give it another name"
+                )
 
     @property
     def primary(self) -> Metric:

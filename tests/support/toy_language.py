@@ -49,10 +49,10 @@ METRICS = register(
 
 @dataclass(frozen=True)
 class Continuation(Output):
-    """What a language model says: `logits` `[B, V, L]` of each next token, `embedding` `[B, D, L]`.
+    """What a language model says: a row of `logits` and of `embedding` for each next token, `[B * L, ...]`.
 
     Attributes:
-        log_probabilities: `[B, V, L]`, the answer.
+        log_probabilities: `[B * L, V]`, the answer.
     """
 
     log_probabilities: Tensor = None  # type: ignore[assignment]  # follows fields with defaults
@@ -70,7 +70,7 @@ class LanguageModel(Network):
         self.name = name
         self.tokens = nn.Embedding(VOCABULARY, width)
         self.stages = nn.ModuleList(nn.Conv1d(width, width, 2) for _ in range(depth))
-        self.head = nn.Conv1d(width, VOCABULARY, 1)
+        self.head = nn.Linear(width, VOCABULARY)
         self.shapes = Shapes(VOCABULARY, width, tuple((width, LENGTH) for _ in range(depth)))
 
     def forward(self, inputs: Tensor) -> Continuation:
@@ -79,8 +79,9 @@ class LanguageModel(Network):
         for stage in self.stages:
             hidden = stage(F.pad(hidden, (1, 0))).relu()
             features.append(hidden)
-        logits = self.head(hidden).float()
-        return Continuation(logits, hidden, tuple(features), log_probabilities=logits.log_softmax(1))
+        embedding = hidden.transpose(1, 2).flatten(0, 1)
+        logits = self.head(embedding).float()
+        return Continuation(logits, embedding, tuple(features), log_probabilities=logits.log_softmax(1))
 
     @property
     def classifier(self) -> nn.Module:
@@ -99,18 +100,18 @@ def sentences(seed: int, count: int = 48) -> Tensor:
 
 
 class Sentences:
-    """What is trained on: the target of a token is the next one, `[B, L]`."""
+    """What is trained on: the target of a token is the next one, `[B * L]`."""
 
     def __init__(self, seed: int, batch_size: int) -> None:
         self.text, self.seed, self.batch_size = sentences(1), seed, batch_size
-        self.targets = self.text[:, 1:]
+        self.targets = self.text[:, 1:].flatten()
         self.steps_per_epoch = -(-len(self) // batch_size)
 
     def __len__(self) -> int:
         return len(self.text)
 
     def _batch(self, indices: Tensor) -> Batch:
-        return Batch(self.text[indices, :-1], self.targets[indices], indices)
+        return Batch(self.text[indices, :-1], self.text[indices, 1:].flatten(), indices)
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         draws = torch.Generator().manual_seed(derive_seed(self.seed, epoch))
@@ -121,7 +122,7 @@ class Sentences:
 
 
 class LanguageTask(Task):
-    """Its predictions are the log-probabilities of all next tokens of the test set, `[N, V, L]`."""
+    """Its predictions are the log-probabilities of all next tokens of the test set, `[N, V]`."""
 
     metrics = METRICS
 
@@ -155,9 +156,9 @@ class LanguageTask(Task):
         return {**from_likelihood(self.keeps(predictions)), "distance": distance}
 
     def keeps(self, predictions: dict[str, Tensor]) -> dict[str, Any]:
-        log_probabilities = predictions["log_probabilities"].double()
-        nats = F.nll_loss(log_probabilities, self.test[:, 1:], reduction="sum").item()
-        return {"likelihood": {"nats": nats, "tokens": self.test[:, 1:].numel()}}
+        targets = self.test[:, 1:].flatten()
+        nats = F.nll_loss(predictions["log_probabilities"].double(), targets, reduction="sum").item()
+        return {"likelihood": {"nats": nats, "tokens": len(targets)}}
 
     def group(self, members: Sequence[dict[str, Tensor]]) -> dict[str, float]:
         found = [from_likelihood(self.keeps(member))["perplexity"] for member in members]
@@ -167,7 +168,7 @@ class LanguageTask(Task):
         return torch.zeros(1, LENGTH, dtype=torch.int64)
 
     def blank_targets(self, samples: int) -> Tensor:
-        return torch.zeros(samples, LENGTH, dtype=torch.int64)
+        return torch.zeros(samples * LENGTH, dtype=torch.int64)
 
 
 register_task("language", LanguageTask)
