@@ -64,6 +64,15 @@ def test_the_engine_imports_no_method(path: Path) -> None:
     assert not any(module.startswith("kdbench.methods") for module in imported(path))
 
 
+def test_hardware_knows_no_suite() -> None:
+    for path in (ROOT / "kdbench" / "hardware").glob("*.py"):
+        assert not any(module.startswith("kdbench.suites") for module in imported(path)), path.name
+
+
+def test_the_grid_knows_no_parser() -> None:
+    assert "kdbench.suites.parse" not in imported(ROOT / "kdbench" / "suites" / "grid.py")
+
+
 @pytest.mark.parametrize("path", METHODS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_methods_import_public_names_only(path: Path) -> None:
     import kdbench
