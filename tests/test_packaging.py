@@ -98,6 +98,20 @@ def test_every_package_on_disk_is_installed() -> None:
     assert listed == engine | methods | {"kdbench.reported"}
 
 
+def test_every_file_beside_the_modules_is_installed() -> None:
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    data = {
+        path
+        for package, patterns in setuptools["package-data"].items()
+        if package != "kdbench.reported"
+        for pattern in patterns
+        for path in ROOT.joinpath(*package.split(".")).glob(pattern)
+    }
+    there = {path for path in (ROOT / "kdbench").rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    modules = {path for path in there if path.suffix == ".py" and (path.parent / "__init__.py").exists()}
+    assert there - modules <= data
+
+
 def test_every_public_name_can_be_imported() -> None:
     import kdbench
 
