@@ -64,6 +64,15 @@ def test_the_engine_imports_no_method(path: Path) -> None:
     assert not any(module.startswith("kdbench.methods") for module in imported(path))
 
 
+def test_hardware_knows_no_suite() -> None:
+    for path in (ROOT / "kdbench" / "hardware").glob("*.py"):
+        assert not any(module.startswith("kdbench.suites") for module in imported(path)), path.name
+
+
+def test_the_grid_knows_no_parser() -> None:
+    assert "kdbench.suites.parse" not in imported(ROOT / "kdbench" / "suites" / "grid.py")
+
+
 @pytest.mark.parametrize("path", METHODS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_methods_import_public_names_only(path: Path) -> None:
     import kdbench
@@ -87,6 +96,20 @@ def test_every_package_on_disk_is_installed() -> None:
     engine = {".".join(p.parent.relative_to(ROOT).parts) for p in SOURCES if p.name == "__init__.py"}
     methods = {".".join(("kdbench", *p.parent.relative_to(ROOT).parts)) for p in METHODS if p.name == "__init__.py"}
     assert listed == engine | methods | {"kdbench.reported"}
+
+
+def test_every_file_beside_the_modules_is_installed() -> None:
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    data = {
+        path
+        for package, patterns in setuptools["package-data"].items()
+        if package != "kdbench.reported"
+        for pattern in patterns
+        for path in ROOT.joinpath(*package.split(".")).glob(pattern)
+    }
+    there = {path for path in (ROOT / "kdbench").rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    modules = {path for path in there if path.suffix == ".py" and (path.parent / "__init__.py").exists()}
+    assert there - modules <= data
 
 
 def test_every_public_name_can_be_imported() -> None:

@@ -33,7 +33,7 @@ def curves_table(records: Sequence[Record]) -> pd.DataFrame:
 
 def _row(record: Record, point: dict[str, Any]) -> dict[str, Any]:
     cell = record["cell"]
-    row = {"id": record["id"], "dataset": cell["dataset"], "protocol": protocol_text(cell["protocol"])}
+    row: dict[str, Any] = {"id": record["id"], "dataset": cell["dataset"], "protocol": protocol_text(cell["protocol"])}
     row |= {"pair": cell["pair"], "method": cell["method"]["label"], "seed": cell["seed"], "epoch": point["epoch"]}
     row |= {name: point.get(name) for name in POINT} | {"terms": json.dumps(point["terms"], sort_keys=True)}
     return row | {"watched": json.dumps(point["watched"], sort_keys=True) if "watched" in point else ""}

@@ -61,7 +61,8 @@ def place_name(place: Sequence[Any]) -> str:
 
 def _run_row(record: Record) -> dict[str, Any]:
     cell, numerics = record["cell"], record["provenance"]["numerics"]
-    result, cost = record.get("result") or {}, record.get("cost") or {}
+    result: Mapping[str, Any] = record.get("result") or {}
+    cost: Mapping[str, Any] = record.get("cost") or {}
     teachers = record.get("teachers") or []
     row = {
         "suite": record["suite"],

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from kdbench import registry
 from kdbench.errors import KDBenchError
@@ -46,10 +47,10 @@ def expected(cells: Sequence[Cell]) -> list[dict[str, object]]:
     ]
 
 
-def _point(config: dict[str, object]) -> str:
+def _point(config: Mapping[str, Any]) -> str:
     """A cell's place in the grid without its method; a pool counts by its first teacher, which every method shares."""
     keys = ("role", "dataset", "task", "protocol", "pair", "student", "seed", "recipe")
-    first = [config["teachers"][:1], config["teacher_recipes"][:1]]  # type: ignore[index]
+    first = [config["teachers"][:1], config["teacher_recipes"][:1]]
     return digest([[config[key] for key in keys], first])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.resources import files
 from operator import attrgetter
 from pathlib import Path
@@ -31,14 +31,19 @@ MANIFEST = ".kdbench-site.json"  # what the last build wrote, so that the next c
 
 
 def build(
-    results: Results, folder: Path, *, originals: Path | None = None, latex: bool = False, pictures: bool = True
+    results: Results,
+    folder: Path,
+    *,
+    originals: Callable[[str], Path] | None = None,
+    latex: bool = False,
+    pictures: bool = True,
 ) -> Path:
     """Write the site; the same results give the same bytes.
 
     Args:
         results: of one suite, with at least one record.
         folder: where to; files of an earlier site that are no longer part of it are removed, others are left alone.
-        originals: the folder of the records' own files, which are copied as they are; None: written anew.
+        originals: where the own file of a record lies, by its id: it is copied as it is; None: written anew.
         latex: also write `leaderboard.tex`.
         pictures: also write the plots as PNG and SVG.
 
@@ -58,8 +63,8 @@ def build(
     for board in results.boards:
         site.text(f"data/{board.place.key}.js", _plot_data(results, board))
     for record in results.records:
-        name = f"{record['id']}.json"
-        site.bytes(f"records/{name}", (originals / name).read_bytes() if originals else _as_file(record))
+        content = originals(record["id"]).read_bytes() if originals else _as_file(record)
+        site.bytes(f"records/{record['id']}.json", content)
     if latex:
         site.text("leaderboard.tex", latex_tables(results))
     if pictures:
