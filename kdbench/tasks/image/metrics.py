@@ -15,6 +15,7 @@ METRICS = Metrics(
             higher_is_better=False,
             low=0,
             high=100,
+            shown=True,
         ),
         Metric(
             *("agreement", "agreement", "%", "test samples on which the teacher names the same class, %"),
@@ -22,6 +23,7 @@ METRICS = Metrics(
             low=0,
             high=100,
             of_teacher=True,
+            shown=True,
         ),
         Metric(
             *("kl_to_teacher", "KL to the teacher", "nats", "divergence from the teacher's prediction, nats"),
