@@ -251,7 +251,7 @@ def reproduce(
     report: Annotated[bool, typer.Option("--report", help="train nothing: only compare what is done")] = False,
 ) -> None:
     """Run a paper's table under its recipe, and give a verdict on each of its values."""
-    from kdbench.board.reproduction import reproduction_table
+    from kdbench.board.reproduction import metrics_of_entries, reproduction_table
     from kdbench.board.tables import write_csv
     from kdbench.board.terminal import reproduction as render
     from kdbench.papers.table import Choice, protocol, take_over
@@ -274,12 +274,12 @@ def reproduce(
             take_over(cells, store, out)
         if not report:
             _execute(cells, store, out, data, device, compile, cohort_size, retry_failed)
-        records, grid = _results(cells, store)
-        _write(records, grid, store)
-        failed = _failed(records, cells)
+        tables = _tables(cells, store)
+        tables.write(store.folder)
+        failed = _failed(tables.records, cells)
     frame = reproduction_table(table.entries, [store.read(cell.id) for cell in cells if store.has(cell.id)])
     console.print(table.paper, style="bold", highlight=False)
-    for part in render(frame):
+    for part in render(frame, metrics_of_entries(table.entries)):
         console.print(part)
     if not dry_run:
         write_csv(frame, store.folder / "reproduce.csv")
@@ -391,54 +391,36 @@ def _execute(
 def _show(cells: list[Any], store: Any, common: bool = False) -> int:
     """Write the tables, print the leaderboard, and return how many of the cells failed."""
     from kdbench.board import terminal
+    from kdbench.board.tables import write_csv
 
-    records, grid = _results(cells, store)
-    long, wide = _write(records, grid, store)
+    shown = tables = _tables(cells, store)
+    tables.write(store.folder)
     console = _console()
     files = ["leaderboard.csv", "leaderboard_long.csv", "runs.csv"]
     if common:
-        long, wide, note = _write_common(records, grid, store)
+        shown = tables.common()
+        write_csv(shown.wide, store.folder / "leaderboard_common.csv")
         files.insert(0, "leaderboard_common.csv")
-        console.print(note or "all methods finished all pairs: nothing is left out", markup=False, highlight=False)
-    for part in (*terminal.leaderboard(long, console.width), *terminal.suite(wide, console.width)):
+        console.print(
+            shown.note or "all methods finished all pairs: nothing is left out", markup=False, highlight=False
+        )
+    for part in (*terminal.leaderboard(shown, console.width), *terminal.suite(shown, console.width)):
         console.print(part)
     for name in files:
         print(f"{name.removesuffix('.csv') + ':':<20} {store.folder / name}")
-    return _failed(records, cells)
+    return _failed(tables.records, cells)
 
 
-def _results(cells: list[Any], store: Any) -> tuple[list[Any], list[Any]]:
-    """The records that count for these cells, each read once, and the grid that the tables are made over."""
-    from kdbench.board.select import current, expected
+def _tables(cells: list[Any], store: Any) -> Any:
+    """The tables of these cells; each record is read once."""
+    from kdbench.board.results import Tables
 
-    return current(store.all(), cells), expected(cells)
+    return Tables.of(cells, store.all())
 
 
 def _failed(records: list[Any], cells: list[Any]) -> int:
     planned = {cell.id for cell in cells}
     return sum(record["status"] == "failed" for record in records if record["id"] in planned)
-
-
-def _write(records: list[Any], grid: list[Any], store: Any) -> tuple[Any, Any]:
-    """Write the tables; returns the long and the wide leaderboard."""
-    from kdbench.board.runs import runs_table
-    from kdbench.board.tables import leaderboard_table, write_csv
-    from kdbench.board.wide import wide_table
-
-    long, wide = leaderboard_table(records, grid), wide_table(records, grid)
-    for name, table in (("runs", runs_table(records, grid)), ("leaderboard", wide), ("leaderboard_long", long)):
-        write_csv(table, store.folder / f"{name}.csv")
-    return long, wide
-
-
-def _write_common(records: list[Any], grid: list[Any], store: Any) -> tuple[Any, Any, str]:
-    """Rank over what all methods finished; returns the long and the wide leaderboard, and what was left out."""
-    from kdbench.board.tables import leaderboard_table, write_csv
-    from kdbench.board.wide import common_note, wide_table
-
-    long, wide = leaderboard_table(records, grid, common=True), wide_table(records, grid, common=True)
-    write_csv(wide, store.folder / "leaderboard_common.csv")
-    return long, wide, common_note(records, grid)
 
 
 publishing.register(app)
