@@ -23,7 +23,7 @@ JSON = ("terms", "watched")
 
 
 def curves_table(records: Sequence[Record]) -> pd.DataFrame:
-    """One row per (cell id, epoch), sorted by both; `terms` and `watched`, which methods differ in, are JSON objects."""
+    """One row per (cell id, epoch), sorted by both; `terms` and `watched`, where methods differ, are JSON objects."""
     measured = _measured(metrics_of(records))
     rows = [
         _row(record, point, measured)

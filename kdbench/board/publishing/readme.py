@@ -155,9 +155,9 @@ def _caption(score: Metric) -> str:
     return (
         f"{capital(score.title)} of the last epoch{in_unit(score.unit)}, mean ± sample standard deviation over seeds;"
         f" n: finished runs.{lower} Differences{in_unit(score.points)}, paired by seed, [95 % t interval]; `*`: p <"
-        " 0.05 after Holm's correction for the number of methods. Gap closed: the share of the teacher's lead over the plain"
-        " student that is won. Time: an epoch's, as a multiple of the plain student's. Extra parameters are trained"
-        " beside the student and not deployed."
+        " 0.05 after Holm's correction for the number of methods. Gap closed: the share of the teacher's lead over the"
+        " plain student that is won. Time: an epoch's, as a multiple of the plain student's. Extra parameters are"
+        " trained beside the student and not deployed."
     )
 
 

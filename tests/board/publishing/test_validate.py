@@ -14,15 +14,16 @@ import pytest
 from typer.testing import CliRunner
 
 from kdbench.board.publishing import audit, schemas
-from kdbench.board.publishing.card import suite_table
 from kdbench.board.publishing.problem import shown
 from kdbench.board.publishing.publish import publish, trained
 from kdbench.board.publishing.validate import validate
+from kdbench.board.results import suite_table
 from kdbench.commands.cli import app
 from kdbench.errors import KDBenchError
 from kdbench.records import Record, migrated, read_record
 from kdbench.suites import parse
 from kdbench.suites.grid import identity
+from kdbench.tasks.image.metrics import METRICS
 
 DOCS = Path(__file__).parents[3] / "docs" / "results.md"
 
@@ -118,10 +119,10 @@ def test_the_command_lists_every_problem(folder: Path) -> None:
 # ------------------------------------------------------------------------------------------ tables
 
 
-@pytest.mark.parametrize("name", schemas.TABLES)
+@pytest.mark.parametrize("name", schemas.FILES)
 def test_every_column_is_documented(name: str) -> None:
     section = DOCS.read_text(encoding="utf-8").partition(f"### {name}\n")[2].partition("\n### ")[0]
-    assert schemas.markdown(name) in section
+    assert schemas.markdown(name, METRICS) in section
 
 
 @pytest.mark.parametrize(
@@ -357,8 +358,8 @@ def test_no_record_is_so_broken_that_it_cannot_be_checked(published: Path, tiny_
             continue  # these are read_record's
         record = migrated(record)
         if not audit.shape("r", record):
-            found = [*audit.audit("r", record, 2), *audit.placed("r", record, table)]
-            [str(problem) for problem in (*found, *audit.taught("r", record, {}, trained(record)))]
+            found = [*audit.audit("r", record, 2), *audit.misplaced("r", record, table)]
+            [str(problem) for problem in (*found, *audit.untaught("r", record, {}, trained(record)))]
 
 
 # ------------------------------------------------------------------------------------------ the card
