@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdbench import Batch, Method, Output, register, registry
-from kdbench.reads import Taps, Undeclared, declared, reduced, taps_of
+from kdbench.reads import Taps, Undeclared, declared, taps_of
 from kdbench.tasks.image.networks import create
 from kdbench.testing.trial import Bench
 
@@ -33,7 +33,7 @@ def test_what_is_declared_comes_as_it_is(output: Output) -> None:
     assert everything == output
 
 
-@pytest.mark.parametrize("reduce", [lambda output, taps: output, reduced])
+@pytest.mark.parametrize("reduce", [lambda output, taps: output, Output.only])
 @pytest.mark.parametrize(
     "use",
     [

@@ -161,7 +161,7 @@ class Cohort:
 
     def _end_epoch(self, learner: Learner, shared_seconds: float, watts: float | None) -> None:
         first = self.loaded.get(learner.cell.pair.teacher)
-        learner.end_epoch(first.logits if first else None, shared_seconds, watts)
+        learner.end_epoch(first.predictions if first else None, shared_seconds, watts)
         self.listener.epoch_done(learner.cell, learner.epoch, learner.curve[-1])
         self.store.save_checkpoint(learner.cell.id, learner.state_dict())
         if learner.finished:
@@ -176,11 +176,11 @@ class Cohort:
     def _load_teacher(self, cell: Cell, spec: TeacherSpec) -> None:
         if spec not in self.loaded:
             network = self.teachers.load(cell, spec, self.task)
-            logits = self.task.logits(network)
-            about = {**self.teachers.describe(cell, spec), "top1": self.task.metrics(logits, None)["top1"]}
+            predictions, primary = self.task.evaluate(network), self.task.metrics.primary.name
+            about = {**self.teachers.describe(cell, spec), primary: self.task.scores(predictions)[primary]}
             called = light(network, self.task.example(), self.numerics)
             call = self.numerics.compiled(called, cell.recipe.batch_size)
-            self.loaded[spec] = Teacher(network, call, about, logits)
+            self.loaded[spec] = Teacher(network, call, about, predictions)
 
     def _join(self, cell: Cell, learners: list[Learner]) -> None:
         """Build a learner, put it where an earlier run left it, and add it to the others."""

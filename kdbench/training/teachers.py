@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kdbench.errors import KDBenchError
-from kdbench.method import Batch, Network, Output
+from kdbench.method import Batch, Network, Output, both_views
 from kdbench.records import Store
 from kdbench.records.files import write_atomically
 from kdbench.seeding import seed_all
@@ -123,14 +122,13 @@ def load_weights(network: Network, weights: dict[str, Tensor]) -> None:
 
 @dataclass
 class Teacher:
-    """One frozen teacher of a cohort: its network, how it is called, what records say, its test-set logits."""
+    """One frozen teacher of a cohort: its network, how it is called, what records say, its predictions."""
 
     network: Network
     call: Callable[[Tensor], Output]
     about: dict[str, Any]
-    logits: Tensor
+    predictions: Any
 
     @torch.no_grad()  # not inference mode: its tensors could not be saved for a student's backward pass
     def __call__(self, batch: Batch) -> Output:
-        output = self.call(batch.inputs)
-        return output if batch.strong is None else dataclasses.replace(output, strong=self.call(batch.strong))
+        return both_views(self.call, batch.inputs, batch.strong)

@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from rich.console import Console
 
 from kdbench import tasks
 from kdbench.hardware import heap
 from kdbench.hardware.numerics import Numerics
-from kdbench.method import Batch, Network, Output
-from kdbench.reads import Taps
+from kdbench.method import Batch, Network, Output, Taps
 from kdbench.suites.grid import Cell
 from kdbench.tasks import Task
 from kdbench.training import tuned
@@ -92,7 +90,7 @@ def _step(numerics: Numerics, network: Network, batch: Batch, setting: tuned.Set
             return call(batch.inputs)
 
     def train() -> None:
-        F.cross_entropy(forward().logits, batch.targets).backward()
+        forward().answer.sum().backward()
         network.zero_grad(set_to_none=True)
         torch.clear_autocast_cache()
 
