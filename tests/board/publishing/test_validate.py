@@ -139,14 +139,14 @@ def test_every_column_is_documented(name: str) -> None:
         ("runs.csv", "id", "12345", "it is not 16 hex digits"),
         ("runs.csv", "id", "", "a run that was made has an id"),
         ("runs.csv", "top1", "", "a done run has a top-1"),
-        ("runs.csv", "best_top1", "0", "the best epoch is not below the last"),
+        ("runs.csv", "best_top1", "0", "the best epoch is not worse than the last"),
         ("runs.csv", "compile", "yes", "it is none of true, false"),
         ("leaderboard.csv", "n", "1.5", "it is not a whole number"),
         ("leaderboard.csv", "vs_kd_p", "7", "it is not a number of 0 to 1"),
         ("leaderboard.csv", "digits, subset(per_class=8), cifar_resnet8 -> cifar_resnet8", "101", "of 0 to 100"),
         ("leaderboard_long.csv", "pair", "", "it is empty"),
         ("leaderboard_long.csv", "extra_parameters", "-4", "it is not a number of 0 or more"),
-        ("leaderboard_long.csv", "best_top1_mean", "1", "the best epochs are not below the last"),
+        ("leaderboard_long.csv", "best_top1_mean", "1", "the best epochs are not worse than the last"),
     ],
 )
 def test_a_value_that_a_column_does_not_allow_is_found(
@@ -236,7 +236,7 @@ def test_a_page_with_words_of_its_own_is_found(folder: Path) -> None:
     ("change", "parts"),
     [
         (lambda r: r["result"].update(top1=99.0), ("result.top1: 99.0: the last point of the curve has",)),
-        (lambda r: r["result"].update(best_top1=0.0), ("result.best_top1: 0.0: it is below the last epoch's",)),
+        (lambda r: r["result"].update(best_top1=0.0), ("result.best_top1: 0.0: it is worse than the last epoch's",)),
         (lambda r: r["result"].update(best_top1=99.0), ("result.best_top1: 99.0: the best point of the curve has",)),
         (lambda r: r["result"].update(best_epoch=7), ("result.best_epoch: 7: that epoch of the curve has",)),
         (lambda r: r["result"].update(top5=101.0), ("result.top5: 101.0: it is not between 0 and 100",)),
