@@ -29,24 +29,6 @@ def current(records: Sequence[Record], cells: Sequence[Cell]) -> list[Record]:
     return list(chosen.values())
 
 
-def expected(cells: Sequence[Cell]) -> list[dict[str, object]]:
-    """The grid as the tables want it."""
-    return [
-        {
-            "suite": cell.suite,
-            "dataset": cell.dataset.name,
-            "protocol": cell.config["protocol"],
-            "pair": str(cell.pair),
-            "student": cell.pair.student,
-            "label": cell.method.label,
-            "name": cell.method.name,
-            "family": cell.config["method"]["family"],
-            "seed": cell.seed,
-        }
-        for cell in cells
-    ]
-
-
 def _point(config: Mapping[str, Any]) -> str:
     """A cell's place in the grid without its method; a pool counts by its first teacher, which every method shares."""
     keys = ("role", "dataset", "task", "protocol", "pair", "student", "seed", "recipe")

@@ -68,23 +68,24 @@ def _take_over(chosen: Selection, table: Protocol, store: Store) -> None:
 
 def _write_tables(table: Protocol, store: Store) -> int:
     """Write the suite's tables; returns how many cells failed."""
-    from kdbench.commands import tables
+    from kdbench.board.results import Tables
+    from kdbench.commands.results import failures
 
-    records, grid = tables.read(table.cells, store)
-    tables.write(records, grid, store)
-    return tables.failed(records, table.cells)
+    tables = Tables.of(table.cells, store.all())
+    tables.write(store.folder)
+    return failures(tables.records, table.cells)
 
 
 def _give_verdict(table: Protocol, store: Store, keep: bool) -> None:
     """Print what was measured beside what is reported, and write it where `keep` says so."""
-    from kdbench.board.reproduction import reproduction_table
+    from kdbench.board.reproduction import metrics_of_entries, reproduction_table
     from kdbench.board.tables import write_csv
     from kdbench.board.terminal import reproduction
 
     frame = reproduction_table(table.entries, [store.read(cell.id) for cell in table.cells if store.has(cell.id)])
     screen = console()
     screen.print(table.paper, style="bold", highlight=False)
-    for part in reproduction(frame):
+    for part in reproduction(frame, metrics_of_entries(table.entries)):
         screen.print(part)
     if keep:
         file = store.beside("reproduce.csv")

@@ -13,8 +13,10 @@ from kdbench.commands.options import GRID, RECIPE, Selection, console, selecting
 from kdbench.errors import KDBenchError
 
 if TYPE_CHECKING:
-    from kdbench.records import Store
+    from kdbench.records import Record, Store
     from kdbench.suites.grid import Cell
+
+COMMON = "leaderboard_common.csv"
 
 
 @selecting(*GRID)
@@ -56,11 +58,10 @@ def compare(
 ) -> None:
     """Say whether method A is better than method B, by how much, and how sure that is."""
     from kdbench.board.compare import compare as compare_methods
+    from kdbench.board.select import current
     from kdbench.board.terminal import comparison
-    from kdbench.commands import tables
 
-    records, _ = tables.read(chosen.cells, chosen.store)
-    comparison(console(), compare_methods(records, a, b))
+    comparison(console(), compare_methods(current(chosen.store.all(), chosen.cells), a, b))
 
 
 @selecting("suite_name", *RECIPE)
@@ -73,32 +74,41 @@ def power(
 ) -> None:
     """Say how many seeds it takes to tell two methods apart, from how their differences spread so far."""
     from kdbench.board.power import plan
+    from kdbench.board.select import current
     from kdbench.board.terminal import power as render
-    from kdbench.commands import tables
 
     labels = [label.strip() for label in re.split(r",(?![^()]*\))", methods) if label.strip()]
     if len(labels) != 2:
         raise KDBenchError(
             f"--methods {methods!r} names {len(labels)} methods: give the two to tell apart, e.g. dkd,kd"
         )
-    records, _ = tables.read(chosen.cells, chosen.store)
+    records = current(chosen.store.all(), chosen.cells)
     render(console(), plan(records, labels[0], labels[1], delta))
 
 
 def print_leaderboard(cells: Sequence[Cell], store: Store, common: bool = False) -> int:
     """Write the tables, print the leaderboard, and return how many of the cells failed."""
     from kdbench.board import terminal
-    from kdbench.commands import tables
+    from kdbench.board.results import Tables
+    from kdbench.board.tables import write_csv
 
-    records, grid = tables.read(cells, store)
-    long, wide = tables.write(records, grid, store)
-    screen, files = console(), list(tables.FILES)
+    shown = tables = Tables.of(cells, store.all())
+    tables.write(store.folder)
+    screen, files = console(), list(tables.files)
     if common:
-        long, wide, note = tables.write_common(records, grid, store)
-        files.insert(0, tables.COMMON)
-        screen.print(note or "all methods finished all pairs: nothing is left out", markup=False, highlight=False)
-    for part in (*terminal.leaderboard(long, screen.width), *terminal.suite(wide, screen.width)):
+        shown = tables.common()
+        files.insert(0, COMMON)
+        write_csv(shown.wide, store.beside(COMMON))
+        note = shown.note or "all methods finished all pairs: nothing is left out"
+        screen.print(note, markup=False, highlight=False)
+    for part in (*terminal.leaderboard(shown, screen.width), *terminal.suite(shown, screen.width)):
         screen.print(part)
     for name in files:
         print(f"{name.removesuffix('.csv') + ':':<20} {store.beside(name)}")
-    return tables.failed(records, cells)
+    return failures(tables.records, cells)
+
+
+def failures(records: Sequence[Record], cells: Sequence[Cell]) -> int:
+    """How many of the cells failed."""
+    planned = {cell.id for cell in cells}
+    return sum(record["status"] == "failed" for record in records if record["id"] in planned)

@@ -110,7 +110,7 @@ def _values(rows: Sequence[Reported], dataset: str, name: str) -> Table:
         (
             row.pair,
             row.method if variants else "",
-            f"{row.top1:.2f}" + (f" ± {row.std:.2f}" if row.std is not None else ""),
+            f"{row.value:.2f}" + (f" ± {row.std:.2f}" if row.std is not None else ""),
             str(row.n or ""),
             row.selection,
             row.recipe,

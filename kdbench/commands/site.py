@@ -8,7 +8,8 @@ from pathlib import Path
 
 from kdbench import registry
 from kdbench.board.page.data import Results
-from kdbench.board.select import current, expected
+from kdbench.board.results import expected
+from kdbench.board.select import current
 from kdbench.errors import KDBenchError
 from kdbench.papers.reported import load
 from kdbench.records import Record, Store

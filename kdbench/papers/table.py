@@ -318,7 +318,7 @@ class Entry:
     Attributes:
         dataset, pair, method: where it stands; `method` is the paper's label.
         reported: None for a baseline that the table lacks.
-        cells: one a seed; none if kdbench cannot run it, or for the teacher's own row.
+        cells: one per seed; none if kdbench cannot run it, or for the teacher's own row.
         obstacle: why it is not run (without cells) or not comparable (with cells), or nothing.
     """
 
