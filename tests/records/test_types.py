@@ -8,9 +8,10 @@ from typing import Any, NotRequired, get_origin, get_type_hints
 
 import pytest
 
-from kdbench.board.publishing.audit import DONE, SHAPE
+from kdbench.board.publishing.audit import SHAPE, done_shape
 from kdbench.records import Record, Store
 from kdbench.records.types import CellConfig, Cost, MethodConfig, NumericsConfig, Provenance, TeacherConfig
+from kdbench.tasks.metrics import of
 
 
 def parts(record: Record) -> dict[type, Mapping[str, Any]]:
@@ -42,7 +43,7 @@ def test_a_finished_record_has_the_keys_of_its_types(finished: list[Record]) -> 
 
 
 def test_what_is_asked_of_a_published_record_is_in_the_types() -> None:
-    assert {*SHAPE, *DONE} <= Record.__annotations__.keys()
+    assert {*SHAPE, *done_shape(of("image"))} <= Record.__annotations__.keys()
     assert SHAPE["cell"].keys() <= CellConfig.__annotations__.keys()
     assert SHAPE["cell"]["method"].keys() == MethodConfig.__annotations__.keys()
     assert SHAPE["provenance"].keys() == Provenance.__annotations__.keys()
