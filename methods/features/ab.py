@@ -29,12 +29,12 @@ from kdbench.losses import wide
     "ab",
     family="features",
     paper=Paper(
-        "Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons",
-        "Heo et al.",
-        2019,
-        "AAAI",
-        "1811.03233",
-        "HobbitLong/RepDistiller",
+        title="Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons",
+        authors="Heo et al.",
+        year=2019,
+        venue="AAAI",
+        arxiv="1811.03233",
+        code="HobbitLong/RepDistiller",
     ),
     fidelity="official-code",
 )

@@ -87,7 +87,12 @@ class Bridge(nn.Module):
     "fcfd",
     family="features",
     paper=Paper(
-        "Function-Consistent Feature Distillation", "Liu et al.", 2023, "ICLR", "2304.11832", "LiuDongyang6/FCFD"
+        title="Function-Consistent Feature Distillation",
+        authors="Liu et al.",
+        year=2023,
+        venue="ICLR",
+        arxiv="2304.11832",
+        code="LiuDongyang6/FCFD",
     ),
     fidelity="official-code",
 )

@@ -40,12 +40,12 @@ def convolutions(layer: type[nn.Module], widths: tuple[int, ...], batch_norm: bo
     "ft",
     family="features",
     paper=Paper(
-        "Paraphrasing Complex Network: Network Compression via Factor Transfer",
-        "Kim et al.",
-        2018,
-        "NeurIPS",
-        "1802.04977",
-        "HobbitLong/RepDistiller",
+        title="Paraphrasing Complex Network: Network Compression via Factor Transfer",
+        authors="Kim et al.",
+        year=2018,
+        venue="NeurIPS",
+        arxiv="1802.04977",
+        code="HobbitLong/RepDistiller",
     ),
     fidelity="official-code",
 )

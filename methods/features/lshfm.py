@@ -51,12 +51,12 @@ def last_layer(network: Network) -> nn.Linear | nn.Conv2d:
     "lshfm",
     family="features",
     paper=Paper(
-        "Distilling Knowledge by Mimicking Features",
-        "Wang et al.",
-        2022,
-        "TPAMI",
-        "2011.01424",
-        "DoctorKey/LSHFM.singleclassification",
+        title="Distilling Knowledge by Mimicking Features",
+        authors="Wang et al.",
+        year=2022,
+        venue="TPAMI",
+        arxiv="2011.01424",
+        code="DoctorKey/LSHFM.singleclassification",
     ),
     fidelity="official-code",
 )

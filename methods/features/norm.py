@@ -82,12 +82,12 @@ def standardise(logits: Tensor, scale: float) -> Tensor:
     "norm",
     family="features",
     paper=Paper(
-        "NORM: Knowledge Distillation via N-to-One Representation Matching",
-        "Liu et al.",
-        2023,
-        "ICLR",
-        "2305.13803",
-        "OSVAI/NORM",
+        title="NORM: Knowledge Distillation via N-to-One Representation Matching",
+        authors="Liu et al.",
+        year=2023,
+        venue="ICLR",
+        arxiv="2305.13803",
+        code="OSVAI/NORM",
     ),
     fidelity="official-code",
 )

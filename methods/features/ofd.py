@@ -62,12 +62,12 @@ def partial_l2(student: Tensor, teacher: Tensor, margin: Tensor) -> Tensor:
     "ofd",
     family="features",
     paper=Paper(
-        "A Comprehensive Overhaul of Feature Distillation",
-        "Heo et al.",
-        2019,
-        "ICCV",
-        "1904.01866",
-        "clovaai/overhaul-distillation",
+        title="A Comprehensive Overhaul of Feature Distillation",
+        authors="Heo et al.",
+        year=2019,
+        venue="ICCV",
+        arxiv="1904.01866",
+        code="clovaai/overhaul-distillation",
     ),
     fidelity="official-code",
 )

@@ -41,12 +41,12 @@ def hierarchical_distance(student: Tensor, teacher: Tensor) -> Tensor:
     "reviewkd",
     family="features",
     paper=Paper(
-        "Distilling Knowledge via Knowledge Review",
-        "Chen et al.",
-        2021,
-        "CVPR",
-        "2104.09044",
-        "megvii-research/mdistiller",
+        title="Distilling Knowledge via Knowledge Review",
+        authors="Chen et al.",
+        year=2021,
+        venue="CVPR",
+        arxiv="2104.09044",
+        code="megvii-research/mdistiller",
     ),
     fidelity="official-code",
 )

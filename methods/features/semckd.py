@@ -49,12 +49,12 @@ class Embedding(nn.Module):
     "semckd",
     family="features",
     paper=Paper(
-        "Cross-Layer Distillation with Semantic Calibration",
-        "Chen et al.",
-        2021,
-        "AAAI",
-        "2012.03236",
-        "DefangChen/SimKD",
+        title="Cross-Layer Distillation with Semantic Calibration",
+        authors="Chen et al.",
+        year=2021,
+        venue="AAAI",
+        arxiv="2012.03236",
+        code="DefangChen/SimKD",
     ),
     fidelity="official-code",
 )

@@ -55,12 +55,12 @@ def gaussian_kl(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> 
     "unikd",
     family="features",
     paper=Paper(
-        "Harmonizing Knowledge Transfer in Neural Network with Unified Distillation",
-        "Huang et al.",
-        2024,
-        "ECCV",
-        "2409.18565",
-        "FabienCode/mdistiller",
+        title="Harmonizing Knowledge Transfer in Neural Network with Unified Distillation",
+        authors="Huang et al.",
+        year=2024,
+        venue="ECCV",
+        arxiv="2409.18565",
+        code="FabienCode/mdistiller",
     ),
     fidelity="official-code",
 )

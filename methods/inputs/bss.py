@@ -76,12 +76,12 @@ def cross_boundary(
     "bss",
     family="inputs",
     paper=Paper(
-        "Knowledge Distillation with Adversarial Samples Supporting Decision Boundary",
-        "Heo et al.",
-        2019,
-        "AAAI",
-        "1805.05532",
-        "bhheo/BSS_distillation",
+        title="Knowledge Distillation with Adversarial Samples Supporting Decision Boundary",
+        authors="Heo et al.",
+        year=2019,
+        venue="AAAI",
+        arxiv="1805.05532",
+        code="bhheo/BSS_distillation",
     ),
     fidelity="official-code",
 )

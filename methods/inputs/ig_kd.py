@@ -59,9 +59,9 @@ def attribution_maps(teacher: Network, inputs: Tensor, targets: Tensor, steps: i
     "ig_kd",
     family="inputs",
     paper=Paper(
-        "Model compression using knowledge distillation with integrated gradients",
-        "Hernandez et al.",
-        2025,
+        title="Model compression using knowledge distillation with integrated gradients",
+        authors="Hernandez et al.",
+        year=2025,
         arxiv="2506.14440",
         code="nordlinglab/ModelCompression-IntegratedGradients",
     ),

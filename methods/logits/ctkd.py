@@ -28,7 +28,12 @@ from kdbench.losses import kl
     "ctkd",
     family="logits",
     paper=Paper(
-        "Curriculum Temperature for Knowledge Distillation", "Li et al.", 2023, "AAAI", "2211.16231", "zhengli97/CTKD"
+        title="Curriculum Temperature for Knowledge Distillation",
+        authors="Li et al.",
+        year=2023,
+        venue="AAAI",
+        arxiv="2211.16231",
+        code="zhengli97/CTKD",
     ),
     fidelity="official-code",
 )

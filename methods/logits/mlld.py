@@ -41,7 +41,11 @@ def gram_distance(ours: Tensor, theirs: Tensor) -> Tensor:
     "mlld",
     family="logits",
     paper=Paper(
-        "Multi-Level Logit Distillation", "Jin et al.", 2023, "CVPR", code="Jin-Ying/Multi-Level-Logit-Distillation"
+        title="Multi-Level Logit Distillation",
+        authors="Jin et al.",
+        year=2023,
+        venue="CVPR",
+        code="Jin-Ying/Multi-Level-Logit-Distillation",
     ),
     fidelity="official-code",
 )

@@ -48,12 +48,12 @@ def branch(shape: Shape, last: Shape) -> nn.Sequential:
     "byot",
     family="multi_head",
     paper=Paper(
-        "Be Your Own Teacher: Improve the Performance of Convolutional Neural Networks via Self Distillation",
-        "Zhang et al.",
-        2019,
-        "ICCV",
-        "1905.08094",
-        "ArchipLab-LinfengZhang/pytorch-self-distillation-final",
+        title="Be Your Own Teacher: Improve the Performance of Convolutional Neural Networks via Self Distillation",
+        authors="Zhang et al.",
+        year=2019,
+        venue="ICCV",
+        arxiv="1905.08094",
+        code="ArchipLab-LinfengZhang/pytorch-self-distillation-final",
     ),
 )
 class BYOT(Method):

@@ -55,9 +55,9 @@ class BranchHead(nn.Module):
     "mhkd",
     family="multi_head",
     paper=Paper(
-        "Multi-head Knowledge Distillation for Model Compression",
-        "Wang et al.",
-        2020,
+        title="Multi-head Knowledge Distillation for Model Compression",
+        authors="Wang et al.",
+        year=2020,
         arxiv="2012.02911",
         code="MingSun-Tse/Good-DA-in-KD",
     ),

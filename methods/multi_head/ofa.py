@@ -89,12 +89,12 @@ class TokenHead(nn.Module):
     "ofa",
     family="multi_head",
     paper=Paper(
-        "One-for-All: Bridge the Gap Between Heterogeneous Architectures in Knowledge Distillation",
-        "Hao et al.",
-        2023,
-        "NeurIPS",
-        "2310.19444",
-        "Hao840/OFAKD",
+        title="One-for-All: Bridge the Gap Between Heterogeneous Architectures in Knowledge Distillation",
+        authors="Hao et al.",
+        year=2023,
+        venue="NeurIPS",
+        arxiv="2310.19444",
+        code="Hao840/OFAKD",
     ),
     fidelity="official-code",
 )

@@ -77,12 +77,12 @@ class Gated(nn.Module):
     "one",
     family="multi_head",
     paper=Paper(
-        "Knowledge Distillation by On-the-Fly Native Ensemble",
-        "Lan et al.",
-        2018,
-        "NeurIPS",
-        "1806.04606",
-        "Lan1991Xu/ONE_NeurIPS2018",
+        title="Knowledge Distillation by On-the-Fly Native Ensemble",
+        authors="Lan et al.",
+        year=2018,
+        venue="NeurIPS",
+        arxiv="1806.04606",
+        code="Lan1991Xu/ONE_NeurIPS2018",
     ),
     fidelity="official-code",
 )

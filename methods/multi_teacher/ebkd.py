@@ -38,7 +38,11 @@ def certainty(logits: Sequence[Tensor]) -> Tensor:
     "ebkd",
     family="multi_teacher",
     paper=Paper(
-        "Adaptive Knowledge Distillation Based on Entropy", "Kwon et al.", 2020, "ICASSP", code="Rorozhl/CA-MKD"
+        title="Adaptive Knowledge Distillation Based on Entropy",
+        authors="Kwon et al.",
+        year=2020,
+        venue="ICASSP",
+        code="Rorozhl/CA-MKD",
     ),
     fidelity="official-code",
 )

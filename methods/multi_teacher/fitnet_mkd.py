@@ -30,7 +30,14 @@ from kdbench.methods.multi_teacher.aver_mkd import AverMKD
 @register(
     "fitnet_mkd",
     family="multi_teacher",
-    paper=Paper("FitNets: Hints for Thin Deep Nets", "Romero et al.", 2015, "ICLR", "1412.6550", "Rorozhl/CA-MKD"),
+    paper=Paper(
+        title="FitNets: Hints for Thin Deep Nets",
+        authors="Romero et al.",
+        year=2015,
+        venue="ICLR",
+        arxiv="1412.6550",
+        code="Rorozhl/CA-MKD",
+    ),
 )
 class FitNetMKD(AverMKD):
     needs = frozenset({"features"})

@@ -90,9 +90,9 @@ def heuristic_temperature(epoch: float, divergence: Tensor, lead: Tensor) -> Ten
     "hpm_kd",
     family="multi_teacher",
     paper=Paper(
-        "HPM-KD: Hierarchical Progressive Multi-Teacher Knowledge Distillation for Efficient Model Compression",
-        "Haase et al.",
-        2025,
+        title="HPM-KD: Hierarchical Progressive Multi-Teacher Knowledge Distillation for Efficient Model Compression",
+        authors="Haase et al.",
+        year=2025,
         arxiv="2512.09886",
         code="DeepBridge-Validation/DeepBridge",
     ),

@@ -68,12 +68,12 @@ class Pupil(nn.Module):
     "mmkd",
     family="multi_teacher",
     paper=Paper(
-        "Adaptive Multi-Teacher Knowledge Distillation with Meta-Learning",
-        "Zhang et al.",
-        2023,
-        "ICME",
-        "2306.06634",
-        "Rorozhl/MMKD",
+        title="Adaptive Multi-Teacher Knowledge Distillation with Meta-Learning",
+        authors="Zhang et al.",
+        year=2023,
+        venue="ICME",
+        arxiv="2306.06634",
+        code="Rorozhl/MMKD",
     ),
     fidelity="official-code",
 )

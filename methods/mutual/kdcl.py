@@ -68,7 +68,9 @@ TARGETS = {"naive": naive, "linear": linear, "minlogit": minlogit}
 @register(
     "kdcl",
     family="mutual",
-    paper=Paper("Online Knowledge Distillation via Collaborative Learning", "Guo et al.", 2020, "CVPR"),
+    paper=Paper(
+        title="Online Knowledge Distillation via Collaborative Learning", authors="Guo et al.", year=2020, venue="CVPR"
+    ),
     fidelity="reconstructed",
 )
 class KDCL(MutualMethod):

@@ -29,9 +29,9 @@ from kdbench.losses import kl, peer_kl
     "peer_mutual",
     family="mutual",
     paper=Paper(
-        "Augmenting Knowledge Distillation With Peer-To-Peer Mutual Learning For Model Compression",
-        "Niyaz & Bathula",
-        2021,
+        title="Augmenting Knowledge Distillation With Peer-To-Peer Mutual Learning For Model Compression",
+        authors="Niyaz & Bathula",
+        year=2021,
         arxiv="2110.11023",
     ),
     fidelity="reconstructed",

@@ -46,12 +46,12 @@ def flow_divergence(student: Tensor, teacher: Tensor) -> Tensor:
     "hkd",
     family="relations",
     paper=Paper(
-        "Heterogeneous Knowledge Distillation Using Information Flow Modeling",
-        "Passalis et al.",
-        2020,
-        "CVPR",
-        "2005.00727",
-        "DefangChen/SemCKD",
+        title="Heterogeneous Knowledge Distillation Using Information Flow Modeling",
+        authors="Passalis et al.",
+        year=2020,
+        venue="CVPR",
+        arxiv="2005.00727",
+        code="DefangChen/SemCKD",
     ),
     fidelity="official-code",
 )

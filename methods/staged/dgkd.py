@@ -27,12 +27,12 @@ from kdbench.methods.staged.takd import TAKD
     "dgkd",
     family="staged",
     paper=Paper(
-        "Densely Guided Knowledge Distillation using Multiple Teacher Assistants",
-        "Son et al.",
-        2021,
-        "ICCV",
-        "2009.08825",
-        "wonchulSon/DGKD",
+        title="Densely Guided Knowledge Distillation using Multiple Teacher Assistants",
+        authors="Son et al.",
+        year=2021,
+        venue="ICCV",
+        arxiv="2009.08825",
+        code="wonchulSon/DGKD",
     ),
     fidelity="official-code",
 )

@@ -60,7 +60,7 @@ class Fused(nn.Module):
 @register(
     "residual_kd",
     family="staged",
-    paper=Paper("Residual Knowledge Distillation", "Gao et al.", 2020, arxiv="2002.09168"),
+    paper=Paper(title="Residual Knowledge Distillation", authors="Gao et al.", year=2020, arxiv="2002.09168"),
     fidelity="reconstructed",
 )
 class ResidualKD(MutualMethod):

@@ -29,7 +29,12 @@ MILESTONES = (0.6, 0.8)
 @register(
     "sskd",
     family="staged",
-    paper=Paper("An Embarrassingly Simple Approach for Knowledge Distillation", "Gao et al.", 2018, arxiv="1812.01819"),
+    paper=Paper(
+        title="An Embarrassingly Simple Approach for Knowledge Distillation",
+        authors="Gao et al.",
+        year=2018,
+        arxiv="1812.01819",
+    ),
     fidelity="reconstructed",
 )
 class SSKD(Method):

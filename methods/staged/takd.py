@@ -35,12 +35,12 @@ from kdbench.losses import kl
     "takd",
     family="staged",
     paper=Paper(
-        "Improved Knowledge Distillation via Teacher Assistant",
-        "Mirzadeh et al.",
-        2020,
-        "AAAI",
-        "1902.03393",
-        "imirzadeh/Teacher-Assistant-Knowledge-Distillation",
+        title="Improved Knowledge Distillation via Teacher Assistant",
+        authors="Mirzadeh et al.",
+        year=2020,
+        venue="AAAI",
+        arxiv="1902.03393",
+        code="imirzadeh/Teacher-Assistant-Knowledge-Distillation",
     ),
     fidelity="official-code",
 )
