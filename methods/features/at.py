@@ -24,8 +24,8 @@ from kdbench.losses import attention_map
     "at",
     family="features",
     paper=Paper(
-        title="Paying More Attention to Attention: Improving the Performance of Convolutional Neural Networks via Attention"
-        " Transfer",
+        title="Paying More Attention to Attention: Improving the Performance of Convolutional Neural Networks via "
+        "Attention Transfer",
         authors="Zagoruyko & Komodakis",
         year=2017,
         venue="ICLR",
