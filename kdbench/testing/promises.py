@@ -17,7 +17,7 @@ from kdbench.suites.parse import load
 
 
 def promises() -> Iterator[str]:
-    """Lines `method NAME DIGEST`, in alphabetical order, and then `cell SUITE ID`, in the order of each suite's grid."""
+    """Lines `method NAME DIGEST`, in alphabetical order, then `cell SUITE ID`, in the order of each grid."""
     for name in registry.names():
         yield f"method {name} {source_digest(registry.get(name))}"
     for name in suites.names():
