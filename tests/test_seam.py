@@ -27,7 +27,12 @@ MIGRATION = {"records/__init__.py"}
 
 SCORE = re.compile(r"(?<![a-z0-9])(" + "|".join(m.name for m in metrics.of("image").scores) + r")(?![a-z0-9])")
 FIELDS = {field.name for field in fields(Output)} - {"strong", "stem"}  # batches and paths have these, too
-RUNS = [path for room in ("commands", "executors", "hardware", "testing", "training") for path in files(room)]
+RUNS = [
+    path
+    for room in ("commands", "executors", "hardware", "testing", "training")
+    for path in files(room)
+    if path.parent.name != "templates"  # files of methods, which `kdbench new` writes
+]
 
 
 def name(path: Path) -> str:
