@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from kdbench import errors
+
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "kdbench").rglob("*.py"))
 METHODS = sorted((ROOT / "methods").rglob("*.py"))
@@ -141,6 +143,10 @@ def test_nothing_is_installed_that_nothing_imports() -> None:
     for name, requirements in {"dependencies": DEPENDENCIES, **EXTRAS}.items():
         needless = packages(requirements) - ours - (tests if name == "dev" else set())
         assert not needless, f"{name}: no file imports {', '.join(sorted(needless))}"
+
+
+def test_each_extra_that_a_sentence_names_brings_the_package() -> None:
+    assert all(package in packages(EXTRAS[extra]) for package, extra in errors.EXTRAS.items())
 
 
 def test_what_is_imported_is_installed() -> None:

@@ -22,7 +22,7 @@ from functools import partial
 from typing import Any, Protocol, cast
 
 from kdbench import records
-from kdbench.errors import KDBenchError, NotApplicable
+from kdbench.errors import KDBenchError, NotApplicable, explained_absence
 from kdbench.hardware import heap, memory
 from kdbench.hardware.clock import Clock
 from kdbench.hardware.energy import EnergyMeter
@@ -226,6 +226,9 @@ class Cohort:
             raise  # bad input or a full disk concerns the whole run, full memory the whole cohort
         except NonFinite as error:
             self._write(cell, "failed", reason=str(error))
+        except ModuleNotFoundError as error:
+            reason = explained_absence(cell.method.name, error)
+            self._write(cell, "failed", reason=reason, traceback=traceback.format_exc())
         except Exception as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             self._write(cell, "failed", reason=reason, traceback=traceback.format_exc())
