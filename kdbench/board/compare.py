@@ -70,8 +70,10 @@ def matched(records: Sequence[Record], a: str, b: str) -> pd.DataFrame:
 def _verdict(a: str, b: str, d: Paired) -> str:
     if d.n < 2:
         return f"too few paired runs to tell {a} and {b} apart ({d.n}): run at least two seeds"
+    if not math.isfinite(d.p):
+        return f"cannot tell {a} and {b} apart: {d.mean:+.2f} points in each of {d.n} paired runs, too coarse to test"
     interval = f"95 % CI {d.low:+.2f} to {d.high:+.2f}, p = {d.p:.2g}, {d.n} paired runs"
-    if math.isfinite(d.p) and d.p < SURE:
+    if d.p < SURE:
         word = "better" if d.mean > 0 else "worse"
         return f"{a} is {word} than {b} by {abs(d.mean):.2f} points ({interval})"
     return f"cannot tell {a} and {b} apart: {d.mean:+.2f} points ({interval})"
