@@ -78,9 +78,12 @@ def _verdict(a: str, b: str, d: Paired, metric: Metric) -> str:
     if d.n < 2:
         return f"too few paired runs to tell {a} and {b} apart ({d.n}): run at least two seeds"
     low, mean, high = (plain(value, metric.decimals, True) for value in (d.low, d.mean, d.high))
+    unsure = f"cannot tell {a} and {b} apart: {with_unit(mean, metric.points)} of {metric.title}"
+    if not math.isfinite(d.p):
+        return f"{unsure} in each of {d.n} paired runs, too coarse to test"
     interval = f"95 % CI {low} to {high}, p = {d.p:.2g}, {d.n} paired runs"
-    if math.isfinite(d.p) and d.p < SURE:
+    if d.p < SURE:
         word = "better" if metric.gain(d.mean, 0.0) > 0 else "worse"
         size = with_unit(plain(abs(d.mean), metric.decimals), metric.points)
         return f"{a} is {word} than {b} by {size} of {metric.title} ({interval})"
-    return f"cannot tell {a} and {b} apart: {with_unit(mean, metric.points)} of {metric.title} ({interval})"
+    return f"{unsure} ({interval})"

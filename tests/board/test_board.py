@@ -155,9 +155,13 @@ def test_paired_differences_follow_the_paired_t_test() -> None:
     assert d.p == pytest.approx(stats.ttest_rel(a, b).pvalue)
 
 
-@pytest.mark.parametrize(("shift", "p"), [(0.0, 1.0), (1.5, 0.0)])
-def test_equal_differences_are_no_division_by_zero(shift: float, p: float) -> None:
-    assert paired([1.0 + shift, 2.0 + shift], [1.0, 2.0]).p == p
+@pytest.mark.parametrize("shift", [0.0, 1.5, 0.28])
+@pytest.mark.parametrize("scores", [[98.0, 97.5], [90.0, 89.72, 89.44]])
+def test_equal_differences_give_neither_p_nor_interval(shift: float, scores: list[float]) -> None:
+    found = paired([score + shift for score in scores], scores)
+    assert found.mean == pytest.approx(shift)
+    assert np.isnan([found.p, found.low, found.high]).all()
+    assert np.isnan(holm([found.p, 0.4, 0.4])[0])
 
 
 def test_a_pair_row_has_mean_spread_differences_and_cost() -> None:
@@ -272,6 +276,12 @@ def test_a_clear_difference_is_called_one() -> None:
     verdict = compare(THREE, "kd", "student").verdict
     assert verdict.startswith("kd is better than student by 2.00 points of top-1 (95 % CI +0.76 to +3.24, p = 0.02")
     assert compare(THREE, "student", "kd").verdict.startswith("student is worse than kd")
+
+
+def test_equal_differences_are_called_too_coarse_to_test() -> None:
+    runs = [record(name, score, seed) for seed in (0, 1, 2) for name, score in (("a", 70.0 + seed), ("b", 69.5 + seed))]
+    verdict = compare(runs, "a", "b").verdict
+    assert verdict == "cannot tell a and b apart: +0.50 points of top-1 in each of 3 paired runs, too coarse to test"
 
 
 def test_an_unclear_difference_is_called_unclear() -> None:
