@@ -1,8 +1,8 @@
 """The columns that are named after a task's primary score, spelled once.
 
-Code of the board calls them by what they are, `score`, `best_score`, `teacher_score` (of runs), `score_mean`,
-`score_std`, `best_score_mean` (of leaderboards); in files they are called after the metric: `top1` where classification
-is scored by top-1.
+Code of the board calls them by what they are: `score`, `best_score`, `teacher_score` (of runs), `score_mean`,
+`score_std`, `best_score_mean` (of leaderboards). In files they are called after the metric, whose name stands in the
+place of `score`.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def cost_title(key: str) -> str:
 
 
 def score_title(score: Metric) -> str:
-    """`test top-1, %`; where lower is better, the axis says so."""
+    """The title of an axis; where lower is better, it says so."""
     return f"test {score.heading}{' (lower is better)' * (score.sign < 0)}"
 
 

@@ -76,7 +76,7 @@ def _scores(metrics: Sequence[Metric]) -> Columns:
 
 
 def _titled(metric: Metric, text: str) -> str:
-    """`top-1 of the first teacher, %`."""
+    """What is said of a score, with its unit."""
     return f"{text}, {metric.unit}" if metric.unit else text
 
 
