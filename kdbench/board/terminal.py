@@ -79,7 +79,7 @@ def leaderboard(tables: Tables, width: int = 120) -> list[Table]:
         width: of the terminal, in characters.
     """
     metrics = tables.metrics
-    shown = [name for name, least in columns(metrics) if width >= least]
+    shown = {name: least for name, least in columns(metrics) if width >= least}
     made = []
     for (dataset, protocol), part in tables.long.groupby(["dataset", "protocol"], sort=True):
         pairs = sorted(set(part["pair"]) - {OVERALL})
@@ -87,7 +87,7 @@ def leaderboard(tables: Tables, width: int = 120) -> list[Table]:
             rows = rows_of(part[part["pair"] == pair], metrics)
             title = _title(place_name((dataset, protocol)), pair, rows, metrics.primary)
             cells = [_cells(row, width, metrics) for row in rows]
-            made.append(_table(title, _caption(pair, metrics.primary), rows, cells, shown))
+            made.append(_table(title, _caption(pair, metrics.primary), rows, cells, _fitting(shown, cells, width)))
     return made
 
 
@@ -101,10 +101,28 @@ def suite(tables: Tables, width: int = 120) -> list[Table]:
     places, score = len(tables.grid.places), tables.metrics.primary
     if places < 2:
         return []
-    columns = [(name, said) for name, least, said in suite_columns(score) if width >= least]
-    shown, caption = [name for name, _ in columns], "; ".join(said for _, said in columns if said)
     rows = rows_of(tables.wide, tables.metrics)
-    return [_table(f"the suite, {places} pairs", caption, rows, [_suite_cells(row, score) for row in rows], shown)]
+    cells = [_suite_cells(row, score) for row in rows]
+    columns = [column for column in suite_columns(score) if width >= column[1]]
+    shown = _fitting({name: least for name, least, _ in columns}, cells, width)
+    caption = "; ".join(said for name, _, said in columns if said and name in shown)
+    return [_table(f"the suite, {places} pairs", caption, rows, cells, shown)]
+
+
+def _fitting(shown: Mapping[str, int], cells: Sequence[dict[str, str]], width: int) -> list[str]:
+    """Those of the columns that fit beside the methods' whole names; the first three (rank, method, score) always stay.
+
+    Args:
+        shown: by column, the least width of a terminal that has it: what asks for the widest goes first.
+        width: of the terminal, in characters.
+    """
+    wide = {name: max(len(text) for text in (name, *(line[name] for line in cells))) for name in shown}
+    left, frame = list(shown), 3  # of each column: a space on either side, and a line
+    kept = {"#", "method", next(name for name in shown if name not in ("#", "method", "family"))}
+    for name in sorted(reversed(left), key=lambda name: -shown[name]):
+        if sum(wide[name] + frame for name in left) + 1 > width and name not in kept:
+            left.remove(name)
+    return left
 
 
 def _title(where: str, pair: str, rows: Sequence[Row], score: Metric) -> str:

@@ -318,6 +318,16 @@ def test_a_star_marks_a_difference_to_kd_that_stands_for_the_number_of_methods()
     assert "-2.00 " in many
 
 
+@pytest.mark.parametrize("width", [48, 60, 80, 100])
+def test_a_methods_name_is_never_folded_columns_go_instead(width: int) -> None:
+    name = "cat_kd(temperature=2)"
+    runs = [*NINE, *(record(name, 71.0 + seed, seed, pair) for seed in range(3) for pair in PAIRS)]
+    for part in (terminal.leaderboard, terminal.suite):
+        text = printed(part(tables(runs), width), width)
+        assert name in text
+        assert max(map(len, text.splitlines())) <= width
+
+
 @pytest.mark.parametrize("width", [80, 100, 160])
 def test_the_suites_aggregates_fit_the_terminal(width: int) -> None:
     text = printed(terminal.suite(tables(NINE), width), width)
