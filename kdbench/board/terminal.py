@@ -119,7 +119,7 @@ def _fitting(shown: Mapping[str, int], cells: Sequence[dict[str, str]], width: i
     wide = {name: max(len(text) for text in (name, *(line[name] for line in cells))) for name in shown}
     left, frame = list(shown), 3  # of each column: a space on either side, and a line
     kept = {"#", "method", next(name for name in shown if name not in ("#", "method", "family"))}
-    for name in sorted(reversed(left), key=lambda name: -shown[name]):
+    for _, _, name in sorted(((least, place, name) for place, (name, least) in enumerate(shown.items())), reverse=True):
         if sum(wide[name] + frame for name in left) + 1 > width and name not in kept:
             left.remove(name)
     return left
