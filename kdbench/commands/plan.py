@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
-import time
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,7 +15,9 @@ from rich.table import Table
 
 from kdbench import tasks
 from kdbench.errors import KDBenchError
+from kdbench.hardware.clock import seconds
 from kdbench.hardware.numerics import Numerics
+from kdbench.method import Batch
 from kdbench.records import Record, Store
 from kdbench.records.lock import is_locked
 from kdbench.suites.grid import Cell
@@ -27,13 +30,13 @@ def state(cell: Cell, store: Store, running: bool) -> str:
     """One of `STATES`."""
     if store.has(cell.id):
         return store.read(cell.id)["status"].replace("_", " ")
-    if (store.checkpoints / f"{cell.id}.pt").exists():
+    if store.interrupted(cell.id):
         return "running" if running else "interrupted"
     return "missing"
 
 
 def print_status(console: Console, cells: Sequence[Cell], store: Store, out: Path) -> None:
-    """A row a pair with the count of cells in each state, then the reason of each that failed or does not apply."""
+    """One row per pair with the count of cells in each state, then the reason of each that failed or does not apply."""
     running = is_locked(out)
     states = {cell: state(cell, store, running) for cell in _distinct(cells)}
     _print_counts(console, states)
@@ -66,7 +69,7 @@ def print_plan(
     trainings = {t.id: t for cell in todo for t in Teachers(teachers).missing(cell)}
     for training in trainings.values():
         console.print(f"teacher to train: {training.pair} on {training.dataset.name}", markup=False, highlight=False)
-    seconds, records = 0.0, store.all()
+    total, records = 0.0, store.all()
     for group in _by_pair([*todo, *trainings.values()]):
         known = _seconds_per_epoch(group, records)
         try:
@@ -74,9 +77,9 @@ def print_plan(
         except KDBenchError as error:
             console.print(f"cost unknown: {error}", markup=False, highlight=False)
             return
-        seconds += each * sum(cell.recipe.epochs for cell in group)
+        total += each * sum(cell.recipe.epochs for cell in group)
     kind = "from finished cells where there are any, else from a few timed steps of teacher and student"
-    console.print(f"{len(todo)} of {len(states)} cells to run, about {_duration(seconds)} ({kind})", highlight=False)
+    console.print(f"{len(todo)} of {len(states)} cells to run, about {_duration(total)} ({kind})", highlight=False)
 
 
 def _numerics(cell: Cell, device: str | None, compile: str) -> Numerics:
@@ -91,19 +94,17 @@ def measure(cell: Cell, numerics: Numerics, data_root: Path | None, steps: int =
     data = task.training_set(0, False)
     student = task.network(cell.pair.student).train()
     teacher = task.network(cell.pair.teacher.network).eval() if cell.role == "student" else None
-    batches = data.epoch(0)
-    spent = []
-    for batch, _ in zip(batches, range(steps), strict=False):
-        begin = time.perf_counter()
+
+    def step(batch: Batch) -> None:
         with numerics.autocast():
             if teacher is not None:
                 with torch.no_grad():
                     teacher(batch.inputs)
             answer = student(batch.inputs).answer
         answer.sum().backward()
-        if numerics.device.type == "cuda":
-            torch.cuda.synchronize()
-        spent.append(time.perf_counter() - begin)
+
+    batches = itertools.islice(data.epoch(0), steps)
+    spent = [seconds(partial(step, batch), numerics.device) for batch in batches]
     return statistics.median(spent) * data.steps_per_epoch
 
 

@@ -15,7 +15,7 @@ from kdbench.tasks import metrics
 
 
 class Display:
-    """A `kdbench.training.cohort.Listener` for a terminal; where there is none it prints a line as each cell ends."""
+    """A `kdbench.training.cohort.Listener` for a terminal; where there is none it prints one line as each cell ends."""
 
     def __init__(self, console: Console, total: int, done: int) -> None:
         self.console = console

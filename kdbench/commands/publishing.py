@@ -58,9 +58,3 @@ def merge(
     counts = merge_folders(sources, to)
     parts = ", ".join(f"{count} of {name}" for name, count in counts.items())
     print(f"merged {parts} into {to}; next: kdbench publish SUITE --out {to}")
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands to the command line."""
-    for command in (publish, validate, merge):
-        app.command()(command)

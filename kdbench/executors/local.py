@@ -50,6 +50,8 @@ class LocalExecutor:
         for store in stores.values():
             store.writable()
         todo = [cell for cell in cells if not _done(stores[cell.suite], cell, retry_failed)]
+        for cell in todo:
+            stores[cell.suite].forget(cell.id)
         teachers = Teachers(self.out / "teachers")
         broken: list[str] = []
         for cohort in cohorts(todo, self.cohort_size):
@@ -66,11 +68,11 @@ class LocalExecutor:
         trainings = {training.id: training for cell in cells for training in teachers.missing(cell)}
         for identity, training in trainings.items():
             teachers.store.writable()
-            (teachers.store.records / f"{identity}.json").unlink(missing_ok=True)  # its weights were deleted
+            teachers.store.forget(identity)  # it may have one: its weights were deleted
             self._run_cohort([training], teachers, teachers.store)
             record = teachers.store.read(identity)
             if record["status"] != "done":
-                (teachers.store.records / f"{identity}.json").unlink()  # so that the next run tries again
+                teachers.store.forget(identity)  # so that the next run tries again
                 return f"teacher {training.pair} could not be trained ({record['reason']}): its cells are left out"
         return ""
 
@@ -92,9 +94,11 @@ class LocalExecutor:
 
     def _train(self, cells: list[Cell], teachers: Teachers, store: Store, numerics: Numerics) -> list[Cell]:
         """Train cells side by side; returns those that have to wait."""
-        keep = teachers.save if cells[0].role == "teacher" else None
-        with memory.explained(f"data set {cells[0].dataset.name!r}", cells[0].recipe, numerics.device, alone=True):
-            task = self._task(cells[0], numerics)
+        first = cells[0]
+        keep = teachers.save if first.role == "teacher" else None
+        what, batch_size = f"data set {first.dataset.name!r}", first.recipe.batch_size
+        with memory.explained(what, batch_size, numerics.device, alone=True):
+            task = self._task(first, numerics)
         return Cohort(cells, task, teachers, store, numerics, self.listener, keep).run()
 
     def _smaller(
@@ -135,9 +139,5 @@ def cohorts(cells: Sequence[Cell], size: int = 0) -> Iterator[list[Cell]]:
 
 
 def _done(store: Store, cell: Cell, retry_failed: bool) -> bool:
-    if not store.has(cell.id):
-        return False
-    if retry_failed and store.read(cell.id)["status"] == "failed":
-        (store.records / f"{cell.id}.json").unlink()
-        return False
-    return True
+    """Whether the cell has a record that stays."""
+    return store.has(cell.id) and not (retry_failed and store.read(cell.id)["status"] == "failed")

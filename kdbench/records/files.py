@@ -1,4 +1,4 @@
-"""TODO."""
+"""Files that are whole or not there, and a sentence where the disk refuses them."""
 
 from __future__ import annotations
 

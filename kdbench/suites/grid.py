@@ -1,7 +1,6 @@
-"""Suites: a TOML file becomes a list of cells.
+"""The grid: a suite is datasets x pairs x methods x seeds and one recipe, and each of its points is a cell.
 
-A suite is datasets x pairs x methods x seeds and one recipe. Every key is checked; a wrong one is answered with the
-nearest right one. The file format is described in docs/suites.md.
+`kdbench.suites.parse` makes it of a TOML file.
 """
 
 from __future__ import annotations
@@ -15,10 +14,12 @@ from functools import cached_property
 from typing import Any
 
 from kdbench import registry
+from kdbench.records.types import CellConfig, MethodConfig
 from kdbench.registry.digest import source_digest
 from kdbench.suites.recipe import Recipe
 
 ENGINE = 1  # raise it when the loop, the networks or the data change what a cell's result would be
+BASELINES = ("student", "kd")  # what every method is compared with
 PLAIN = "student"  # the registered method that trains without distillation; teachers are trained by it
 
 
@@ -100,7 +101,7 @@ class Cell:
     method: MethodSpec
     seed: int
     recipe: Recipe
-    teacher_recipes: tuple[Recipe, ...] = ()  # one a teacher of `teachers`
+    teacher_recipes: tuple[Recipe, ...] = ()  # one per teacher of `teachers`
     role: str = "student"  # "teacher" while a teacher is trained: other initial weights and batches than a student's
 
     @property
@@ -112,11 +113,9 @@ class Cell:
         return self.pair.pool if issubclass(cls, MultiTeacherMethod) and self.pair.pool else (self.pair.teacher,)
 
     @cached_property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> CellConfig:
         """The record's `cell`: plain values only."""
-        cls = registry.get(self.method.name)
-        return {
-            **self._assistants(),
+        config: CellConfig = {
             "role": self.role,
             "dataset": self.dataset.name,
             "task": self.dataset.task,
@@ -125,22 +124,30 @@ class Cell:
             "teachers": [plain(dataclasses.asdict(teacher)) for teacher in self.teachers],
             "teacher_recipes": [plain(dataclasses.asdict(r)) for r in self.teacher_recipes[: len(self.teachers)]],
             "student": self.pair.student,
-            "method": {
-                "name": cls.info.name,
-                "label": self.method.label,
-                "family": cls.info.family,
-                "hyperparameters": plain(registry.resolve(self.method.name, dict(self.method.hyperparameters))),
-                "source": source_digest(cls),
-            },
+            "method": self._method(),
             "seed": self.seed,
             "recipe": plain(dataclasses.asdict(self.recipe)),
         }
+        assistants = self._assistants()
+        if assistants is not None:
+            config["assistants"] = assistants
+        return config
 
-    def _assistants(self) -> dict[str, Any]:
-        """Those of the pair's assistants that the method trains; nothing for methods without."""
+    def _method(self) -> MethodConfig:
+        cls = registry.get(self.method.name)
+        return {
+            "name": cls.info.name,
+            "label": self.method.label,
+            "family": cls.info.family,
+            "hyperparameters": plain(registry.resolve(self.method.name, dict(self.method.hyperparameters))),
+            "source": source_digest(cls),
+        }
+
+    def _assistants(self) -> list[str] | None:
+        """Those of the pair's assistants that the method trains; None for methods without."""
         members = registry.create(self.method.name, dict(self.method.hyperparameters)).members()
         count = members.count("assistant")
-        return {"assistants": list(self.pair.assistants[:count])} if count else {}
+        return list(self.pair.assistants[:count]) if count else None
 
     @cached_property
     def id(self) -> str:
@@ -226,6 +233,3 @@ def identity(config: Mapping[str, Any], engine: int = ENGINE) -> str:
 def digest(value: Any) -> str:
     """16 hex digits of a plain value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
-
-
-BASELINES = ("student", "kd")

@@ -30,6 +30,7 @@ class Metric:
         low, high: the range of its values.
         decimals: as many as are ever shown.
         of_teacher: whether it compares with a teacher's predictions; None in a record without one.
+        shown: whether a leaderboard on a page or in a wide terminal has a column of it beside the primary one.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Metric:
     high: float = math.inf
     decimals: int = 2
     of_teacher: bool = False
+    shown: bool = False
 
     @property
     def sign(self) -> int:
@@ -121,6 +123,11 @@ class Metrics:
     def others(self) -> tuple[Metric, ...]:
         """All but the primary one, in the order of their columns."""
         return (*self.own, *self.of_teacher)
+
+    @property
+    def shown(self) -> tuple[Metric, ...]:
+        """Those that a leaderboard shows beside the primary one."""
+        return tuple(metric for metric in self.others if metric.shown)
 
     @property
     def best_name(self) -> str:

@@ -19,10 +19,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from kdbench import records
-from kdbench.errors import KDBenchError, NotApplicable
+from kdbench.errors import KDBenchError, NotApplicable, explained_absence
 from kdbench.hardware import heap, memory
 from kdbench.hardware.clock import Clock
 from kdbench.hardware.energy import EnergyMeter
@@ -82,6 +82,7 @@ class Cohort:
             OutOfMemory: if even these did not fit. Their last checkpoints are where another run goes on.
         """
         self.listener.cohort_started(self.cells)
+        self.numerics.apply()
         if self.numerics.device.type == "cpu":
             heap.keep()
         with self._in_memory(f"data set {self.cells[0].dataset.name!r}", alone=True):
@@ -212,7 +213,7 @@ class Cohort:
     # ------------------------------------------------------------------------------------------ records and failures
 
     def _in_memory(self, what: str, alone: bool = False) -> AbstractContextManager[None]:
-        return memory.explained(what, self.cells[0].recipe, self.numerics.device, alone)
+        return memory.explained(what, self.cells[0].recipe.batch_size, self.numerics.device, alone)
 
     def _guard(self, cell: Cell, work: Callable[[], object]) -> bool:
         """Do one learner's work; what goes wrong in it ends that learner only, with a record that says why."""
@@ -225,6 +226,9 @@ class Cohort:
             raise  # bad input or a full disk concerns the whole run, full memory the whole cohort
         except NonFinite as error:
             self._write(cell, "failed", reason=str(error))
+        except ModuleNotFoundError as error:
+            reason = explained_absence(cell.method.name, error)
+            self._write(cell, "failed", reason=reason, traceback=traceback.format_exc())
         except Exception as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             self._write(cell, "failed", reason=reason, traceback=traceback.format_exc())
@@ -241,7 +245,8 @@ def leave_record(
 ) -> None:
     """End a cell: write its record and tell the listener."""
     identity = {"schema": records.SCHEMA, "id": cell.id, "suite": cell.suite, "status": status, "reason": reason}
-    store.write({**identity, "cell": cell.config, **parts, "provenance": provenance(numerics)})
+    record = {**identity, "cell": cell.config, **parts, "provenance": provenance(numerics)}
+    store.write(cast(records.Record, record))
     listener.cell_ended(cell, status, reason, parts.get("result", {}))
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import statistics
-import time
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from kdbench.hardware.clock import seconds
 from kdbench.hardware.numerics import Numerics
 from kdbench.method import answer_of
 
@@ -31,25 +32,11 @@ def latencies(module: nn.Module, example: Tensor, numerics: Numerics) -> dict[st
         inputs = numerics.place_inputs(example.repeat(size, *[1] * (example.dim() - 1)))
         with numerics.autocast():
             module(inputs)  # the first call chooses kernels
-            spent = [_seconds(module, inputs)]
+            spent: list[float] = []
             while sum(spent) < SECONDS or len(spent) < CALLS:
-                spent.append(_seconds(module, inputs))
+                spent.append(seconds(partial(module, inputs), numerics.device))
         found[f"latency_ms_batch{size}"] = 1e3 * statistics.median(spent)
     return found
-
-
-def _seconds(module: nn.Module, inputs: Tensor) -> float:
-    """One call, from an idle device to its end."""
-    _wait(inputs)
-    begin = time.perf_counter()
-    module(inputs)
-    _wait(inputs)
-    return time.perf_counter() - begin
-
-
-def _wait(inputs: Tensor) -> None:
-    if inputs.is_cuda:
-        torch.cuda.synchronize(inputs.device)
 
 
 def deployed_cost(module: nn.Module, example: Tensor) -> dict[str, int]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from kdbench import registry
 from kdbench.errors import KDBenchError, NotApplicable
+from kdbench.hardware import memory
 from kdbench.hardware.clock import Clock
 from kdbench.hardware.numerics import Numerics
 from kdbench.method import Batch, Method, Network, Output, both_views
@@ -229,13 +230,23 @@ class Learner:
         """One update on batch `number` of the epoch, in a random stream of its own."""
         self._seed("step", self.epoch, number)
         step = _Step(self, batch, self.teachers, outputs)
-        measure = self.peak_memory_mb is None
-        with self.numerics.autocast(), _peak_memory(self) if measure else _nothing():
+        with self.numerics.autocast(), self._memory_measured():
             terms = self.method.step(step)
         for name, term in terms.items():
             value = term.detach().float()
             self._sums[name] = self._sums[name] + value if name in self._sums else value
         self._steps += 1
+
+    @contextmanager
+    def _memory_measured(self) -> Iterator[None]:
+        """Keep what the first step needs at most."""
+        if self.peak_memory_mb is not None:
+            yield
+            return
+        modules = nn.ModuleList([*self.students, self.method])
+        with memory.peak(modules, self.optimizer, self.numerics.device) as measured:
+            yield
+        self.peak_memory_mb = measured.mb
 
     def end_epoch(self, teacher_predictions: Any, shared_seconds: float, watts: float | None = None) -> None:
         """Check the losses, evaluate what would be deployed, and extend the curve.
@@ -352,40 +363,3 @@ def _kernels(optimizer: str, device: torch.device) -> dict[str, Any]:
     if optimizer not in ("sgd", "adam", "adamw"):
         return {}
     return {"fused": True} if device.type == "cuda" else {"foreach": True}
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
-
-
-@contextmanager
-def _peak_memory(learner: Learner) -> Iterator[None]:
-    """Measure one step's peak memory in MiB into `learner.peak_memory_mb`.
-
-    CUDA: the allocator's peak during the step, less what other learners hold before it. Elsewhere there is no such
-    counter, so it is the size of weights, gradients, optimizer state and all tensors saved for the backward pass.
-    """
-    device = learner.numerics.device
-    modules = nn.ModuleList([*learner.students, learner.method])
-    held = {t.data_ptr(): t.nbytes for t in (*modules.parameters(), *modules.buffers())}
-    weights = sum(held.values())
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        yield
-        learner.peak_memory_mb = (torch.cuda.max_memory_allocated(device) - before + weights) / 2**20
-        return
-    saved: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if tensor.device == device and storage.data_ptr() not in held:
-            saved[storage.data_ptr()] = storage.nbytes()
-        return tensor.detach()  # itself it would hold its graph, for good if no backward pass releases it
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield
-    state = sum(t.nbytes for s in learner.optimizer.state.values() for t in s.values() if isinstance(t, Tensor))
-    gradients = sum(p.grad.nbytes for p in modules.parameters() if p.grad is not None)
-    learner.peak_memory_mb = (weights + gradients + state + sum(saved.values())) / 2**20

@@ -12,7 +12,7 @@ import torch
 
 from kdbench.errors import KDBenchError
 from kdbench.hardware.numerics import Numerics
-from kdbench.records import SCHEMA, Store, read_record
+from kdbench.records import SCHEMA, Store, read_record, stores
 from kdbench.records.files import write_atomically
 from kdbench.training.provenance import provenance, revision
 
@@ -77,11 +77,43 @@ def test_trying_the_folder_removes_what_a_kill_left_and_nothing_else(tmp_path: P
     store = Store(tmp_path)
     store.write(RECORD)
     store.save_checkpoint("xyz", {"epoch": 1})
-    for folder in (store.records, store.checkpoints):
-        (folder / ".abc.json.k3x.partial").write_text("half")
+    for folder in ("records", "checkpoints"):
+        (tmp_path / folder / ".abc.json.k3x.partial").write_text("half")
     store.writable()
     kept = sorted(path.name for path in tmp_path.rglob("*") if path.is_file())
     assert kept == ["abc.json", "xyz.pt"]
+
+
+def test_a_forgotten_record_is_gone_and_no_other(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for identity in ("abc", "xyz"):
+        store.write({**RECORD, "id": identity})
+    store.forget("abc")
+    store.forget("abc")  # there is none any more
+    assert [record["id"] for record in store.all()] == ["xyz"]
+
+
+def test_a_cell_is_interrupted_from_its_first_checkpoint_to_its_record(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    seen = [store.interrupted("abc")]
+    store.save_checkpoint("abc", {"epoch": 1})
+    seen.append(store.interrupted("abc"))
+    store.write(RECORD)
+    assert [*seen, store.interrupted("abc")] == [False, True, False]
+
+
+def test_a_question_leaves_no_trace(tmp_path: Path) -> None:
+    store = Store(tmp_path / "tiny")
+    assert not any((store.has("abc"), store.interrupted("abc"), store.path("abc").exists(), store.all()))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_results_folder_has_a_store_per_suite_and_the_teachers(tmp_path: Path) -> None:
+    for name in ("tiny", "teachers"):
+        Store(tmp_path / name).write(RECORD)
+    (tmp_path / "plots").mkdir()
+    assert [store.folder.name for store in stores(tmp_path)] == ["teachers", "tiny"]
+    assert [store.has("abc") for store in stores(tmp_path)] == [True, True]
 
 
 def test_a_record_takes_the_place_of_its_checkpoint(tmp_path: Path) -> None:

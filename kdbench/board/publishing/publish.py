@@ -11,13 +11,12 @@ from typing import Any
 import pandas as pd
 
 from kdbench.board.curves import curves_table, need_pyarrow, parquet
-from kdbench.board.publishing.card import Card, card_bytes, grid_rows, make_card, read_card, sha256, suite_table
+from kdbench.board.publishing.card import Card, card_bytes, make_card, read_card, sha256
 from kdbench.board.publishing.merge import TEACHERS, Entry, entries, unite
 from kdbench.board.publishing.readme import readme
-from kdbench.board.runs import runs_table
+from kdbench.board.results import Tables, grid_rows, suite_table
 from kdbench.board.select import current
-from kdbench.board.tables import csv_bytes, leaderboard_table
-from kdbench.board.wide import wide_table
+from kdbench.board.tables import csv_bytes
 from kdbench.errors import KDBenchError
 from kdbench.records import Record
 from kdbench.records.files import write_atomically
@@ -123,7 +122,7 @@ def folder_content(
     """Every file of a published suite beside its records: name -> content. The card comes last.
 
     Args:
-        suite: a `kdbench.board.publishing.card.suite_table`.
+        suite: a `kdbench.board.results.suite_table`.
         kept: the records by id.
         left_out: ids of those that are not in the tables.
         teachers: the teachers' records by id.
@@ -144,13 +143,12 @@ def folder_content(
 
 
 def suite_tables(suite: Mapping[str, Any], records: Sequence[Record]) -> dict[str, pd.DataFrame]:
-    """The CSV files of a published suite, by name."""
-    expected = grid_rows(suite)
-    return {
-        "leaderboard.csv": wide_table(records, expected),
-        "leaderboard_long.csv": leaderboard_table(records, expected),
-        "runs.csv": runs_table(records, expected),
-    }
+    """The CSV files of a published suite, by name.
+
+    Raises:
+        KDBenchError: if its task is unknown, or it has several, or two records are of one run.
+    """
+    return Tables(records, grid_rows(suite)).files
 
 
 def plots_in(folder: Path) -> list[str]:

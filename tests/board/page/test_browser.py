@@ -156,7 +156,7 @@ def test_cells_without_a_number_are_last_whichever_way(index: Tab, clicks: int) 
 
 
 def test_a_column_is_sorted_from_the_keyboard(index: Tab) -> None:
-    button = index.one("#board th.top1 button")
+    button = index.one("#board th.score button")
     index.run("arguments[0].focus()", button)
     button.send_keys(Keys.ENTER)
     assert index.sorting("top1") == "descending"
@@ -172,7 +172,7 @@ def test_the_first_tab_stop_skips_to_the_content_and_focus_is_seen(index: Tab) -
     assert index.run("return document.activeElement.getBoundingClientRect().left") >= 0
     index.browser.switch_to.active_element.send_keys(Keys.ENTER)
     assert index.run("return location.hash") == "#main"
-    button = index.one("#board th.top1 button")
+    button = index.one("#board th.score button")
     button.send_keys(Keys.TAB)
     assert index.run("return getComputedStyle(document.activeElement).outlineStyle") == "solid"
 
