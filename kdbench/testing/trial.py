@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,10 @@ class RandomTask(ClassificationTask):
         network = create(name, num_classes=self.num_classes, in_chans=3, input_size=self.input_size, **options)
         self.numerics.place(network)
         return network
+
+    @cached_property
+    def targets(self) -> Tensor:
+        return self.test.targets
 
     def test_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         return ((batch.inputs, batch.targets) for batch in self.test.batches())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Sequence
@@ -10,11 +11,13 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from support import toy_language
 from support.outcomes import without_times
 from support.toy_language import LENGTH, VOCABULARY, Continuation, LanguageModel, LanguageTask
 
 from kdbench.commands.plan import measure
+from kdbench.commands.progress import Display
 from kdbench.executors.local import LocalExecutor
 from kdbench.hardware import compiled
 from kdbench.hardware.numerics import Numerics
@@ -101,6 +104,16 @@ def test_a_teacher_is_described_by_the_primary_score(records: dict[str, Record])
     assert teachers[0][0].keys() == {"network", "seed", "weights", "perplexity"}
     assert 1 < teachers[0][0]["perplexity"] < VOCABULARY
     assert teachers[0] == teachers[1]
+
+
+def test_the_terminal_shows_it(records: dict[str, Record]) -> None:
+    console, cell = Console(file=io.StringIO(), width=200), cells(["kd"])[0]
+    display, result = Display(console, 1, 0), records["kd"]["result"]
+    display.cohort_started([cell])
+    display.epoch_done(cell, 1, records["kd"]["curve"][0])
+    assert display._latest == {cell.id: f"kd {records['kd']['curve'][0]['perplexity']:.1f}"}
+    display.cell_ended(cell, "done", "", result)
+    assert f"seed 1: perplexity {result['perplexity']:.3f}\n" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_stopped_between_epochs_it_ends_with_the_same_record(records: dict[str, Record], tmp_path: Path) -> None:
