@@ -24,7 +24,7 @@ from kdbench.suites.grid import MethodSpec
 
 # methods of the tables that nobody has reimplemented here; a name that is neither here nor registered is a slip
 FOREIGN = {
-    *("distpro", "dkd_ctkd", "ea_kd", "hpm_kd", "itrd", "kd_zero", "ldrld", "mtkd_rl", "pld", "residual_kd_at"),
+    *("distpro", "dkd_ctkd", "ea_kd", "hpm_kd", "itrd", "kd_zero", "mtkd_rl", "pld", "residual_kd_at"),
     *("selfsup_kd", "wcord"),
 }
 DATASETS = {"cifar10", "cifar100", "tiny_imagenet", "imagenet"}
