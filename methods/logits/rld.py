@@ -8,8 +8,9 @@ label; and of the other classes it is taught only those that the teacher ranks b
     MCD = T^2 KL(q_t || q_s),  q = softmax of z / T over the classes with z_t[c] < z_t[y];  0 where there are none
 
 Where the teacher is right, and T_a = T, this is DKD. CIFAR-100: alpha 1, beta 8, T 4, T_a 1; the weights were tuned for
-each pair and are not public: DKD's beta of the pair is a start. ImageNet: alpha 1, beta 0.5, T 1, and 1 of 100 epochs of warm-up. With standardised
-logits (`standardise`) the authors multiply alpha and beta by 9, and both temperatures are 2.
+each pair and are not public: DKD's beta of the pair is a start. ImageNet: alpha 1, beta 0.5, T 1, and 1 of 100 epochs
+of warm-up. With standardised logits (`standardise`) the authors multiply alpha and beta by 9, and both temperatures
+are 2.
 
 Deviations: the warm-up of 20 of 240 epochs is kept as a share of the training; SCD is computed from log-probabilities,
 equal but finite for confident networks.
