@@ -72,7 +72,7 @@ def test_a_loss_and_its_gradients_are_finite(name: str, classes: int, size: int)
 def on_logits(name: str) -> bool:
     """A loss of logits and labels of one view, and nothing else."""
     cls = registry.get(name)
-    return plain(name) and cls.info.family in ("baseline", "logits") and "strong_view" not in cls.needs
+    return plain(name) and cls.info.family in ("baseline", "logits") and not cls.needs
 
 
 @pytest.mark.parametrize("name", [*filter(on_logits, registry.names())])

@@ -199,6 +199,23 @@ def test_reviewkd_has_no_warm_up_on_imagenet() -> None:
     assert {options.get("weight", 1.0) for options in ours} == {1.0, 8.0}
 
 
+def test_sdds_bases_have_the_weight_of_the_pair_at_both_grids() -> None:
+    entries = protocol("sdd", Choice(datasets=["cifar100"])).entries
+    ours = {(e.pair, e.method): e.cells[0].method.hyperparameters for e in entries if "sdd" in e.method}
+    label = "sdd(base=nkd, finest=4)"
+    assert ours["cifar_vgg13 -> cifar_mobilenetv2", label] == {"base": "nkd", "finest": 4, "beta": 6.0}
+    assert ours["cifar_resnet50 -> cifar_mobilenetv2", label].get("beta", 8.0) == 8.0
+    assert ours["cifar_vgg13 -> cifar_mobilenetv2", "sdd(finest=4)"] == {"finest": 4}
+
+
+@pytest.mark.parametrize(("method", "caveat"), [("ickd", "README's 2.5"), ("rld", "DKD's beta"), ("ldrld", "0.95 of")])
+def test_values_whose_weights_or_rates_are_not_public_are_run_and_not_compared(method: str, caveat: str) -> None:
+    pair = "cifar_resnet32x4 -> cifar_resnet8x4"
+    entry = next(e for e in protocol(method, Choice(pairs=[pair])).entries if e.method == method)
+    assert entry.cells
+    assert caveat in entry.obstacle
+
+
 def test_a_pair_whose_hyperparameters_nobody_knows_is_not_run() -> None:
     entries = protocol("cat_kd").entries
     unknown = [e for e in entries if e.pair == "cifar_wrn_40_2 -> cifar_mobilenetv2"]
@@ -206,7 +223,9 @@ def test_a_pair_whose_hyperparameters_nobody_knows_is_not_run() -> None:
     assert "its values for this one are not known" in next(e.obstacle for e in unknown if e.method == "cat_kd")
 
 
-@pytest.mark.parametrize("method", ["semckd", "simkd", "ctkd", "dist", "dot", "wsld", "ofd", "nkd", "ttm", "camkd"])
+@pytest.mark.parametrize(
+    "method", ["semckd", "simkd", "ctkd", "dist", "dot", "wsld", "ofd", "nkd", "ttm", "camkd", "srd"]
+)
 def test_methods_with_reported_values_have_a_table_that_runs(method: str) -> None:
     table = protocol(method)
     assert any(cell.method.name.split("+")[0] == method for cell in table.cells)
