@@ -66,6 +66,14 @@ def test_imports_point_one_way(path: Path) -> None:
             assert RANK[parts[1]] >= RANK[mine], f"{mine} must not import {module}"
 
 
+def test_the_first_floor_can_be_taken_in_at_a_glance() -> None:
+    hall = {path.stem for path in (ROOT / "kdbench").glob("*.py")} - {"__init__"}
+    rooms = {path.parent.name for path in (ROOT / "kdbench").glob("*/__init__.py")}
+    assert len(hall) <= 8
+    assert len(rooms) <= 11
+    assert hall | rooms == set(RANK)
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_engine_imports_no_method(path: Path) -> None:
     assert not any(module.startswith("kdbench.methods") for module in imported(path))

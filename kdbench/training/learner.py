@@ -67,7 +67,7 @@ class Learner:
 
     Attributes:
         epoch: how many epochs are done.
-        curve: one dict an epoch.
+        curve: one dict per epoch.
         clock: this learner's own time, without the shared batch and teacher.
         seconds: what the clock has counted in all epochs, and the learner's part in the shared work.
         joules: the energy of that, where the device counts it.

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from kdbench import Batch, Method, Network, Output, Paper, register
 
 
-@register("my_method", family="features", paper=Paper("TITLE OF THE PAPER", "Authors", 2026, arxiv=""))
+@register(
+    "my_method", family="features", paper=Paper(title="TITLE OF THE PAPER", authors="Authors", year=2026, arxiv="")
+)
 class MyMethod(Method):
     needs = frozenset({"features"})
 

@@ -17,7 +17,9 @@ from kdbench import Batch, Method, Network, Output, Paper, register
 from kdbench.losses import kl
 
 
-@register("my_method", family="multi_head", paper=Paper("TITLE OF THE PAPER", "Authors", 2026, arxiv=""))
+@register(
+    "my_method", family="multi_head", paper=Paper(title="TITLE OF THE PAPER", authors="Authors", year=2026, arxiv="")
+)
 class MyMethod(Method):
     needs = frozenset({"features"})
 

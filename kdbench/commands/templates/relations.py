@@ -15,7 +15,9 @@ from torch import Tensor
 from kdbench import Batch, Method, Output, Paper, register
 
 
-@register("my_method", family="relations", paper=Paper("TITLE OF THE PAPER", "Authors", 2026, arxiv=""))
+@register(
+    "my_method", family="relations", paper=Paper(title="TITLE OF THE PAPER", authors="Authors", year=2026, arxiv="")
+)
 class MyMethod(Method):
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Image folders: `train/` and `val/` (or `test/`) with one folder a class; ImageNet is one of them."""
+"""Image folders: `train/` and `val/` (or `test/`) with one folder per class; ImageNet is one of them."""
 
 from __future__ import annotations
 
