@@ -16,7 +16,9 @@ from kdbench import Batch, Method, Network, Output, Paper, register
 
 
 @register(
-    "my_method", family="features", paper=Paper(title="TITLE OF THE PAPER", authors="Authors", year=2026, arxiv="")
+    "my_method",
+    family="features",
+    paper=Paper(title="TITLE OF THE PAPER", authors="Authors", year=2026, arxiv=""),
 )
 class MyMethod(Method):
     needs = frozenset({"features"})

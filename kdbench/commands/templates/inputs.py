@@ -19,7 +19,11 @@ from kdbench import Method, Paper, Step, register
 from kdbench.losses import kl
 
 
-@register("my_method", family="inputs", paper=Paper(title="TITLE OF THE PAPER", authors="Authors", year=2026, arxiv=""))
+@register(
+    "my_method",
+    family="inputs",
+    paper=Paper(title="TITLE OF THE PAPER", authors="Authors", year=2026, arxiv=""),
+)
 class MyMethod(Method):
     def __init__(self, weight: float = 0.9, temperature: float = 4.0, noise: float = 0.1) -> None:
         super().__init__()

@@ -16,7 +16,11 @@ from kdbench import Batch, Method, Output, Paper, register
 from kdbench.losses import kl
 
 
-@register("my_method", family="logits", paper=Paper(title="TITLE OF THE PAPER", authors="Authors", year=2026, arxiv=""))
+@register(
+    "my_method",
+    family="logits",
+    paper=Paper(title="TITLE OF THE PAPER", authors="Authors", year=2026, arxiv=""),
+)
 class MyMethod(Method):
     def __init__(self, ce_weight: float = 0.1, weight: float = 0.9, temperature: float = 4.0) -> None:
         super().__init__()

@@ -18,7 +18,9 @@ from kdbench.losses import kl
 
 
 @register(
-    "my_method", family="multi_head", paper=Paper(title="TITLE OF THE PAPER", authors="Authors", year=2026, arxiv="")
+    "my_method",
+    family="multi_head",
+    paper=Paper(title="TITLE OF THE PAPER", authors="Authors", year=2026, arxiv=""),
 )
 class MyMethod(Method):
     needs = frozenset({"features"})

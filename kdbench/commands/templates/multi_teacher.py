@@ -20,7 +20,9 @@ from kdbench.losses import kl
 
 
 @register(
-    "my_method", family="multi_teacher", paper=Paper(title="TITLE OF THE PAPER", authors="Authors", year=2026, arxiv="")
+    "my_method",
+    family="multi_teacher",
+    paper=Paper(title="TITLE OF THE PAPER", authors="Authors", year=2026, arxiv=""),
 )
 class MyMethod(MultiTeacherMethod):
     def __init__(self, weight: float = 1.0, temperature: float = 4.0) -> None:

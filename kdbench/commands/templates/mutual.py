@@ -18,7 +18,11 @@ from kdbench import Batch, MutualMethod, Output, Paper, register
 from kdbench.losses import kl
 
 
-@register("my_method", family="mutual", paper=Paper(title="TITLE OF THE PAPER", authors="Authors", year=2026, arxiv=""))
+@register(
+    "my_method",
+    family="mutual",
+    paper=Paper(title="TITLE OF THE PAPER", authors="Authors", year=2026, arxiv=""),
+)
 class MyMethod(MutualMethod):
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__()

@@ -16,7 +16,9 @@ from kdbench import Batch, Method, Output, Paper, register
 
 
 @register(
-    "my_method", family="relations", paper=Paper(title="TITLE OF THE PAPER", authors="Authors", year=2026, arxiv="")
+    "my_method",
+    family="relations",
+    paper=Paper(title="TITLE OF THE PAPER", authors="Authors", year=2026, arxiv=""),
 )
 class MyMethod(Method):
     def __init__(self, weight: float = 1.0) -> None:

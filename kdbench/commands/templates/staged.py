@@ -16,7 +16,11 @@ from kdbench import Batch, Method, Output, Paper, Phase, register
 from kdbench.losses import kl
 
 
-@register("my_method", family="staged", paper=Paper(title="TITLE OF THE PAPER", authors="Authors", year=2026, arxiv=""))
+@register(
+    "my_method",
+    family="staged",
+    paper=Paper(title="TITLE OF THE PAPER", authors="Authors", year=2026, arxiv=""),
+)
 class MyMethod(Method):
     def phases(self) -> tuple[Phase, ...]:
         return (Phase("imitate", share=0.5), Phase("learn", share=0.5))
