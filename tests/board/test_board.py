@@ -345,6 +345,13 @@ def test_what_is_missing_is_said_in_the_terminal_once_for_all_methods_that_miss_
     assert "1 failed: it broke: dkd, kd" in printed(terminal.leaderboard(tables(records), 100), 100)
 
 
+def test_a_terminal_scales_counts_as_the_page_does() -> None:
+    large = [{**r, "cost": {**r["cost"], "deployed_parameters": 999_500}} for r in THREE]
+    text = printed(terminal.leaderboard(tables(large), 200), 200)
+    assert " 1M " in text
+    assert "e+03" not in text
+
+
 def test_a_teacher_that_is_no_better_than_the_student_is_said() -> None:
     text = printed(terminal.leaderboard(tables([record("student", 70.0, teacher=69.0)]), 100), 100)
     assert "teacher 69.00 (not better than the student)" in text

@@ -15,7 +15,9 @@ from kdbench.tasks.metrics import Metric, Metrics, of
 # by how much a teacher's score may shift on another device or in another precision: points of a percentage, and of
 # any other score a share of it
 TEACHER_POINTS, TEACHER_SHARE = 0.5, 0.01
-ROUNDING = 1e-6  # what a score that is told again may differ by, as a share of it
+# what a score that is told again may differ by: points of a percentage, for samples whose two best answers are equal in
+# bf16 are decided one way by the score and another by what is kept; of any other score a share of it
+TIES, ROUNDING = 1.0, 1e-6
 # the keys that every record has, and those of a finished one, with their types
 SHAPE: dict[str, Any] = {
     "suite": str,
@@ -136,9 +138,16 @@ def _outside(low: float, high: float) -> str:
 
 def _told_again(file: str, result: Mapping[str, Any], metrics: Metrics) -> Iterator[Problem]:
     """Scores that are not what the rest of the result gives."""
-    for name, value in (metrics.recompute(result) if metrics.recompute else {}).items():
-        if result.get(name) is not None and not math.isclose(result[name], value, rel_tol=ROUNDING, abs_tol=ROUNDING):
-            yield Problem(file, f"the rest of the result gives {value:.6g}", f"result.{name}", result[name])
+    try:
+        again = metrics.recompute(result) if metrics.recompute else {}
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        yield Problem(file, f"its scores cannot be told again from the rest of it ({type(error).__name__})", "result")
+        return
+    points = {metric.name for metric in metrics.scores if metric.unit == "%"}
+    for name, value in again.items():
+        score, most = result.get(name), TIES if name in points else ROUNDING * abs(value)
+        if isinstance(score, int | float) and not abs(score - value) <= most:
+            yield Problem(file, f"the rest of the result gives {value:.6g}", f"result.{name}", score)
 
 
 def _curve(file: str, record: Record, metrics: Metrics, ranges: Mapping[str, Metric]) -> Iterator[Problem]:
