@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import io
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from kdbench.errors import KDBenchError
+from kdbench.records import checkpoints
 from kdbench.records.files import write_atomically
 
 SCHEMA = 2
 Record = dict[str, Any]
+Tell = Callable[[str], None]
+T = TypeVar("T")
 
 
 class Store:
@@ -38,7 +41,8 @@ class Store:
     def write(self, record: Record) -> None:
         text = json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
         write_atomically(self.records / f"{record['id']}.json", text.encode())
-        (self.checkpoints / f"{record['id']}.pt").unlink(missing_ok=True)
+        if record["status"] != "failed":  # a failed one goes on from there if it is tried again
+            checkpoints.forget(self.checkpoints, record["id"])
 
     def read(self, identity: str) -> Record:
         return read_record(self.records / f"{identity}.json")
@@ -48,21 +52,11 @@ class Store:
         return [read_record(path) for path in sorted(self.records.glob("*.json"))]
 
     def save_checkpoint(self, identity: str, state: dict[str, Any]) -> None:
-        buffer = io.BytesIO()  # in memory first, so that a full disk shows as the file's error and not as torch's
-        torch.save(state, buffer)
-        write_atomically(self.checkpoints / f"{identity}.pt", buffer.getbuffer())
+        checkpoints.save(self.checkpoints, identity, state)
 
-    def load_checkpoint(self, identity: str, device: torch.device) -> dict[str, Any] | None:
-        """The last state a killed run left, or None. Loads data only, never code."""
-        path = self.checkpoints / f"{identity}.pt"
-        if not path.exists():
-            return None
-        try:
-            return torch.load(path, map_location=device, weights_only=True)
-        except Exception as error:
-            raise KDBenchError(
-                f"checkpoint {str(path)!r} is damaged: delete it and run again, that cell starts over"
-            ) from error
+    def restore(self, identity: str, device: torch.device, use: Callable[[dict[str, Any]], T], tell: Tell) -> T | None:
+        """What `use` makes of a cell's newest sound checkpoint, as `kdbench.records.checkpoints.restore`."""
+        return checkpoints.restore(self.checkpoints, identity, device, use, tell)
 
 
 def read_record(path: Path) -> Record:

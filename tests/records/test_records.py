@@ -84,29 +84,6 @@ def test_trying_the_folder_removes_what_a_kill_left_and_nothing_else(tmp_path: P
     assert kept == ["abc.json", "xyz.pt"]
 
 
-def test_a_record_takes_the_place_of_its_checkpoint(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    store.save_checkpoint("abc", {"epoch": 1, "weights": torch.ones(2)})
-    loaded = store.load_checkpoint("abc", CPU)
-    assert loaded is not None
-    assert loaded["epoch"] == 1
-    assert torch.equal(loaded["weights"], torch.ones(2))
-    store.write(RECORD)
-    assert store.load_checkpoint("abc", CPU) is None
-
-
-def test_a_checkpoint_never_runs_code(tmp_path: Path) -> None:
-    class Payload:
-        def __reduce__(self) -> object:
-            return os.mkdir, (str(tmp_path / "executed"),)
-
-    store = Store(tmp_path)
-    store.save_checkpoint("abc", {"state": Payload()})
-    with pytest.raises(KDBenchError, match=r"abc\.pt' is damaged: delete it"):
-        store.load_checkpoint("abc", CPU)
-    assert not (tmp_path / "executed").exists()
-
-
 @pytest.mark.parametrize(
     "content",
     [b"", b"{", b"[]", b"\xff\xfe", json.dumps({"id": "abc"}).encode(), json.dumps({**RECORD, "id": "xyz"}).encode(),
