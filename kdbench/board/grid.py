@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from kdbench.board import comparable
 from kdbench.board.runs import COST, PLACE, RESULT, place_name
 from kdbench.board.statistics.intervals import DIGITS
 from kdbench.errors import KDBenchError
@@ -28,6 +29,8 @@ class Grid:
         states: `done` or one of `STATES`, `[methods, seeds, places]`.
         reasons: why not done, `[methods, seeds, places]`.
         values: column of runs.csv -> `[methods, seeds, places]`, NaN where not done or not measured.
+        teachers: the weights of the first teacher that were seen (`kdbench.board.comparable`), `[methods, seeds,
+            places]`.
     """
 
     methods: tuple[str, ...]
@@ -38,6 +41,7 @@ class Grid:
     states: np.ndarray
     reasons: np.ndarray
     values: dict[str, np.ndarray]
+    teachers: np.ndarray
 
     @property
     def scores(self) -> np.ndarray:
@@ -78,6 +82,7 @@ class Grid:
             states=cut(self.states),
             reasons=cut(self.reasons),
             values={name: cut(array) for name, array in self.values.items()},
+            teachers=cut(self.teachers),
         )
 
     def common(self) -> Grid:
@@ -131,6 +136,7 @@ def make_grid(runs: pd.DataFrame) -> Grid:
         arranged(runs["status"], "missing", object),
         arranged(runs["reason"], "", object),
         {name: arranged(runs[name].astype(float).where(done), np.nan, float) for name in NUMBERS},
+        arranged(runs["id"].map(runs.attrs.get(comparable.KEY, {})), None, object),
     )
 
 

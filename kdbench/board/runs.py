@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from kdbench.board import comparable
 from kdbench.records import Record
 
 PLACE = ["dataset", "protocol", "pair"]
@@ -42,7 +43,9 @@ def runs_table(records: Sequence[Record], expected: Iterable[Mapping[str, Any]] 
     columns = ["suite", *GROUP, "name", "family", "seed", "status", "reason", "teacher", "teacher_top1", "student"]
     columns += [*RESULT, *COST, *extras, "device", "precision", "compile", "id"]
     frame = pd.DataFrame(rows, columns=columns)
-    return frame.sort_values(["suite", *GROUP, "seed", "id"], kind="stable", ignore_index=True)
+    frame = frame.sort_values(["suite", *GROUP, "seed", "id"], kind="stable", ignore_index=True)
+    frame.attrs[comparable.KEY] = comparable.teachers_of(records)
+    return frame
 
 
 def protocol_text(protocol: Mapping[str, Mapping[str, Any]]) -> str:
