@@ -67,7 +67,9 @@ def matched(records: Sequence[Record], a: str, b: str) -> pd.DataFrame:
         raise KDBenchError(f"{a!r} and {b!r} have no finished run of the same pair and seed: run both first")
     kept = comparable.paired_rows(both, runs.attrs[comparable.KEY])
     if kept.empty:
-        raise KDBenchError(f"{a!r} and {b!r} saw different weights of the teacher with every seed: run one of them again")
+        raise KDBenchError(
+            f"{a!r} and {b!r} saw different weights of the teacher with every seed: run one of them again"
+        )
     return kept
 
 

@@ -175,10 +175,11 @@ def compare(
     from kdbench.board.compare import compare as compare_methods
     from kdbench.board.select import current
     from kdbench.board.terminal import comparison
+    from kdbench.commands.unusable import records_of
     from kdbench.records import Store
 
     grid = _suite(suite, "", "", "", epochs, set_, precision)
-    comparison(_console(), compare_methods(current(Store(out / grid.name).all(), grid.cells()), a, b))
+    comparison(_console(), compare_methods(current(records_of(Store(out / grid.name)), grid.cells()), a, b))
 
 
 @app.command()
@@ -197,6 +198,7 @@ def power(
     from kdbench.board.power import plan
     from kdbench.board.select import current
     from kdbench.board.terminal import power as render
+    from kdbench.commands.unusable import records_of
     from kdbench.records import Store
 
     labels = [label.strip() for label in re.split(r",(?![^()]*\))", methods) if label.strip()]
@@ -205,7 +207,7 @@ def power(
             f"--methods {methods!r} names {len(labels)} methods: give the two to tell apart, e.g. dkd,kd"
         )
     grid = _suite(suite, "", "", "", epochs, set_, precision)
-    records = current(Store(out / grid.name).all(), grid.cells())
+    records = current(records_of(Store(out / grid.name)), grid.cells())
     render(_console(), plan(records, labels[0], labels[1], delta))
 
 
@@ -371,10 +373,12 @@ def _execute(
     retry_failed: bool,
 ) -> None:
     """Train the cells that have no record."""
+    from kdbench.commands.unusable import clear_away
     from kdbench.records.lock import locked
 
     try:
         with locked(out):
+            clear_away(store)
             done = sum(store.has(cell.id) for cell in cells)
             if done == len(cells) and not retry_failed:
                 return  # before what only training needs is imported
@@ -410,8 +414,9 @@ def _show(cells: list[Any], store: Any, common: bool = False) -> int:
 def _results(cells: list[Any], store: Any) -> tuple[list[Any], list[Any]]:
     """The records that count for these cells, each read once, and the grid that the tables are made over."""
     from kdbench.board.select import current, expected
+    from kdbench.commands.unusable import records_of
 
-    return current(store.all(), cells), expected(cells)
+    return current(records_of(store), cells), expected(cells)
 
 
 def _failed(records: list[Any], cells: list[Any]) -> int:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from kdbench.board.publishing.validate import Report
 
 Results = Annotated[Path, typer.Option(help="folder of published results")]
 
@@ -31,11 +35,18 @@ def publish(
 
 def validate(
     path: Annotated[Path, typer.Argument(help="a published suite's folder, or a results folder with several")],
+    rerun: Annotated[
+        int, typer.Option(help="also train so many cells of each suite again, drawn by the folder's digest", min=0)
+    ] = 0,
+    data: Annotated[Path | None, typer.Option(help="data folder, for --rerun", envvar="KDBENCH_DATA")] = None,
+    device: Annotated[str | None, typer.Option(help="for --rerun: cpu, cuda, mps; default: the best there is")] = None,
 ) -> None:
     """Check published results: tables against records, records against their suite and curves, digests, teachers."""
     from kdbench.board.publishing.validate import validate as validate_results
 
     reports = validate_results(path)
+    if rerun:
+        _rerun(reports, rerun, data, device)
     for report in reports:
         for problem in report.problems:
             print(f"{report.folder.name}/{problem}" if len(reports) > 1 else problem)
@@ -46,6 +57,20 @@ def validate(
         print(f"{what}, {'nothing wrong' if not found else '1 problem' if found == 1 else f'{found} problems'}")
     if any(report.problems for report in reports):
         raise typer.Exit(1)
+
+
+def _rerun(reports: Sequence[Report], count: int, data: Path | None, device: str | None) -> None:
+    """Train drawn cells of each folder again; what comes of it goes into its report."""
+    from rich.console import Console
+
+    from kdbench.commands.progress import Display
+    from kdbench.commands.rerun import rerun
+
+    for report in reports:
+        with Display(Console(stderr=True), count, 0) as display:
+            found = rerun(report.folder, count, display, data, device)
+        report.problems += found.problems
+        report.notes += found.notes
 
 
 def merge(

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
-
-from kdbench.errors import KDBenchError
 from kdbench.records import checkpoints
-from kdbench.records.files import write_atomically
+from kdbench.records.files import unreadable, write_atomically
+from kdbench.records.reading import SCHEMA, migrated, read_record
 
-SCHEMA = 2
+if TYPE_CHECKING:
+    import torch  # records are read without it: it takes a second to import
+
 Record = dict[str, Any]
 Tell = Callable[[str], None]
 T = TypeVar("T")
@@ -49,7 +50,20 @@ class Store:
 
     def all(self) -> list[Record]:
         """Every record, in order of file name."""
-        return [read_record(path) for path in sorted(self.records.glob("*.json"))]
+        return [read_record(path) for path in self.paths()]
+
+    def paths(self) -> list[Path]:
+        """The files of records, in order of their names.
+
+        Raises:
+            Unreadable: if the folder cannot be looked into.
+        """
+        try:
+            return sorted(self.records / name for name in os.listdir(self.records) if name.endswith(".json"))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise unreadable(self.records, "folder", error) from error
 
     def save_checkpoint(self, identity: str, state: dict[str, Any]) -> None:
         checkpoints.save(self.checkpoints, identity, state)
@@ -59,33 +73,4 @@ class Store:
         return checkpoints.restore(self.checkpoints, identity, device, use, tell)
 
 
-def read_record(path: Path) -> Record:
-    """Read one record.
-
-    Raises:
-        KDBenchError: naming the file, if it is no record or a newer kdbench wrote it.
-    """
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(record, dict) or not {"id", "status", "cell", "schema"} <= record.keys():
-            raise ValueError("keys are missing")
-        if record["id"] != path.stem:
-            raise ValueError(f"it says id {record['id']!r}")
-        if not isinstance(record["schema"], int) or not isinstance(record["cell"], dict):
-            raise ValueError("its schema or cell has a wrong type")
-    except (OSError, ValueError) as error:
-        raise KDBenchError(
-            f"record {str(path)!r} is damaged ({error}): delete it and run again, only that cell starts over"
-        ) from error
-    if record["schema"] > SCHEMA:
-        raise KDBenchError(f"record {str(path)!r} was written by a newer kdbench: upgrade kdbench to read it")
-    return migrated(record)
-
-
-def migrated(record: Record) -> Record:
-    """A record of an older version with today's keys; what was not measured then is None."""
-    if record["schema"] < 2 and record["status"] == "done":  # 1 had no calibration, energy and latency
-        record["result"] = {"ece": None, "reliability": None, **record["result"]}
-        new = dict.fromkeys(("joules_per_epoch", "latency_ms_batch1", "latency_ms_batch128"))
-        record["cost"] = {**new, **record["cost"]}
-    return {**record, "schema": SCHEMA}
+__all__ = ["SCHEMA", "Record", "Store", "Tell", "migrated", "read_record"]

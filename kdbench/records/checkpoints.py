@@ -15,17 +15,18 @@ import pickle
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
-
-import torch
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from kdbench.records.files import explained, read_bytes, set_aside, write_atomically
+
+if TYPE_CHECKING:
+    import torch  # not at run time: whoever reads records imports this, and torch takes a second
 
 State = dict[str, Any]
 T = TypeVar("T")
 MAGIC = b"kdbench checkpoint 1\n"
 DIGEST = slice(len(MAGIC), len(MAGIC) + 64)
-PLAIN = (str, bytes, bool, int, float, complex, type(None), torch.Size, torch.dtype, torch.device)
+PLAIN = (str, bytes, bool, int, float, complex, type(None))
 
 
 class Unfit(Exception):  # noqa: N818  (a verdict on a checkpoint)
@@ -57,6 +58,8 @@ def save(folder: Path, identity: str, state: State) -> None:
 
 def sealed(identity: str, state: State) -> memoryview:
     """A checkpoint's file: in memory first, so that a full disk shows as the file's error and not as torch's."""
+    import torch
+
     buffer = io.BytesIO()
     about = json.dumps({"cell": identity, "epoch": state["epoch"]})
     buffer.write(MAGIC + b"0" * 64 + b"\n" + about.encode() + b"\n")
@@ -72,6 +75,8 @@ def opened(content: bytes, identity: str, device: torch.device) -> State:
     Raises:
         Unfit: if it is damaged, of another cell, or holds more than data.
     """
+    import torch
+
     if not content.startswith(MAGIC):
         raise Unfit("it is no checkpoint of this version of kdbench")
     view = memoryview(content)
@@ -106,7 +111,9 @@ def restore(
             return use(opened(_content(path), identity, device))
         except Unfit as error:
             aside = set_aside(path)
-            tell(f"checkpoint {str(path)!r} is not used ({error}): it is now {aside.name!r}, and only its cell goes back")
+            tell(
+                f"checkpoint {str(path)!r} is not used ({error}): it is now {aside.name!r}, and only its cell goes back"
+            )
     return None
 
 
@@ -124,6 +131,8 @@ def forget(folder: Path, identity: str) -> None:
 
 def unstorable(value: Any, path: str = "") -> Iterator[str]:
     """Where a state holds what is never loaded again: `name.key (type)`."""
+    import torch
+
     if type(value) in (dict, OrderedDict):
         for key, inner in value.items():
             yield from unstorable(key, f"a key of {path}")
@@ -131,5 +140,5 @@ def unstorable(value: Any, path: str = "") -> Iterator[str]:
     elif type(value) in (list, tuple, set):
         for number, inner in enumerate(value):
             yield from unstorable(inner, f"{path}[{number}]")
-    elif type(value) not in PLAIN and not isinstance(value, torch.Tensor):
+    elif type(value) not in PLAIN and not isinstance(value, torch.Tensor | torch.Size | torch.dtype | torch.device):
         yield f"{path} ({type(value).__module__}.{type(value).__qualname__})"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.sample_record import sample
 
 from kdbench.errors import KDBenchError
 from kdbench.hardware.numerics import Numerics
@@ -17,7 +18,7 @@ from kdbench.records.files import write_atomically
 from kdbench.training.provenance import provenance, revision
 
 CPU = torch.device("cpu")
-RECORD = {"id": "abc", "status": "done", "cell": {"pair": "a → b"}, "schema": SCHEMA, "top1": 71.25}
+RECORD = sample()
 
 
 def test_a_record_is_read_back_as_it_was_written(tmp_path: Path) -> None:
@@ -135,11 +136,11 @@ def test_without_git_there_is_no_revision(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_record_of_the_first_schema_is_read_with_what_it_lacks_empty(tmp_path: Path) -> None:
-    old = {**RECORD, "schema": 1, "result": {"top1": 71.25}, "cost": {"seconds_per_epoch": 2.0}}
+    old = {**RECORD, "schema": 1, "cost": {"seconds_per_epoch": 2.0}}
     (tmp_path / "abc.json").write_text(json.dumps(old))
     record = read_record(tmp_path / "abc.json")
     assert record["schema"] == SCHEMA
-    assert record["result"] == {"top1": 71.25, "ece": None, "reliability": None}
+    assert record["result"] == {**RECORD["result"], "ece": None, "reliability": None}
     assert record["cost"]["seconds_per_epoch"] == 2.0
     assert record["cost"]["latency_ms_batch1"] is None
 

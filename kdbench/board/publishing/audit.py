@@ -6,38 +6,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from kdbench.board.publishing.problem import Problem, misfits
+from kdbench.board.publishing.problem import Problem
 from kdbench.records import Record
+from kdbench.records.shape import SHAPE, misfits
 from kdbench.suites.grid import ENGINE, identity
 
 TEACHER_TOLERANCE = 0.5  # points by which a teacher's score may shift on another device or in another precision
 PERCENT = ("top1", "top5", "ece", "best_top1", "agreement")
-# the keys that every record has, and those of a finished one, with their types
-SHAPE: dict[str, Any] = {
-    "suite": str,
-    "status": str,
-    "reason": str,
-    "cell": {
-        "role": str,
-        "dataset": str,
-        "task": str,
-        "protocol": dict,
-        "pair": str,
-        "teachers": [{"network": str, "seed": int, "weights": str}],
-        "teacher_recipes": [dict],
-        "student": str,
-        "method": {"name": str, "label": str, "family": str, "hyperparameters": dict, "source": str},
-        "seed": int,
-        "recipe": {"epochs": int},
-    },
-    "provenance": {
-        "versions": dict,
-        "hardware": dict,
-        "numerics": {"device": str, "precision": str, "compile": bool},
-        "git": (str, type(None)),
-        "finished_at": str,
-    },
-}
 DONE: dict[str, Any] = {
     "result": {"top1": float, "best_top1": float, "best_epoch": int, "extra": dict},
     "cost": {"seconds_per_epoch": float},
