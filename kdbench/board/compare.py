@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from kdbench.board import comparable
 from kdbench.board.columns import as_meant, metrics_of
 from kdbench.board.numbers import plain, with_unit
 from kdbench.board.runs import PLACE, place_name, runs_table
@@ -71,7 +72,12 @@ def matched(records: Sequence[Record], a: str, b: str) -> pd.DataFrame:
     both = done[done["method"] == a].merge(done[done["method"] == b], on=[*PLACE, "seed"], suffixes=("_a", "_b"))
     if both.empty:
         raise KDBenchError(f"{a!r} and {b!r} have no finished run of the same pair and seed: run both first")
-    return both
+    kept = comparable.paired_rows(both, runs.attrs[comparable.KEY])
+    if kept.empty:
+        raise KDBenchError(
+            f"{a!r} and {b!r} saw different weights of the teacher with every seed: run one of them again"
+        )
+    return kept
 
 
 def _verdict(a: str, b: str, d: Paired, metric: Metric) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from kdbench.board import comparable
 from kdbench.board.columns import as_meant
 from kdbench.board.runs import COST, PLACE, place_name, result_columns
 from kdbench.board.statistics.intervals import DIGITS
@@ -31,6 +32,8 @@ class Grid:
         reasons: why not done, `[methods, seeds, places]`.
         values: column of the runs, as `kdbench.board.columns` calls it -> `[methods, seeds, places]`, NaN where not
             done or not measured.
+        teachers: the weights of the first teacher that were seen (`kdbench.board.comparable`), `[methods, seeds,
+            places]`.
     """
 
     metrics: Metrics
@@ -42,6 +45,7 @@ class Grid:
     states: np.ndarray
     reasons: np.ndarray
     values: dict[str, np.ndarray]
+    teachers: np.ndarray
 
     @property
     def scores(self) -> np.ndarray:
@@ -87,6 +91,7 @@ class Grid:
             states=cut(self.states),
             reasons=cut(self.reasons),
             values={name: cut(array) for name, array in self.values.items()},
+            teachers=cut(self.teachers),
         )
 
     def common(self) -> Grid:
@@ -143,6 +148,7 @@ def make_grid(runs: pd.DataFrame, metrics: Metrics) -> Grid:
         arranged(runs["status"], "missing", object),
         arranged(runs["reason"], "", object),
         {name: arranged(runs[name].astype(float).where(done), np.nan, float) for name in numbers},
+        arranged(runs["id"].map(runs.attrs.get(comparable.KEY, {})), None, object),
     )
 
 

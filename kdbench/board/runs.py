@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from kdbench.board import comparable
 from kdbench.board.columns import as_filed, metrics_of
 from kdbench.records import Record
 from kdbench.tasks.metrics import Metrics
@@ -48,7 +49,9 @@ def runs_table(records: Sequence[Record], expected: Iterable[Mapping[str, Any]] 
     columns = ["suite", *GROUP, "name", "family", "seed", "status", "reason", "teacher", "teacher_score", "student"]
     columns += [*result_columns(metrics), *COST, *extras, "device", "precision", "compile", "id"]
     frame = as_filed(pd.DataFrame(rows, columns=columns), metrics)
-    return frame.sort_values(["suite", *GROUP, "seed", "id"], kind="stable", ignore_index=True)
+    frame = frame.sort_values(["suite", *GROUP, "seed", "id"], kind="stable", ignore_index=True)
+    frame.attrs[comparable.KEY] = comparable.teachers_of(records)
+    return frame
 
 
 def result_columns(metrics: Metrics) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from kdbench.board import comparable
 from kdbench.board.columns import as_filed
 from kdbench.board.grid import STATES, Grid
 from kdbench.board.runs import GROUP, PLACE
@@ -78,6 +79,7 @@ def _board(grid: Grid, whole: Grid, baselines: Sequence[str], overall: bool) -> 
             for baseline in baselines:
                 row |= difference_row(grid, m, baseline, overall)
             row |= relative_row(grid, m, baselines[0], overall)
+            row = comparable.with_remark(row, grid, m, baselines)
         rows.append(row)
     correct(rows, baselines)
     sign = whole.metrics.primary.sign
@@ -149,8 +151,13 @@ def relative_row(grid: Grid, m: int, student: str, overall: bool) -> dict[str, A
 
 
 def _both_done(grid: Grid, m: int, b: int | None, overall: bool) -> np.ndarray:
-    """Which runs methods `m` and `b` both finished, `[seeds, places]`; none if all are asked for and one is missing."""
-    both = np.zeros(grid.states.shape[1:], dtype=bool) if b is None else (grid.states[[m, b]] == "done").all(0)
+    """Which runs methods `m` and `b` both finished, `[seeds, places]`; none if all are asked for and one is missing, or
+    if they saw different teachers.
+    """
+    none = np.zeros(grid.states.shape[1:], dtype=bool)
+    if b is None or comparable.others(grid, m, b).any():
+        return none
+    both = (grid.states[[m, b]] == "done").all(0)
     return both & both.all() if overall else both
 
 

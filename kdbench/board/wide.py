@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from kdbench.board import comparable
 from kdbench.board.columns import as_filed
 from kdbench.board.grid import STATES, Grid
 from kdbench.board.runs import place_name
@@ -37,7 +38,7 @@ def wide_table(whole: Grid, grid: Grid, baselines: Sequence[str] = BASELINES) ->
         by_place = grid.means[complete].T  # [places, methods]
         ranks, points = place_ranks(by_place).mean(0), borda(by_place)
         for m, rank, count in zip(complete.tolist(), ranks.tolist(), points.tolist(), strict=True):
-            rows[m] |= {"mean_rank": rank, "borda": count} | _aggregates(grid, m, student, kd)
+            rows[m] |= {"mean_rank": rank, "borda": count} | _aggregates(grid, m, student, kd, rows[m]["remark"])
     correct(rows, baselines)
     for m, row in enumerate(rows):
         row |= {place_name(place): summary(_done(whole, m, p)).mean for p, place in enumerate(whole.places)}
@@ -51,17 +52,18 @@ def wide_table(whole: Grid, grid: Grid, baselines: Sequence[str] = BASELINES) ->
     return as_filed(pd.DataFrame(ranked(rows, whole.metrics.primary.sign), columns=columns), whole.metrics)
 
 
-def _aggregates(grid: Grid, m: int, student: str, kd: str) -> dict[str, Any]:
-    """Everything over all places, of a method that finished them."""
+def _aggregates(grid: Grid, m: int, student: str, kd: str, remark: str) -> dict[str, Any]:
+    """Everything over all places, of a method that finished them, and what is to say beside `remark`."""
     scores, merits, (s, k) = grid.scores[m], grid.merits, (grid.index(student), grid.index(kd))
     over_seeds = summary(scores.mean(1).tolist())
     low, high = aggregates.stratified_bootstrap(aggregates.interquartile_mean, scores)
-    row: dict[str, Any] = {"score_mean": over_seeds.mean, "score_std": over_seeds.std}
+    row: dict[str, Any] = {"score_mean": over_seeds.mean, "score_std": over_seeds.std, "remark": remark}
     row |= {"iqm": float(aggregates.interquartile_mean(scores)), "iqm_ci95_low": low, "iqm_ci95_high": high}
     row |= difference_row(grid, m, student, True) | difference_row(grid, m, kd, True)
     row |= relative_row(grid, m, student, True)
     row["extra_parameters"] = mean_of(grid, "extra_parameters", m)
-    if k is None or k == m or not grid.complete[k]:
+    row = comparable.with_remark(row, grid, m, (student, kd))
+    if k is None or k == m or not grid.complete[k] or comparable.others(grid, m, k).any():
         return row
     better = aggregates.probability_of_improvement
     low, high = aggregates.stratified_bootstrap(better, merits[m], merits[k])

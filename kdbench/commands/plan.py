@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from kdbench import tasks
+from kdbench.board.usable import sound_record
+from kdbench.commands.unusable import records_of, tell
 from kdbench.errors import KDBenchError
 from kdbench.hardware.clock import seconds
 from kdbench.hardware.numerics import Numerics
@@ -23,16 +25,25 @@ from kdbench.records.lock import is_locked
 from kdbench.suites.grid import Cell
 from kdbench.training.teachers import Teachers
 
-STATES = ("done", "running", "interrupted", "failed", "not applicable", "missing")
+STATES = ("done", "running", "interrupted", "failed", "not applicable", "unusable", "missing")
 
 
 def state(cell: Cell, store: Store, running: bool) -> str:
     """One of `STATES`."""
     if store.has(cell.id):
-        return store.read(cell.id)["status"].replace("_", " ")
+        record = _read(store, cell)
+        return record["status"].replace("_", " ") if isinstance(record, dict) else "unusable"
     if store.interrupted(cell.id):
         return "running" if running else "interrupted"
     return "missing"
+
+
+def _read(store: Store, cell: Cell) -> Record | str:
+    """A cell's record, or what is wrong with it."""
+    try:
+        return sound_record(store.path(cell.id))
+    except KDBenchError as error:
+        return str(error)
 
 
 def print_status(console: Console, cells: Sequence[Cell], store: Store, out: Path) -> None:
@@ -48,6 +59,7 @@ def print_status(console: Console, cells: Sequence[Cell], store: Store, out: Pat
     for (found, reason), where in reasons.items():
         more = f" and {len(where) - 1} more" if len(where) > 1 else ""
         console.print(f"{found}: {where[0]}{more}: {reason}", markup=False, highlight=False, soft_wrap=True)
+    tell([str(_read(store, cell)) for cell, found in states.items() if found == "unusable"])
 
 
 def print_plan(
@@ -69,7 +81,7 @@ def print_plan(
     trainings = {t.id: t for cell in todo for t in Teachers(teachers).missing(cell)}
     for training in trainings.values():
         console.print(f"teacher to train: {training.pair} on {training.dataset.name}", markup=False, highlight=False)
-    total, records = 0.0, store.all()
+    total, records = 0.0, records_of(store)
     for group in _by_pair([*todo, *trainings.values()]):
         known = _seconds_per_epoch(group, records)
         try:

@@ -77,3 +77,6 @@ class Display:
         self.console.print(
             f"{self._title}: cohort of {whole} split into {parts}: {reason}", markup=False, highlight=False
         )
+
+    def notice(self, sentence: str) -> None:
+        self.console.print(sentence, markup=False, highlight=False, soft_wrap=True)

@@ -70,8 +70,9 @@ def _write_tables(table: Protocol, store: Store) -> int:
     """Write the suite's tables; returns how many cells failed."""
     from kdbench.board.results import Tables
     from kdbench.commands.results import failures
+    from kdbench.commands.unusable import records_of
 
-    tables = Tables.of(table.cells, store.all())
+    tables = Tables.of(table.cells, records_of(store))
     tables.write(store.folder)
     return failures(tables.records, table.cells)
 

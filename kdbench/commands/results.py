@@ -60,8 +60,9 @@ def compare(
     from kdbench.board.compare import compare as compare_methods
     from kdbench.board.select import current
     from kdbench.board.terminal import comparison
+    from kdbench.commands.unusable import records_of
 
-    comparison(console(), compare_methods(current(chosen.store.all(), chosen.cells), a, b))
+    comparison(console(), compare_methods(current(records_of(chosen.store), chosen.cells), a, b))
 
 
 @selecting("suite_name", *RECIPE)
@@ -76,13 +77,14 @@ def power(
     from kdbench.board.power import plan
     from kdbench.board.select import current
     from kdbench.board.terminal import power as render
+    from kdbench.commands.unusable import records_of
 
     labels = [label.strip() for label in re.split(r",(?![^()]*\))", methods) if label.strip()]
     if len(labels) != 2:
         raise KDBenchError(
             f"--methods {methods!r} names {len(labels)} methods: give the two to tell apart, e.g. dkd,kd"
         )
-    records = current(chosen.store.all(), chosen.cells)
+    records = current(records_of(chosen.store), chosen.cells)
     render(console(), plan(records, labels[0], labels[1], delta))
 
 
@@ -91,8 +93,9 @@ def print_leaderboard(cells: Sequence[Cell], store: Store, common: bool = False)
     from kdbench.board import terminal
     from kdbench.board.results import Tables
     from kdbench.board.tables import write_csv
+    from kdbench.commands.unusable import records_of
 
-    shown = tables = Tables.of(cells, store.all())
+    shown = tables = Tables.of(cells, records_of(store))
     tables.write(store.folder)
     screen, files = console(), list(tables.files)
     if common:

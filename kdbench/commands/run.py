@@ -57,10 +57,12 @@ def plan(chosen: Selection, cells: Sequence[Cell], store: Store) -> None:
 
 def train(chosen: Selection, cells: Sequence[Cell], store: Store) -> None:
     """Train those of the cells that have no record."""
+    from kdbench.commands.unusable import clear_away
     from kdbench.records.lock import locked
 
     try:
         with locked(chosen.out):
+            clear_away(store)
             done = sum(store.has(cell.id) for cell in cells)
             if done == len(cells) and not chosen.retry_failed:
                 return  # before what only training needs is imported

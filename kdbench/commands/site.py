@@ -10,6 +10,7 @@ from kdbench import registry
 from kdbench.board.page.data import Results
 from kdbench.board.results import expected
 from kdbench.board.select import current
+from kdbench.commands.unusable import records_of
 from kdbench.errors import KDBenchError
 from kdbench.papers.reported import load
 from kdbench.records import Record, Store
@@ -39,7 +40,7 @@ def report(
         raise KDBenchError(f"a report needs {' and '.join(absent)}: pip install 'kdbench[report]'")
     from kdbench.board.page.build import build
 
-    cells, found = suite.cells(), store.all()
+    cells, found = suite.cells(), records_of(store)
     records = found if everything else current(found, cells)
     if not records:
         older = f", and its {len(found)} other records only count with --all" if found else ": run it first"

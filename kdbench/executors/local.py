@@ -65,6 +65,8 @@ class LocalExecutor:
 
     def _train_teachers(self, cells: Sequence[Cell], teachers: Teachers) -> str:
         """Train the teachers these cells lack; returns why one could not be, or nothing."""
+        for cell in cells:
+            teachers.set_aside_unsound(cell, self.listener.notice)
         trainings = {training.id: training for cell in cells for training in teachers.missing(cell)}
         for identity, training in trainings.items():
             teachers.store.writable()

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from kdbench.errors import KDBenchError
-from kdbench.records.files import write_atomically
+from kdbench.records import checkpoints
+from kdbench.records.files import unreadable, write_atomically
+from kdbench.records.reading import migrated, read_record
 from kdbench.records.types import SCHEMA, CellConfig, Cost, MethodConfig, Provenance, Record, Scores, TeacherConfig
 
 if TYPE_CHECKING:
     import torch  # records are read without it: it takes a second to import
+
+Tell = Callable[[str], None]
+T = TypeVar("T")
 
 
 class Store:
@@ -60,7 +65,8 @@ class Store:
         """
         text = json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
         write_atomically(self.path(record["id"]), text.encode())
-        self._checkpoint(record["id"]).unlink(missing_ok=True)
+        if record["status"] != "failed":  # a failed one goes on from there if it is tried again
+            checkpoints.forget(self._checkpoints, record["id"])
 
     def forget(self, identity: str) -> None:
         """Delete a cell's record, if it has one, so that the cell runs again."""
@@ -72,16 +78,26 @@ class Store:
 
     def all(self) -> list[Record]:
         """Every record, in order of file name."""
-        return [read_record(path) for path in sorted(self._records.glob("*.json"))]
+        return [read_record(path) for path in self.paths()]
+
+    def paths(self) -> list[Path]:
+        """The files of records, in order of their names.
+
+        Raises:
+            Unreadable: if the folder cannot be looked into.
+        """
+        try:
+            return sorted(self._records / name for name in os.listdir(self._records) if name.endswith(".json"))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise unreadable(self._records, "folder", error) from error
 
     # ------------------------------------------------------------------------------------------ checkpoints
 
-    def _checkpoint(self, identity: str) -> Path:
-        return self._checkpoints / f"{identity}.pt"
-
     def interrupted(self, identity: str) -> bool:
         """Whether the cell has begun and has no record yet: it trains now, or a run was stopped."""
-        return self._checkpoint(identity).exists() and not self.has(identity)
+        return not self.has(identity) and any(map(os.path.lexists, checkpoints.places(self._checkpoints, identity)))
 
     def save_checkpoint(self, identity: str, state: dict[str, Any]) -> None:
         """Keep a state from which the cell can go on.
@@ -89,29 +105,11 @@ class Store:
         Raises:
             KDBenchError: if the disk is full or the folder cannot be written.
         """
-        import torch
+        checkpoints.save(self._checkpoints, identity, state)
 
-        buffer = io.BytesIO()  # in memory first, so that a full disk shows as the file's error and not as torch's
-        torch.save(state, buffer)
-        write_atomically(self._checkpoint(identity), buffer.getbuffer())
-
-    def load_checkpoint(self, identity: str, device: torch.device) -> dict[str, Any] | None:
-        """The last state a killed run left, or None. Loads data only, never code.
-
-        Raises:
-            KDBenchError: naming the file, if it is damaged.
-        """
-        import torch
-
-        path = self._checkpoint(identity)
-        if not path.exists():
-            return None
-        try:
-            return torch.load(path, map_location=device, weights_only=True)
-        except Exception as error:
-            raise KDBenchError(
-                f"checkpoint {str(path)!r} is damaged: delete it and run again, that cell starts over"
-            ) from error
+    def restore(self, identity: str, device: torch.device, use: Callable[[dict[str, Any]], T], tell: Tell) -> T | None:
+        """What `use` makes of a cell's newest sound checkpoint, as `kdbench.records.checkpoints.restore`."""
+        return checkpoints.restore(self._checkpoints, identity, device, use, tell)
 
 
 def stores(out: Path) -> list[Store]:
@@ -119,39 +117,7 @@ def stores(out: Path) -> list[Store]:
     return [Store(folder.parent) for folder in sorted(out.glob("*/records"))]
 
 
-def read_record(path: Path) -> Record:
-    """Read one record.
-
-    Raises:
-        KDBenchError: naming the file, if it is no record or a newer kdbench wrote it.
-    """
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(record, dict) or not {"id", "status", "cell", "schema"} <= record.keys():
-            raise ValueError("keys are missing")
-        if record["id"] != path.stem:
-            raise ValueError(f"it says id {record['id']!r}")
-        if not isinstance(record["schema"], int) or not isinstance(record["cell"], dict):
-            raise ValueError("its schema or cell has a wrong type")
-    except (OSError, ValueError) as error:
-        raise KDBenchError(
-            f"record {str(path)!r} is damaged ({error}): delete it and run again, only that cell starts over"
-        ) from error
-    if record["schema"] > SCHEMA:
-        raise KDBenchError(f"record {str(path)!r} was written by a newer kdbench: upgrade kdbench to read it")
-    return migrated(record)
-
-
-def migrated(record: dict[str, Any]) -> Record:
-    """A record of an older version with today's keys; what was not measured then is None."""
-    if record["schema"] < 2 and record["status"] == "done":  # 1 had no calibration, energy and latency
-        record["result"] = {"ece": None, "reliability": None, **record["result"]}
-        new = dict.fromkeys(("joules_per_epoch", "latency_ms_batch1", "latency_ms_batch128"))
-        record["cost"] = {**new, **record["cost"]}
-    return cast(Record, {**record, "schema": SCHEMA})
-
-
 __all__ = [
-    "SCHEMA", "CellConfig", "Cost", "MethodConfig", "Provenance", "Record", "Scores", "Store", "TeacherConfig",
+    "SCHEMA", "CellConfig", "Cost", "MethodConfig", "Provenance", "Record", "Scores", "Store", "TeacherConfig", "Tell",
     "migrated", "read_record", "stores",
 ]  # fmt: skip

@@ -97,7 +97,7 @@ class Record(TypedDict):
     """One cell's record; `result`, `cost`, `curve` and `teachers` are there if it is done, `traceback` if it crashed.
 
     A point of the `curve` is one epoch's: its number, loss, terms, seconds, learning rate and scores. A teacher of
-    `teachers` has network, seed, the digest of its weights, and its primary score.
+    `teachers` has network, seed, which weights it has, their sha256, and its primary score.
     """
 
     schema: int
@@ -112,3 +112,4 @@ class Record(TypedDict):
     curve: NotRequired[list[dict[str, Any]]]
     teachers: NotRequired[list[dict[str, Any]]]
     traceback: NotRequired[str]
+    weights_sha256: NotRequired[str]  # of a teacher's: its trained weights

@@ -123,6 +123,8 @@ class _Silent:
 
     def cohort_split(self, sizes: Sequence[int], reason: str) -> None: ...
 
+    def notice(self, sentence: str) -> None: ...
+
 
 @dataclass
 class Bench:

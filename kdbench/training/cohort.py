@@ -34,7 +34,9 @@ from kdbench.tasks import Task, TrainingSet
 from kdbench.training.folding import light
 from kdbench.training.footprint import Room
 from kdbench.training.learner import Learner, NonFinite
+from kdbench.training.machine_faults import is_machines
 from kdbench.training.provenance import provenance
+from kdbench.training.resume import resumed
 from kdbench.training.teachers import Teacher, Teachers
 
 
@@ -51,6 +53,8 @@ class Listener(Protocol):
 
     def cohort_split(self, sizes: Sequence[int], reason: str) -> None: ...
 
+    def notice(self, sentence: str) -> None: ...
+
 
 @dataclass
 class Cohort:
@@ -59,7 +63,8 @@ class Cohort:
     Attributes:
         cells: cells with the same `Cell.cohort`, none of them done.
         store: where checkpoints and records go.
-        keep: called with a finished learner's cell and first student before the record is written.
+        keep: called with a finished learner's cell and first student before the record is written; the digest of what
+            it keeps goes into the record.
     """
 
     cells: Sequence[Cell]
@@ -68,7 +73,7 @@ class Cohort:
     store: records.Store
     numerics: Numerics
     listener: Listener
-    keep: Callable[[Cell, Network], None] | None = None
+    keep: Callable[[Cell, Network], str | None] | None = None
     loaded: dict[TeacherSpec, Teacher] = field(default_factory=dict)
     strong_data: TrainingSet | None = None
 
@@ -178,7 +183,7 @@ class Cohort:
         if spec not in self.loaded:
             network = self.teachers.load(cell, spec, self.task)
             predictions, primary = self.task.evaluate(network), self.task.metrics.primary.name
-            about = {**self.teachers.describe(cell, spec), primary: self.task.scores(predictions)[primary]}
+            about = {**self.teachers.describe(cell, spec, network), primary: self.task.scores(predictions)[primary]}
             called = light(network, self.task.example(), self.numerics)
             call = self.numerics.compiled(called, cell.recipe.batch_size)
             self.loaded[spec] = Teacher(network, call, about, predictions)
@@ -186,12 +191,10 @@ class Cohort:
     def _join(self, cell: Cell, learners: list[Learner]) -> None:
         """Build a learner, put it where an earlier run left it, and add it to the others."""
         teachers = [self.loaded[spec].network for spec in cell.teachers] if cell.role == "student" else []
-        learner = Learner(cell, self.task, self.data, self.numerics, teachers)
-        state = self.store.load_checkpoint(cell.id, self.numerics.device)
-        if state is not None:
-            learner.load_state_dict(state)
-            if learner.finished:  # killed between the last checkpoint and the record
-                self._finish(learner)
+        build = partial(Learner, cell, self.task, self.data, self.numerics, teachers)
+        learner = resumed(build, self.store, self.listener.notice)
+        if learner.finished:  # killed between the last checkpoint and the record
+            self._finish(learner)
         learners.append(learner)
 
     @staticmethod
@@ -199,14 +202,14 @@ class Cohort:
         return learner.cell.teachers if learner.method.uses_teacher else ()
 
     def _finish(self, learner: Learner) -> None:
-        if self.keep is not None:
-            self.keep(learner.cell, learner.students[0])
+        digest = self.keep(learner.cell, learner.students[0]) if self.keep else None
         about = [self.loaded[spec].about for spec in learner.cell.teachers if spec in self.loaded]
         outcome: dict[str, Any] = {
             "result": learner.result(),
             "cost": learner.cost(),
             "curve": learner.curve,
             "teachers": about,
+            **({"weights_sha256": digest} if digest else {}),
         }
         self._write(learner.cell, "done", **outcome)
 
@@ -230,6 +233,8 @@ class Cohort:
             reason = explained_absence(cell.method.name, error)
             self._write(cell, "failed", reason=reason, traceback=traceback.format_exc())
         except Exception as error:
+            if is_machines(error):
+                raise  # it concerns the whole run, and no method is to blame
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             self._write(cell, "failed", reason=reason, traceback=traceback.format_exc())
         else:

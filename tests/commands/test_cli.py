@@ -31,7 +31,7 @@ TAKES = {
     "new": "NAME --family --folder",
     "check": "METHOD",
     "publish": "SUITE --out --to",
-    "validate": "PATH",
+    "validate": "PATH --rerun --data --device",
     "merge": "FOLDER... --to",
     "tune": "SUITE --pairs --out --data --device",
 }

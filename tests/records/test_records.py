@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.sample_record import sample
 
 from kdbench.errors import KDBenchError
 from kdbench.hardware.numerics import Numerics
@@ -17,7 +18,7 @@ from kdbench.records.files import write_atomically
 from kdbench.training.provenance import provenance, revision
 
 CPU = torch.device("cpu")
-RECORD = {"id": "abc", "status": "done", "cell": {"pair": "a → b"}, "schema": SCHEMA, "top1": 71.25}
+RECORD = sample()
 
 
 def test_a_record_is_read_back_as_it_was_written(tmp_path: Path) -> None:
@@ -116,29 +117,6 @@ def test_a_results_folder_has_a_store_per_suite_and_the_teachers(tmp_path: Path)
     assert [store.has("abc") for store in stores(tmp_path)] == [True, True]
 
 
-def test_a_record_takes_the_place_of_its_checkpoint(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    store.save_checkpoint("abc", {"epoch": 1, "weights": torch.ones(2)})
-    loaded = store.load_checkpoint("abc", CPU)
-    assert loaded is not None
-    assert loaded["epoch"] == 1
-    assert torch.equal(loaded["weights"], torch.ones(2))
-    store.write(RECORD)
-    assert store.load_checkpoint("abc", CPU) is None
-
-
-def test_a_checkpoint_never_runs_code(tmp_path: Path) -> None:
-    class Payload:
-        def __reduce__(self) -> object:
-            return os.mkdir, (str(tmp_path / "executed"),)
-
-    store = Store(tmp_path)
-    store.save_checkpoint("abc", {"state": Payload()})
-    with pytest.raises(KDBenchError, match=r"abc\.pt' is damaged: delete it"):
-        store.load_checkpoint("abc", CPU)
-    assert not (tmp_path / "executed").exists()
-
-
 @pytest.mark.parametrize(
     "content",
     [b"", b"{", b"[]", b"\xff\xfe", json.dumps({"id": "abc"}).encode(), json.dumps({**RECORD, "id": "xyz"}).encode(),
@@ -190,11 +168,11 @@ def test_without_git_there_is_no_revision(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_record_of_the_first_schema_is_read_with_what_it_lacks_empty(tmp_path: Path) -> None:
-    old = {**RECORD, "schema": 1, "result": {"top1": 71.25}, "cost": {"seconds_per_epoch": 2.0}}
+    old = {**RECORD, "schema": 1, "cost": {"seconds_per_epoch": 2.0}}
     (tmp_path / "abc.json").write_text(json.dumps(old))
     record = read_record(tmp_path / "abc.json")
     assert record["schema"] == SCHEMA
-    assert record["result"] == {"top1": 71.25, "ece": None, "reliability": None}
+    assert record["result"] == {**RECORD["result"], "ece": None, "reliability": None}
     assert record["cost"]["seconds_per_epoch"] == 2.0
     assert record["cost"]["latency_ms_batch1"] is None
 

@@ -8,8 +8,9 @@ from typing import Any, NotRequired, get_origin, get_type_hints
 
 import pytest
 
-from kdbench.board.publishing.audit import SHAPE, done_shape
+from kdbench.board.publishing.audit import done_shape
 from kdbench.records import Record, Store
+from kdbench.records.shape import SHAPE
 from kdbench.records.types import CellConfig, Cost, MethodConfig, NumericsConfig, Provenance, TeacherConfig
 from kdbench.tasks.metrics import of
 

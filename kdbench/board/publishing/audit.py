@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from kdbench.board.publishing.problem import Problem, misfits
+from kdbench.board.publishing.problem import Problem
 from kdbench.errors import KDBenchError
 from kdbench.records import Record
+from kdbench.records.shape import DONE, SHAPE, misfits
 from kdbench.suites.grid import ENGINE, identity
 from kdbench.tasks.metrics import Metric, Metrics, of
 
@@ -18,43 +19,13 @@ TEACHER_POINTS, TEACHER_SHARE = 0.5, 0.01
 # what a score that is told again may differ by: points of a percentage, for samples whose two best answers are equal in
 # bf16 are decided one way by the score and another by what is kept; of any other score a share of it
 TIES, ROUNDING = 1.0, 1e-6
-# the keys that every record has, and those of a finished one, with their types
-SHAPE: dict[str, Any] = {
-    "suite": str,
-    "status": str,
-    "reason": str,
-    "cell": {
-        "role": str,
-        "dataset": str,
-        "task": str,
-        "protocol": dict,
-        "pair": str,
-        "teachers": [{"network": str, "seed": int, "weights": str}],
-        "teacher_recipes": [dict],
-        "student": str,
-        "method": {"name": str, "label": str, "family": str, "hyperparameters": dict, "source": str},
-        "seed": int,
-        "recipe": {"epochs": int},
-    },
-    "provenance": {
-        "versions": dict,
-        "hardware": dict,
-        "numerics": {"device": str, "precision": str, "compile": bool},
-        "git": (str, type(None)),
-        "finished_at": str,
-    },
-}
 
 
 def done_shape(metrics: Metrics) -> dict[str, Any]:
     """The keys that a finished record has besides."""
     scores = {metrics.primary.name: float, metrics.best_name: float}
-    return {
-        "result": {**scores, "best_epoch": int, "extra": dict},
-        "cost": {"seconds_per_epoch": float},
-        "curve": [{"epoch": int, "loss": float, "terms": dict}],
-        "teachers": [{"network": str, "seed": int, "weights": str, metrics.primary.name: float}],
-    }
+    teacher = {**DONE["teachers"][0], metrics.primary.name: float}
+    return {**DONE, "result": {**scores, **DONE["result"]}, "teachers": [teacher]}
 
 
 def shape(file: str, record: Record) -> list[Problem]:

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kdbench.board.publishing.problem import misfits
 from kdbench.errors import KDBenchError
 from kdbench.records import Record
+from kdbench.records.shape import misfits
 
 VERSION = 1  # of the card's format
 Card = dict[str, Any]
@@ -76,7 +76,7 @@ def read_card(path: Path) -> Card:
         raise KDBenchError(f"it does not exist: {again}")
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise KDBenchError(f"it cannot be read ({error}): {again}") from error
     version = card.get("card") if isinstance(card, dict) else None
     if version != VERSION:

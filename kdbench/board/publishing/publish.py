@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ from typing import Any
 import pandas as pd
 
 from kdbench.board.curves import curves_table, need_pyarrow, parquet
+from kdbench.board.publishing.audit import audit, shape
 from kdbench.board.publishing.card import Card, card_bytes, make_card, read_card, sha256
 from kdbench.board.publishing.merge import TEACHERS, Entry, entries, unite
+from kdbench.board.publishing.problem import Problem
 from kdbench.board.publishing.readme import readme
 from kdbench.board.results import Tables, grid_rows, suite_table
 from kdbench.board.select import current
@@ -68,11 +71,30 @@ def publish(suite: Suite, out: Path, to: Path) -> Published:
         )
     counted = {record["id"] for record in records}
     old = {entry.record["id"] for entry in there} - counted
+    refuse_unsound(entry for entry in kept.values() if entry.record["id"] in counted)
     teachers = _teachers(records, out, to)
+    refuse_unsound(teachers.values())
     wanted = {identity: entry for identity, entry in kept.items() if identity in counted | old}
     _write(folder, suite_table(suite), wanted, sorted(old), teachers)
     aside = len({entry.record["id"] for entry in mine} - counted)
     return Published(folder, len(records), len(teachers), aside)
+
+
+def refuse_unsound(found: Iterable[Entry]) -> None:
+    """Look at records before they are published, as `kdbench validate` would afterwards.
+
+    Raises:
+        KDBenchError: naming the first thing that is wrong, and how many there are.
+    """
+    problems = [p for entry in found for p in _problems(entry)]
+    if problems:
+        more = f" ({len(problems) - 1} more like this)" if len(problems) > 1 else ""
+        raise KDBenchError(f"nothing was published, for a record is not what a run leaves: {problems[0]}{more}")
+
+
+def _problems(entry: Entry) -> list[Problem]:
+    file = str(entry.path)
+    return shape(file, entry.record) or list(audit(file, entry.record, json.loads(entry.content)["schema"]))
 
 
 def remake(folder: Path) -> Published:

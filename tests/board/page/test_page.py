@@ -24,7 +24,6 @@ from kdbench.board.page.data import Results, slugs
 from kdbench.board.page.series import curve, reliability
 from kdbench.commands.cli import app
 from kdbench.papers.reported import Reported
-from kdbench.records import Store
 from kdbench.registry.about import Described
 from kdbench.tasks.image.metrics import METRICS
 
@@ -480,9 +479,8 @@ def test_a_folder_without_records_is_answered_with_a_sentence(tmp_path: Path) ->
     assert not (tmp_path / "site").exists()
 
 
-def test_records_of_another_recipe_are_named(tmp_path: Path) -> None:
-    store = Store(tmp_path / "digits")
-    store.write(page_record("kd"))
+def test_records_of_another_recipe_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdbench.commands.site.records_of", lambda store: [page_record("kd")])
     done = CliRunner().invoke(app, ["report", "digits", "--out", str(tmp_path), "-o", str(tmp_path / "site")])
     assert "--all" in str(done.exception)
 
