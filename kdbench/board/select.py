@@ -47,10 +47,13 @@ def expected(cells: Sequence[Cell]) -> list[dict[str, object]]:
 
 
 def _point(config: dict[str, object]) -> str:
-    """A cell's place in the grid without its method; a pool counts by its first teacher, which every method shares."""
+    """A cell's place in the grid without its method; a pool counts by its first teacher, which every method shares.
+
+    A folder of images is what lies in it: scores on other images do not stand beside these.
+    """
     keys = ("role", "dataset", "task", "protocol", "pair", "student", "seed", "recipe")
     first = [config["teachers"][:1], config["teacher_recipes"][:1]]  # type: ignore[index]
-    return digest([[config[key] for key in keys], first])
+    return digest([[config[key] for key in keys], first, config.get("data")])
 
 
 def _is_current(name: str, source: str) -> bool:

@@ -349,7 +349,7 @@ def _suite(
 ) -> Any:
     from kdbench.suites import parse
 
-    return parse.narrow(
+    suite = parse.narrow(
         parse.load(name),
         methods=_words(methods),
         pairs=_words(pairs),
@@ -358,6 +358,9 @@ def _suite(
         settings=settings or [],
         precision=_precision(precision),
     )
+    for remark in suite.remarks():
+        print(f"kdbench: {remark}", file=sys.stderr)
+    return suite
 
 
 def _execute(

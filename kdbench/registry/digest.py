@@ -107,7 +107,7 @@ class Reached:
             self._follow(source, source.imports[name], attributes)
         if name in source.bindings or name in source.imports:
             return True
-        return any([self._is_followed(source, star) and self.reach(star, name) for star in source.stars])
+        return any(self._is_followed(source, star) and self.reach(star, name) for star in source.stars)
 
     def _take(self, source: Module, name: str) -> None:
         """Take in a definition: as it stands, or as it was before an edit that changed no bit of any result."""
@@ -143,14 +143,16 @@ class Reached:
             module = f"{module}.{path.pop(0)}"
         if module in CONTRACT:
             return
+        found = self._module(module)
         if not path:
             self.reach_all(module)
-        elif not self.reach(module, path[0]) and self._module(module):
+        elif found and not self._use(found, path[0], path[1:]):
             self.untracked.add(f"{module}.{path[0]}")
 
     def _has(self, module: str, name: str) -> bool:
         source = None if module in CONTRACT else self._module(module)
-        return source is not None and (name in source.bindings or name in source.imports)
+        itself = Target(module, name)  # `from . import part`: its part
+        return source is not None and (name in source.bindings or source.imports.get(name, itself) != itself)
 
     def _is_followed(self, source: Module, module: str) -> bool:
         """Whether an import leads to code that only its text identifies, rather than its version."""

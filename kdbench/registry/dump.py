@@ -1,6 +1,6 @@
 """A syntax tree as text, the same under every Python: to the letter what `ast.dump` gives under Python 3.11.
 
-`ast.dump` itself changes with Python (3.12 has `type_params`, 3.13 leaves out empty fields), and with it every id would.
+`ast.dump` itself changes with Python (3.12 has `type_params`, 3.13 leaves out empty fields), and so would every id.
 What a newer Python adds to the syntax is part of the text where it says something and left out where it is empty, so
 that a file means the same whichever Python reads it.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -102,9 +103,7 @@ fd90-fd91 fdc8-fdce 105c0-105f3 107bb-107bf 10940-10959 10d40-10d65 10d69-10d85 
 """
 
 FIELDS = {node: fields for node, *fields in map(str.split, _TABLE.strip().splitlines())}
-_ESCAPED = re.compile(
-    f"[{''.join(re.sub('[0-9a-f]+', lambda code: chr(int(code[0], 16)), _NEWER).split())}]"
-)
+_ESCAPED = re.compile(f"[{''.join(re.sub('[0-9a-f]+', lambda code: chr(int(code[0], 16)), _NEWER).split())}]")
 
 
 def parse(text: str) -> ast.Module:
@@ -138,22 +137,32 @@ def dump(tree: Any) -> str:
     if not isinstance(tree, ast.AST):
         return _ESCAPED.sub(_escape, repr(tree)) if isinstance(tree, str) else repr(tree)
     parts = []
-    for name, needed in _fields(type(tree)):
-        value = getattr(tree, name, None)
-        if value is not None and value != [] or needed and hasattr(tree, name):
+    for name, is_written in _fields(type(tree)):
+        if hasattr(tree, name) and is_written(value := getattr(tree, name)):
             parts.append(f"{name}={dump(value)}")
     return f"{type(tree).__name__}({', '.join(parts)})"
 
 
 @cache
-def _fields(node: type[ast.AST]) -> list[tuple[str, bool]]:
-    """The fields of a node, and which of them are there even if empty: those of the table first, then newer ones."""
-    known = FIELDS.get(node.__name__, [])
-    names = [field.removesuffix("?") for field in known]
-    return [
-        *((name, name == field) for name, field in zip(names, known, strict=True)),
-        *((name, False) for name in node._fields if name not in names),
-    ]
+def _fields(node: type[ast.AST]) -> list[tuple[str, Callable[[Any], bool]]]:
+    """The fields of a node, each with the test of what is written of it: those of the table first, then newer ones."""
+    known = {
+        field.removesuffix("?"): _is_there if field[-1] == "?" else _always for field in FIELDS.get(node.__name__, ())
+    }
+    newer = bool if known else _is_some
+    return [*known.items(), *((name, newer) for name in node._fields if name not in known)]
+
+
+def _always(value: Any) -> bool:
+    return True
+
+
+def _is_there(value: Any) -> bool:
+    return value is not None
+
+
+def _is_some(value: Any) -> bool:
+    return value is not None and value != []
 
 
 def _escape(found: re.Match[str]) -> str:

@@ -6,6 +6,7 @@ Nothing is imported to find this out, so it is the same with and without torch, 
 from __future__ import annotations
 
 import ast
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from kdbench.registry.dump import parse
 IMPORTS = ast.Import | ast.ImportFrom
 SCOPES = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda  # their bodies bind no name of the module
 REGISTER = ("kdbench", "register"), ("kdbench.registry", "register")
+NAMED = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.ExceptHandler | ast.MatchAs | ast.MatchStar
 BUILTINS = {"exec", "eval", "globals", "__import__"}
 LOADERS = {"import_module", "spec_from_file_location", "run_path", "run_module"}
 
@@ -102,7 +104,9 @@ class Module:
         """Whether a node writes into an object, or is a statement that can only be there for what it does."""
         if isinstance(node, ast.Attribute | ast.Subscript):
             return not isinstance(node.ctx, ast.Load)
-        return isinstance(node, ast.Expr) and not isinstance(node.value, ast.Constant) and not self._registers(node.value)
+        return (
+            isinstance(node, ast.Expr) and not isinstance(node.value, ast.Constant) and not self._registers(node.value)
+        )
 
     def _registers(self, node: ast.expr) -> bool:
         """Whether this is `register(...)` of kdbench, or `register(...)(TheClass)`."""
@@ -186,14 +190,26 @@ def spec_of(module: str) -> ModuleSpec | None:
     """Where a module is, without importing it or what it lies in; None if it is nowhere."""
     if spec := getattr(sys.modules.get(module), "__spec__", None):
         return spec
-    parent, path = module.rpartition(".")[0], None
-    if parent:
-        above = spec_of(parent)
-        if above is None or above.submodule_search_locations is None:
-            return None
-        path = list(above.submodule_search_locations)
+    parent = module.rpartition(".")[0]
+    path = _folders(parent) if parent else None
+    if parent and not path:
+        return None
     found = (_ask(finder.find_spec, module, path) for finder in sys.meta_path)
-    return next((spec for spec in found if spec), None)
+    return next((spec for spec in found if spec), None) or (_folder(module, path) if path else None)
+
+
+def _folders(package: str) -> list[str]:
+    """The folders in which the parts of a package lie."""
+    spec = spec_of(package)
+    return list(spec.submodule_search_locations or ()) if spec else []
+
+
+def _folder(module: str, path: list[str]) -> ModuleSpec | None:
+    """A folder without __init__.py inside a package, which Python itself finds only once that is imported."""
+    folders = [os.path.join(place, module.rpartition(".")[2]) for place in path]
+    spec = ModuleSpec(module, None, is_package=True)
+    spec.submodule_search_locations = [folder for folder in folders if os.path.isdir(folder)]
+    return spec if spec.submodule_search_locations else None
 
 
 def _ask(find: Callable[..., ModuleSpec | None], module: str, path: list[str] | None) -> ModuleSpec | None:
@@ -205,7 +221,7 @@ def _ask(find: Callable[..., ModuleSpec | None], module: str, path: list[str] | 
 
 def is_third_party(spec: ModuleSpec) -> bool:
     """Whether a module was installed: its version says what it is."""
-    places = [spec.origin or "", *(spec.submodule_search_locations or ())]
+    places = [spec.origin or "", *_folders(spec.name)]
     return any({"site-packages", "dist-packages"} & set(Path(place).parts) for place in places)
 
 
@@ -250,9 +266,5 @@ def _binds(node: ast.stmt) -> Iterator[str]:
     for child in _outside_scopes(node):
         if isinstance(child, ast.Name) and not isinstance(child.ctx, ast.Load) and id(child) not in local:
             yield child.id
-        elif isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            yield child.name
-        elif isinstance(child, ast.ExceptHandler | ast.MatchAs | ast.MatchStar) and child.name:
-            yield child.name
-        elif isinstance(child, ast.MatchMapping) and child.rest:
-            yield child.rest
+        elif name := getattr(child, "name" if isinstance(child, NAMED) else "rest", None):
+            yield name

@@ -15,10 +15,12 @@ from functools import cached_property
 from typing import Any
 
 from kdbench import registry
-from kdbench.registry.digest import source_digest
+from kdbench.registry.digest import source_digest, untracked
+from kdbench.suites.folders import ABSENT, content
 from kdbench.suites.recipe import Recipe
 
 ENGINE = 1  # raise it when the loop, the networks or the data change what a cell's result would be
+REMARKS = ("label", "family", "source_not_tracked")  # what a record says of its method and no result depends on
 PLAIN = "student"  # the registered method that trains without distillation; teachers are trained by it
 
 
@@ -69,6 +71,11 @@ class DatasetSpec:
     task: str = "image"
     protocol: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
+    @cached_property
+    def content(self) -> str | None:
+        """A digest of what lies in a folder of images (`folders.content`); None for sets that their name identifies."""
+        return content(self.name)
+
 
 @dataclass(frozen=True)
 class MethodSpec:
@@ -115,8 +122,10 @@ class Cell:
     def config(self) -> dict[str, Any]:
         """The record's `cell`: plain values only."""
         cls = registry.get(self.method.name)
+        hidden, data = untracked(cls), self.dataset.content
         return {
             **self._assistants(),
+            **({"data": data} if data else {}),
             "role": self.role,
             "dataset": self.dataset.name,
             "task": self.dataset.task,
@@ -131,6 +140,7 @@ class Cell:
                 "family": cls.info.family,
                 "hyperparameters": plain(registry.resolve(self.method.name, dict(self.method.hyperparameters))),
                 "source": source_digest(cls),
+                **({"source_not_tracked": hidden} if hidden else {}),
             },
             "seed": self.seed,
             "recipe": plain(dataclasses.asdict(self.recipe)),
@@ -198,6 +208,13 @@ class Suite:
             for method in self.methods
         ]
 
+    def remarks(self) -> list[str]:
+        """What a user should know of the cells: code and data that their ids do not follow."""
+        hidden = {spec.name: untracked(registry.get(spec.name)) for spec in self.methods}
+        code = [f"{name}: source not tracked: {', '.join(what)}" for name, what in hidden.items() if what]
+        absent = [data.name for data in self.datasets if data.content == ABSENT]
+        return [*code, *(f"dataset {name!r} is not here, so no record can be of it" for name in absent)]
+
     def _recipe(self, pair: Pair) -> Recipe:
         return dataclasses.replace(self.recipe, **self.student_recipes.get(pair.student, {}))
 
@@ -218,7 +235,7 @@ def plain(value: Any) -> Any:
 
 def identity(config: Mapping[str, Any], engine: int = ENGINE) -> str:
     """A cell's id, from its record's `cell`: 16 hex digits over all that decides the result."""
-    method = {key: value for key, value in config["method"].items() if key not in ("label", "family")}
+    method = {key: value for key, value in config["method"].items() if key not in REMARKS}
     decisive = {key: value for key, value in config.items() if key != "pair"}  # a name; its networks are there
     return digest({**decisive, "method": method, "engine": engine})
 

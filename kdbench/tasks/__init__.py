@@ -32,6 +32,7 @@ class Task(ABC):
     """One data set under one recipe, on one device."""
 
     num_classes: int
+    content: str = ""  # digest of the data as it is trained and scored on, for the record
 
     @abstractmethod
     def training_set(self, seed: int, strong_view: bool) -> TrainingSet:

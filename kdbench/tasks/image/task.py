@@ -31,6 +31,7 @@ class ImageTask(Task):
             dataset.name, root=root, protocol=dict(dataset.protocol), image_size=size, download=download
         )
         self.num_classes = self.data.num_classes
+        self.content = self.data.content
         self._test = self._loader(seed=0, strong_view=False)
         self._targets: Tensor | None = None
 
