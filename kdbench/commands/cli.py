@@ -108,6 +108,7 @@ def status(
     from kdbench.records import Store
 
     grid = _suite(suite, methods, pairs, seeds, epochs, set_, precision)
+    _remark(grid.absent_data())
     print_status(_console(), grid.cells(), Store(out / grid.name), out)
 
 
@@ -129,6 +130,7 @@ def leaderboard(
     from kdbench.records import Store
 
     grid = _suite(suite, methods, pairs, seeds, epochs, set_, precision)
+    _remark(grid.absent_data())
     _show(grid.cells(), Store(out / grid.name), common)
 
 
@@ -358,9 +360,13 @@ def _suite(
         settings=settings or [],
         precision=_precision(precision),
     )
-    for remark in suite.remarks():
-        print(f"kdbench: {remark}", file=sys.stderr)
+    _remark(suite.hidden_source())
     return suite
+
+
+def _remark(sentences: list[str]) -> None:
+    for sentence in sentences:
+        print(f"kdbench: {sentence}", file=sys.stderr)
 
 
 def _execute(

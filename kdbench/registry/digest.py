@@ -93,11 +93,11 @@ class Reached:
 
     def reach_all(self, module: str) -> None:
         """Take in every top-level name of a module."""
-        source = self._module(module)
-        for name in sorted({*source.bindings, *source.imports}) if source else ():
-            self._use(source, name)
-        for star in source.stars if source else ():
-            self._follow(source, Target(star))
+        if source := self._module(module):
+            for name in sorted({*source.bindings, *source.imports}):
+                self._use(source, name)
+            for star in source.stars:
+                self._follow(source, Target(star))
 
     def _use(self, source: Module, name: str, attributes: Sequence[str] = ()) -> bool:
         """Take in what a name stands for in a module; tell whether it is one of the module's."""
@@ -111,27 +111,27 @@ class Reached:
 
     def _take(self, source: Module, name: str) -> None:
         """Take in a definition: as it stands, or as it was before an edit that changed no bit of any result."""
-        key, nodes, older = (source.name, name), source.bindings[name], None
+        key = source.name, name
         entries = predecessors.of(*key) if key not in self.raw else ()
         if entries:
             now = Reached(self.home, self.files, self.raw | {key})
             now.reach(*key)
-            older = next((entry.read(source) for entry in entries if entry.now == now.digest), None)
-        self._add(source, name, older.bindings[name] if older else nodes, older)
+            source = next((entry.read(source) for entry in entries if entry.now == now.digest), source)
+        self._add(source, name, source.bindings[name])
 
-    def _add(self, source: Module, name: str, nodes: list[ast.stmt], older: Module | None = None) -> None:
-        """Take in statements and all that they use; `older` has what they used and the module no longer has."""
+    def _add(self, source: Module, name: str, nodes: list[ast.stmt]) -> None:
+        """Take in statements and all that they use."""
         self.pieces[source.name, name] = "\n".join(map(_text, nodes))
         for node in nodes:
             self.untracked |= {f"{call} in {source.name}" for call in modules.hidden(node, source)}
-            local = source.targets(node) if not isinstance(node, modules.IMPORTS) else {}
+            local = source.targets(node)
             for target in local.values():
                 self._import(source, target.module)
             for root, *attributes in modules.uses(node):
                 if root in local:
                     self._follow(source, local[root], attributes)
-                elif not self._use(source, root, attributes) and older and (source.name, root) not in self.pieces:
-                    self._use(older, root, attributes)
+                else:
+                    self._use(source, root, attributes)
 
     def _follow(self, source: Module, target: Target, attributes: Sequence[str] = ()) -> None:
         """Take in what an import of a module stands for."""
@@ -170,9 +170,10 @@ class Reached:
             source = self._modules[name] = self._read(name)
             if source is None:
                 self.untracked.add(name)
-            elif source.effects:
+                return None
+            if source.effects:
                 self._add(source, EFFECTS, source.effects)
-            for imported in source.imported if source else ():
+            for imported in source.imported:
                 self._import(source, imported)
         return self._modules[name]
 

@@ -137,20 +137,18 @@ def dump(tree: Any) -> str:
     if not isinstance(tree, ast.AST):
         return _ESCAPED.sub(_escape, repr(tree)) if isinstance(tree, str) else repr(tree)
     parts = []
-    for name, is_written in _fields(type(tree)):
+    for name, is_written in _fields(type(tree).__name__, tree._fields):
         if hasattr(tree, name) and is_written(value := getattr(tree, name)):
             parts.append(f"{name}={dump(value)}")
     return f"{type(tree).__name__}({', '.join(parts)})"
 
 
 @cache
-def _fields(node: type[ast.AST]) -> list[tuple[str, Callable[[Any], bool]]]:
+def _fields(node: str, own: tuple[str, ...]) -> list[tuple[str, Callable[[Any], bool]]]:
     """The fields of a node, each with the test of what is written of it: those of the table first, then newer ones."""
-    known = {
-        field.removesuffix("?"): _is_there if field[-1] == "?" else _always for field in FIELDS.get(node.__name__, ())
-    }
+    known = {field.removesuffix("?"): _is_there if field[-1] == "?" else _always for field in FIELDS.get(node, ())}
     newer = bool if known else _is_some
-    return [*known.items(), *((name, newer) for name in node._fields if name not in known)]
+    return [*known.items(), *((name, newer) for name in own if name not in known)]
 
 
 def _always(value: Any) -> bool:

@@ -8,7 +8,7 @@ more, or anything it reaches, has new digests again. CONTRIBUTING.md tells how a
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 
@@ -31,8 +31,10 @@ class Edit:
     source: str
 
     def read(self, module: Module) -> Module:
-        """The old text as a part of the module that had it."""
-        return of_text(self.source, module.name, module.package, module.imports)
+        """A module with the old text in place of the new."""
+        old = of_text(self.source, module.name, module.package, module.imports)
+        bindings = {**old.bindings, **module.bindings, self.name: old.bindings[self.name]}
+        return replace(module, bindings=bindings, imports=old.imports)
 
 
 @cache

@@ -208,12 +208,15 @@ class Suite:
             for method in self.methods
         ]
 
-    def remarks(self) -> list[str]:
-        """What a user should know of the cells: code and data that their ids do not follow."""
+    def hidden_source(self) -> list[str]:
+        """Methods with code whose edits their cells do not notice, as sentences."""
         hidden = {spec.name: untracked(registry.get(spec.name)) for spec in self.methods}
-        code = [f"{name}: source not tracked: {', '.join(what)}" for name, what in hidden.items() if what]
+        return [f"method {name}: source not tracked: {', '.join(what)}" for name, what in hidden.items() if what]
+
+    def absent_data(self) -> list[str]:
+        """Folders of images that are not here, so that no record is known to be of them, as sentences."""
         absent = [data.name for data in self.datasets if data.content == ABSENT]
-        return [*code, *(f"dataset {name!r} is not here, so no record can be of it" for name in absent)]
+        return [f"dataset {name!r} is not here: records of it cannot be told from others" for name in absent]
 
     def _recipe(self, pair: Pair) -> Recipe:
         return dataclasses.replace(self.recipe, **self.student_recipes.get(pair.student, {}))

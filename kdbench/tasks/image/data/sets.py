@@ -224,7 +224,7 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
 def _content(*tensors: Tensor, names: Sequence[str]) -> str:
     total = hashlib.sha256("\n".join([*names, *(str(tuple(tensor.shape)) for tensor in tensors)]).encode())
     for tensor in tensors:
-        total.update(tensor.contiguous().numpy())
+        total.update(tensor.contiguous().numpy().data)
     return total.hexdigest()[:16]
 
 
