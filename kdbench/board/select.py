@@ -30,10 +30,13 @@ def current(records: Sequence[Record], cells: Sequence[Cell]) -> list[Record]:
 
 
 def _point(config: Mapping[str, Any]) -> str:
-    """A cell's place in the grid without its method; a pool counts by its first teacher, which every method shares."""
+    """A cell's place in the grid without its method; a pool counts by its first teacher, which every method shares.
+
+    A folder of images is what lies in it: scores on other images do not stand beside these.
+    """
     keys = ("role", "dataset", "task", "protocol", "pair", "student", "seed", "recipe")
     first = [config["teachers"][:1], config["teacher_recipes"][:1]]
-    return digest([[config[key] for key in keys], first])
+    return digest([[config[key] for key in keys], first, config.get("data")])
 
 
 def _is_current(name: str, source: str) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -67,7 +67,7 @@ class Selection:
     def suite(self) -> Suite:
         from kdbench.suites import parse
 
-        return parse.narrow(
+        suite = parse.narrow(
             parse.load(self.suite_name),
             methods=words(self.methods),
             pairs=words(self.pairs),
@@ -76,6 +76,8 @@ class Selection:
             settings=self.settings or [],
             precision=self.known_precision,
         )
+        remark(suite.hidden_source())
+        return suite
 
     @cached_property
     def cells(self) -> list[Cell]:
@@ -151,6 +153,12 @@ def selecting(*names: str, **others: Any) -> Callable[[Command], Command]:
 def words(text: str) -> list[str]:
     """The entries of a comma-separated list."""
     return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def remark(sentences: Iterable[str]) -> None:
+    """Say on standard error what should be known of a command's results."""
+    for sentence in sentences:
+        print(f"kdbench: {sentence}", file=sys.stderr)
 
 
 def console() -> Console:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kdbench.commands.options import GRID, RECIPE, Selection, console, selecting
+from kdbench.commands.options import GRID, RECIPE, Selection, console, remark, selecting
 from kdbench.errors import KDBenchError
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def leaderboard(
     ] = False,
 ) -> None:
     """Make runs.csv, leaderboard.csv and leaderboard_long.csv from the records, and print the leaderboard."""
+    remark(chosen.suite.absent_data())
     print_leaderboard(chosen.cells, chosen.store, common)
 
 

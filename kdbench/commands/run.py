@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kdbench.commands.options import GRID, RUNNING, Selection, console, fail, selecting
+from kdbench.commands.options import GRID, RUNNING, Selection, console, fail, remark, selecting
 from kdbench.commands.results import print_leaderboard
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def status(chosen: Selection) -> None:
     """Show which cells are done, running, interrupted, failed, not applicable or missing."""
     from kdbench.commands.plan import print_status
 
+    remark(chosen.suite.absent_data())
     print_status(console(), chosen.cells, chosen.store, chosen.out)
 
 

@@ -35,6 +35,7 @@ class MethodConfig(TypedDict):
     family: str
     hyperparameters: dict[str, Any]
     source: str
+    source_not_tracked: NotRequired[list[str]]  # what it uses that the digest cannot follow
 
 
 class CellConfig(TypedDict):
@@ -49,6 +50,7 @@ class CellConfig(TypedDict):
     teacher_recipes: list[Recipe]
     student: str
     assistants: NotRequired[list[str]]  # where the method trains some
+    data: NotRequired[str]  # digest of a folder's files, where the data set is one
     method: MethodConfig
     seed: int
     recipe: Recipe
@@ -112,4 +114,5 @@ class Record(TypedDict):
     curve: NotRequired[list[dict[str, Any]]]
     teachers: NotRequired[list[dict[str, Any]]]
     traceback: NotRequired[str]
+    data: NotRequired[str]  # digest of the data as it was trained and scored on
     weights_sha256: NotRequired[str]  # of a teacher's: its trained weights

@@ -15,10 +15,12 @@ from typing import Any
 
 from kdbench import registry
 from kdbench.records.types import CellConfig, MethodConfig
-from kdbench.registry.digest import source_digest
+from kdbench.registry.digest import source_digest, untracked
+from kdbench.suites.folders import ABSENT, content
 from kdbench.suites.recipe import Recipe
 
 ENGINE = 1  # raise it when the loop, the networks or the data change what a cell's result would be
+REMARKS = ("label", "family", "source_not_tracked")  # what a record says of its method and no result depends on
 BASELINES = ("student", "kd")  # what every method is compared with
 PLAIN = "student"  # the registered method that trains without distillation; teachers are trained by it
 
@@ -69,6 +71,11 @@ class DatasetSpec:
     name: str
     task: str = "image"
     protocol: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @cached_property
+    def content(self) -> str | None:
+        """A digest of what lies in a folder of images (`folders.content`); None for sets that their name identifies."""
+        return content(self.name)
 
 
 @dataclass(frozen=True)
@@ -131,17 +138,22 @@ class Cell:
         assistants = self._assistants()
         if assistants is not None:
             config["assistants"] = assistants
+        if data := self.dataset.content:
+            config["data"] = data
         return config
 
     def _method(self) -> MethodConfig:
         cls = registry.get(self.method.name)
-        return {
+        method: MethodConfig = {
             "name": cls.info.name,
             "label": self.method.label,
             "family": cls.info.family,
             "hyperparameters": plain(registry.resolve(self.method.name, dict(self.method.hyperparameters))),
             "source": source_digest(cls),
         }
+        if hidden := untracked(cls):
+            method["source_not_tracked"] = hidden
+        return method
 
     def _assistants(self) -> list[str] | None:
         """Those of the pair's assistants that the method trains; None for methods without."""
@@ -205,6 +217,16 @@ class Suite:
             for method in self.methods
         ]
 
+    def hidden_source(self) -> list[str]:
+        """Methods with code whose edits their cells do not notice, as sentences."""
+        hidden = {spec.name: untracked(registry.get(spec.name)) for spec in self.methods}
+        return [f"method {name}: source not tracked: {', '.join(what)}" for name, what in hidden.items() if what]
+
+    def absent_data(self) -> list[str]:
+        """Folders of images that are not here, so that no record is known to be of them, as sentences."""
+        absent = [data.name for data in self.datasets if data.content == ABSENT]
+        return [f"dataset {name!r} is not here: records of it cannot be told from others" for name in absent]
+
     def _recipe(self, pair: Pair) -> Recipe:
         return dataclasses.replace(self.recipe, **self.student_recipes.get(pair.student, {}))
 
@@ -225,7 +247,7 @@ def plain(value: Any) -> Any:
 
 def identity(config: Mapping[str, Any], engine: int = ENGINE) -> str:
     """A cell's id, from its record's `cell`: 16 hex digits over all that decides the result."""
-    method = {key: value for key, value in config["method"].items() if key not in ("label", "family")}
+    method = {key: value for key, value in config["method"].items() if key not in REMARKS}
     decisive = {key: value for key, value in config.items() if key != "pair"}  # a name; its networks are there
     return digest({**decisive, "method": method, "engine": engine})
 

@@ -35,9 +35,11 @@ class Task(ABC):
 
     Attributes:
         metrics: the table of its scores, from which records and tables take their columns.
+        content: digest of the data as it is trained and scored on, for the record; empty where a task has none.
     """
 
     metrics: Metrics
+    content: str = ""
 
     @abstractmethod
     def training_set(self, seed: int, strong_view: bool) -> TrainingSet:

@@ -242,7 +242,8 @@ class Cohort:
         return False
 
     def _write(self, cell: Cell, status: str, reason: str = "", **parts: Any) -> None:
-        leave_record(cell, status, reason, self.store, self.numerics, self.listener, **parts)
+        data = {"data": self.task.content} if self.task.content else {}
+        leave_record(cell, status, reason, self.store, self.numerics, self.listener, **parts, **data)
 
 
 def leave_record(

@@ -34,6 +34,7 @@ class ImageTask(ClassificationTask):
             dataset.name, root=root, protocol=dict(dataset.protocol), image_size=size, download=download
         )
         self.num_classes = self.data.num_classes
+        self.content = self.data.content
         self._test = self._loader(seed=0, strong_view=False)
         self.test_batch_size: int = self._test.test_batch_size
 

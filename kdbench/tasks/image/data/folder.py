@@ -10,11 +10,10 @@ from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_dataset
 
 from kdbench.errors import KDBenchError
+from kdbench.suites import folders
 from kdbench.tasks.image.data.absent import absent
 from kdbench.tasks.image.data.sets import StreamedData
 
-TRAIN_FOLDERS = ("train", "training")
-TEST_FOLDERS = ("val", "validation", "valid", "test")
 IMAGE_SIZE = 224  # px, where the user names none
 
 
@@ -41,8 +40,8 @@ def load(name: str, folder: Path, image_size: int | None = None) -> StreamedData
     Raises:
         KDBenchError: if a part is absent, or a test class has no training images.
     """
-    train, train_classes = _scan(name, folder, TRAIN_FOLDERS)
-    test, test_classes = _scan(name, folder, TEST_FOLDERS)
+    train, train_classes = _scan(name, folder, folders.TRAIN)
+    test, test_classes = _scan(name, folder, folders.TEST)
     if strangers := sorted(set(test_classes) - set(train_classes)):
         raise KDBenchError(
             f"dataset {name!r} has test images of class {strangers[0]!r} but no training images: add some"
@@ -64,12 +63,12 @@ def load(name: str, folder: Path, image_size: int | None = None) -> StreamedData
 
 def _scan(name: str, folder: Path, splits: Sequence[str]) -> tuple[list[tuple[str, int]], dict[str, int]]:
     """The files of the first split that exists, as (path, target), and the class indices."""
-    split = next((split for split in splits if (folder / split).is_dir()), None)
+    split = folders.split(folder, splits)
     if split is None:
         what = "a folder train and a folder val (or test), each with one folder of images a class, into it"
         raise absent(name, folder, what)
     try:
-        reader = create_dataset("", root=str(folder / split), search_split=False).reader
+        reader = create_dataset("", root=str(split), search_split=False).reader
     except RuntimeError as error:
-        raise KDBenchError(f"folder {str(folder / split)!r} has no images in class folders: put some there") from error
+        raise KDBenchError(f"folder {str(split)!r} has no images in class folders: put some there") from error
     return reader.samples, reader.class_to_idx
