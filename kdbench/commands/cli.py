@@ -43,10 +43,14 @@ RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="run cells aga
 
 def main() -> None:
     """Run the command line; bad input becomes one sentence and exit status 2."""
+    from kdbench.commands.screen import showable
+    from kdbench.records.plain import plain
+
+    showable()
     try:
         app()
     except KDBenchError as error:
-        print(f"kdbench: {error}", file=sys.stderr)
+        print(f"kdbench: {plain(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -321,9 +325,9 @@ def check(
 
 
 def _console() -> Any:
-    from rich.console import Console
+    from kdbench.commands.screen import PlainConsole
 
-    return Console()
+    return PlainConsole()
 
 
 def _words(text: str) -> list[str]:
@@ -374,10 +378,12 @@ def _execute(
 ) -> None:
     """Train the cells that have no record."""
     from kdbench.commands.unusable import clear_away
+    from kdbench.records.leftovers import sweep
     from kdbench.records.lock import locked
 
     try:
         with locked(out):
+            sweep(out)
             clear_away(store)
             done = sum(store.has(cell.id) for cell in cells)
             if done == len(cells) and not retry_failed:
