@@ -40,10 +40,14 @@ for name, command in COMMANDS.items():
 
 def main() -> None:
     """Run the command line; bad input becomes one sentence and exit status 2."""
+    from kdbench.commands.screen import showable
+    from kdbench.records.plain import plain
+
+    showable()
     try:
         app()
     except KDBenchError as error:
-        print(f"kdbench: {error}", file=sys.stderr)
+        print(f"kdbench: {plain(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

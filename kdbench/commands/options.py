@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_type_hints
 import typer
 
 from kdbench.errors import KDBenchError, unknown
+from kdbench.records.plain import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -158,17 +159,17 @@ def words(text: str) -> list[str]:
 def remark(sentences: Iterable[str]) -> None:
     """Say on standard error what should be known of a command's results."""
     for sentence in sentences:
-        print(f"kdbench: {sentence}", file=sys.stderr)
+        print(f"kdbench: {plain(sentence)}", file=sys.stderr)
 
 
 def console() -> Console:
     """Where tables and prose are printed."""
-    from rich.console import Console
+    from kdbench.commands.screen import PlainConsole
 
-    return Console()
+    return PlainConsole()
 
 
 def fail(sentence: str) -> NoReturn:
     """Say on standard error what went wrong, and end with status 1."""
-    print(f"kdbench: {sentence}", file=sys.stderr)
+    print(f"kdbench: {plain(sentence)}", file=sys.stderr)
     raise typer.Exit(1)

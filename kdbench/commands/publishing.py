@@ -45,6 +45,7 @@ def validate(
 ) -> None:
     """Check published results: tables against records, records against their suite and curves, digests, teachers."""
     from kdbench.board.publishing.validate import validate as validate_results
+    from kdbench.records.plain import plain
 
     reports = validate_results(path)
     if rerun:
@@ -53,7 +54,7 @@ def validate(
         for problem in report.problems:
             print(f"{report.folder.name}/{problem}" if len(reports) > 1 else problem)
         for note in report.notes:
-            print(f"note: {note}")
+            print(f"note: {plain(note)}")
         what = f"{report.folder}: {report.records} records, {report.teachers} of teachers"
         found = len(report.problems)
         print(f"{what}, {'nothing wrong' if not found else '1 problem' if found == 1 else f'{found} problems'}")
@@ -63,13 +64,12 @@ def validate(
 
 def _rerun(reports: Sequence[Report], count: int, data: Path | None, device: str | None) -> None:
     """Train drawn cells of each folder again; what comes of it goes into its report."""
-    from rich.console import Console
-
     from kdbench.commands.progress import Display
     from kdbench.commands.rerun import rerun
+    from kdbench.commands.screen import PlainConsole
 
     for report in reports:
-        with Display(Console(stderr=True), count, 0) as display:
+        with Display(PlainConsole(stderr=True), count, 0) as display:
             found = rerun(report.folder, count, display, data, device)
         report.problems += found.problems
         report.notes += found.notes

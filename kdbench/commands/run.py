@@ -59,10 +59,12 @@ def plan(chosen: Selection, cells: Sequence[Cell], store: Store) -> None:
 def train(chosen: Selection, cells: Sequence[Cell], store: Store) -> None:
     """Train those of the cells that have no record."""
     from kdbench.commands.unusable import clear_away
+    from kdbench.records.leftovers import sweep
     from kdbench.records.lock import locked
 
     try:
         with locked(chosen.out):
+            sweep(chosen.out)
             clear_away(store)
             done = sum(store.has(cell.id) for cell in cells)
             if done == len(cells) and not chosen.retry_failed:

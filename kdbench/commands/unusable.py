@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from kdbench.board.usable import set_aside_damaged, usable
 from kdbench.records import Record, Store
+from kdbench.records.plain import plain
 
 SHOWN = 5  # sentences; more records than that are counted
 
@@ -21,7 +22,7 @@ def records_of(store: Store) -> list[Record]:
 def tell(said: Sequence[str]) -> None:
     """Name records that are left out."""
     for sentence in said[:SHOWN]:
-        print(f"kdbench: {sentence}", file=sys.stderr)
+        print(f"kdbench: {plain(sentence)}", file=sys.stderr)
     if said:
         more = f", the first {SHOWN} of them named above" if len(said) > SHOWN else ""
         print(f"kdbench: {len(said)} record{'s' * (len(said) > 1)} left out of what is shown{more}", file=sys.stderr)
@@ -30,4 +31,4 @@ def tell(said: Sequence[str]) -> None:
 def clear_away(store: Store) -> None:
     """Put what is no record aside, so that a run makes it again, and say so."""
     for sentence in set_aside_damaged(store):
-        print(f"kdbench: {sentence}", file=sys.stderr)
+        print(f"kdbench: {plain(sentence)}", file=sys.stderr)

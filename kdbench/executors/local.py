@@ -13,6 +13,7 @@ from kdbench.hardware.numerics import Numerics
 from kdbench.records import Store
 from kdbench.suites.grid import Cell, digest, plain
 from kdbench.tasks import Task
+from kdbench.training import machine_faults
 from kdbench.training.cohort import Cohort, Listener, leave_record
 from kdbench.training.precision import numerics_of
 from kdbench.training.teachers import Teachers
@@ -81,7 +82,7 @@ class LocalExecutor:
     def _run_cohort(self, cells: Sequence[Cell], teachers: Teachers, store: Store) -> None:
         """Train cells side by side, or in as many parts as the device's memory asks for: the results are the same."""
         numerics = self.numerics(cells[0])
-        parts = [list(cells)]
+        parts, workers_died = [list(cells)], False
         while parts:
             part, full = parts.pop(0), None
             try:
@@ -89,6 +90,13 @@ class LocalExecutor:
                 parts = [left, *parts] if left else parts
             except memory.OutOfMemory as error:
                 full = str(error), error.alone  # without the error itself: its traceback holds all learners
+            except machine_faults.MachineFault as error:
+                if workers_died or not error.worker:
+                    raise
+                workers_died = True
+                self._tasks.clear()  # and with the data its dead workers
+                self.listener.notice("a process that reads the data died: going on from the last finished epoch")
+                parts.insert(0, [cell for cell in part if not store.has(cell.id)])
             if full or parts:
                 memory.release(numerics.device)
             if full:
@@ -101,7 +109,8 @@ class LocalExecutor:
         what, batch_size = f"data set {first.dataset.name!r}", first.recipe.batch_size
         with memory.explained(what, batch_size, numerics.device, alone=True):
             task = self._task(first, numerics)
-        return Cohort(cells, task, teachers, store, numerics, self.listener, keep).run()
+        with machine_faults.explained():
+            return Cohort(cells, task, teachers, store, numerics, self.listener, keep).run()
 
     def _smaller(
         self, cells: list[Cell], store: Store, numerics: Numerics, reason: str, alone: bool

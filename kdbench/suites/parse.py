@@ -20,6 +20,7 @@ from kdbench.suites.recipe import Recipe
 
 ALL = "all"  # in a suite's `methods`: every registered one
 
+LONGEST_NAME = 100  # bytes; file systems have 255, of which temporary files need some
 SEEDS = [0, 1, 2]  # of a suite that names none
 
 T = TypeVar("T")
@@ -59,6 +60,11 @@ def parse(table: dict[str, Any], default_name: str = "suite") -> Suite:
     if not (isinstance(suite.name, str) and re.fullmatch(r"\w[\w.-]*", suite.name)) or suite.name == "teachers":
         raise KDBenchError(
             f"the suite's name is {suite.name!r}, but it names a folder beside 'teachers': use letters, digits, _ and -"
+        )
+    if len(suite.name.encode()) > LONGEST_NAME:
+        raise KDBenchError(
+            f"the suite's name {suite.name[:20] + '...'!r} has {len(suite.name)} letters, and it names a folder: take "
+            f"{LONGEST_NAME} at most"
         )
     for what, entries in (("pair", [str(p) for p in suite.pairs]), ("method", [m.label for m in suite.methods])):
         twice = {entry for entry in entries if entries.count(entry) > 1}

@@ -573,3 +573,17 @@ def test_ctrl_c_says_how_to_go_on_and_gives_status_130(tmp_path: Path) -> None:
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err == "kdbench: interrupted; the same command goes on from the last finished epoch\n"
+
+
+def test_a_suite_that_is_nested_without_end_is_refused(run: Command) -> None:
+    run(text=f"x = {'[' * 5000}{']' * 5000}\n{SUITE}").refuses("tiny.toml' is nested too deeply")
+
+
+def test_a_suite_with_an_endless_name_is_refused(run: Command) -> None:
+    run(text=changed('name = "tiny"', f'name = "{"x" * 300}"')).refuses("has 300 letters, and it names a folder")
+
+
+def test_a_pretrained_teacher_of_other_classes_is_refused(run: Command) -> None:
+    teacher = '{ network = "test_resnet.r160_in1k", weights = "pretrained" }'
+    outcome = run(text=changed('teacher = "cifar_resnet8"', f"teacher = {teacher}"))
+    outcome.refuses("'test_resnet.r160_in1k' were made for 1000 classes, but the data has 10")

@@ -12,6 +12,7 @@ from typing import Any
 from kdbench.errors import KDBenchError
 from kdbench.records import Record, read_record
 from kdbench.records.files import explained, write_atomically
+from kdbench.records.leftovers import sweep_half_written
 from kdbench.tasks.metrics import of
 
 TEACHERS = "teachers"  # the folder of the teachers, beside those of the suites
@@ -126,6 +127,7 @@ def merge(sources: Sequence[Path], to: Path) -> dict[str, int]:
     united = _all_or_none(found)
     with explained(to):
         to.parent.mkdir(parents=True, exist_ok=True)
+        sweep_half_written(to.parent, name=to.name)
         staged = Path(tempfile.mkdtemp(dir=to.parent, prefix=f".{to.name}.", suffix=".partial"))
         try:
             for name, kept in united.items():

@@ -23,6 +23,7 @@ from kdbench.board.tables import csv_bytes
 from kdbench.errors import KDBenchError
 from kdbench.records import Record
 from kdbench.records.files import write_atomically
+from kdbench.records.leftovers import sweep_half_written
 from kdbench.suites.grid import Suite
 
 CURVES = "curves.parquet"
@@ -126,6 +127,8 @@ def _write(
     teachers: Mapping[str, Entry],
 ) -> None:
     content = folder_content(suite, kept, left_out, teachers, plots_in(folder))
+    for place in (folder, folder / "records", folder.parent / TEACHERS / "records"):
+        sweep_half_written(place)
     for entry in teachers.values():
         write_atomically(folder.parent / TEACHERS / "records" / entry.path.name, entry.content)
     for identity, entry in sorted(kept.items()):

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_dataset
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.data.readers.reader_image_folder import find_images_and_targets
 
 from kdbench.errors import KDBenchError
 from kdbench.suites import folders
 from kdbench.tasks.image.data.absent import absent
+from kdbench.tasks.image.data.pictures import EXTENSIONS, opened
 from kdbench.tasks.image.data.sets import StreamedData
 
 IMAGE_SIZE = 224  # px, where the user names none
@@ -27,11 +29,7 @@ class ImageFiles:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Image.Image:
-        try:
-            with Image.open(self.paths[index]) as image:
-                return image.convert("RGB")
-        except (OSError, ValueError, SyntaxError) as error:  # what PIL raises on a damaged file
-            raise KDBenchError(f"image {self.paths[index]!r} cannot be read ({error}): replace or remove it") from error
+        return opened(self.paths[index])
 
 
 def load(name: str, folder: Path, image_size: int | None = None) -> StreamedData:
@@ -67,8 +65,16 @@ def _scan(name: str, folder: Path, splits: Sequence[str]) -> tuple[list[tuple[st
     if split is None:
         what = "a folder train and a folder val (or test), each with one folder of images a class, into it"
         raise absent(name, folder, what)
-    try:
-        reader = create_dataset("", root=str(split), search_split=False).reader
-    except RuntimeError as error:
-        raise KDBenchError(f"folder {str(split)!r} has no images in class folders: put some there") from error
-    return reader.samples, reader.class_to_idx
+    found, index = find_images_and_targets(str(split), types=EXTENSIONS)
+    names = {target: c for c, target in index.items()}
+    kept = [(path, names[target]) for path, target in found if _of_a_class(Path(path).relative_to(split))]
+    if not kept:
+        raise KDBenchError(f"folder {str(split)!r} has no images in class folders: put some there")
+    present = {c for _, c in kept}
+    classes = {c: number for number, c in enumerate(c for c in index if c in present)}
+    return [(path, classes[c]) for path, c in kept], classes
+
+
+def _of_a_class(path: Path) -> bool:
+    """Whether a picture lies in a class folder: not beside them, and in nothing that a program hides (`.git`)."""
+    return len(path.parts) > 1 and not any(part.startswith(".") for part in path.parts)

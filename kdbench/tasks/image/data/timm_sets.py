@@ -55,7 +55,7 @@ class DatasetImages:
         try:
             image = Image.open(dataset.reader[index][0]) if hasattr(dataset, "reader") else dataset[index][0]
             return image.convert("RGB")
-        except (OSError, ValueError, SyntaxError) as error:
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise KDBenchError(
                 f"image {index} of a timm dataset cannot be read ({error}): fetch the set anew"
             ) from error
