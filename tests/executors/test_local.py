@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.sample_record import sample
 
 from kdbench.executors import local
 from kdbench.executors.local import LocalExecutor
@@ -20,7 +21,7 @@ def failed(tmp_path: Path) -> tuple[Store, Cell]:
     """A cell whose record says that it failed."""
     cell = Bench(tmp_path).cell("student")
     store = Store(tmp_path / cell.suite)
-    store.write({"id": cell.id, "schema": 2, "status": "failed", "reason": "why", "cell": cell.config})  # type: ignore
+    store.write(sample(id=cell.id, status="failed", reason="why", cell=cell.config))  # type: ignore[arg-type]
     return store, cell
 
 

@@ -55,7 +55,7 @@ def test_checkpoints_of_finished_cells_go_and_those_of_others_stay(out: Path) ->
         store.save_checkpoint(identity, {"epoch": 2})
     store.write(sample(id="broken", status="failed"))
     sweep(out)
-    names = sorted(path.name for path in store.checkpoints.iterdir())
+    names = sorted(path.name for path in (store.folder / "checkpoints").iterdir())
     assert names == ["broken.before.pt", "broken.pt", "xyz.before.pt", "xyz.pt"]
 
 

@@ -154,7 +154,7 @@ def test_a_lost_device_stops_the_run_fails_nobody_and_the_same_command_goes_on(
         run(out)
     store = Store(out / "suite")
     assert store.all() == []
-    assert len(list(store.checkpoints.glob("*.pt"))) == 2
+    assert len(list((store.folder / "checkpoints").glob("*.pt"))) == 2
     steps = failing(DEVICE)
     run(out)
     assert len(steps) == 4  # of the second epoch only
@@ -199,7 +199,7 @@ def test_a_failed_cell_keeps_its_checkpoint_and_goes_on_from_there_if_it_is_trie
     run(out, retry_failed=True)
     assert len(steps) == 2
     assert results(out) == results(whole)
-    assert not list(store.checkpoints.glob("*.pt"))
+    assert not list((store.folder / "checkpoints").glob("*.pt"))
 
 
 # ------------------------------------------------------------------------------------------ real workers
