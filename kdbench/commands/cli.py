@@ -384,7 +384,8 @@ def _execute(
     try:
         with locked(out):
             sweep(out)
-            clear_away(store)
+            for kept in (store, type(store)(out / "teachers")):
+                clear_away(kept)
             done = sum(store.has(cell.id) for cell in cells)
             if done == len(cells) and not retry_failed:
                 return  # before what only training needs is imported

@@ -18,7 +18,12 @@ class Display:
 
     def __init__(self, console: Console, total: int, done: int) -> None:
         self.console = console
-        columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
         self._cells = Progress(*columns, TimeRemainingColumn(elapsed_when_finished=True), console=console)
         self._all = self._cells.add_task("cells", total=total, completed=done)
         self._steps = Progress(TextColumn("{task.description}", markup=False), BarColumn(), console=console)

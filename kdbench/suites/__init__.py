@@ -33,6 +33,8 @@ def read(name_or_path: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text.decode())
     except RecursionError:
-        raise KDBenchError(f"suite {name_or_path!r} is nested too deeply: a suite has tables in tables, no more") from None
+        raise KDBenchError(
+            f"suite {name_or_path!r} is nested too deeply: a suite has tables in tables, no more"
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise KDBenchError(f"suite {name_or_path!r} is not valid TOML: {error}") from error

@@ -26,7 +26,7 @@ def digest_of(weights: Weights) -> str:
     for name, tensor in sorted(weights.items()):
         plain = tensor.detach().cpu().contiguous()
         found.update(f"{name} {plain.dtype} {list(plain.shape)}\n".encode())
-        found.update(plain.reshape(-1).view(torch.uint8).numpy())
+        found.update(plain.reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from kdbench.board.compare import compare
 from kdbench.board.comparable import differ
+from kdbench.board.compare import compare
 from kdbench.board.tables import leaderboard_table
 from kdbench.board.wide import wide_table
 from kdbench.errors import KDBenchError

@@ -24,7 +24,6 @@ from kdbench.board.page.data import Results, slugs
 from kdbench.board.page.series import curve, reliability
 from kdbench.commands.cli import app
 from kdbench.papers.reported import Reported
-from kdbench.records import Store
 from kdbench.registry.about import Described
 
 pytest.importorskip("plotly")

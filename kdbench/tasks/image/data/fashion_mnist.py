@@ -44,7 +44,9 @@ def load(root: Path, image_size: int | None = None, download: bool = False) -> I
     train_images, train_targets, test_images, test_targets = map(_read_idx, files, dimensions)
     for path, targets in ((files[1], train_targets), (files[3], test_targets)):
         if len(targets) and targets.max() >= CLASSES:
-            raise KDBenchError(f"data file {str(path)!r} has label {int(targets.max())} of {CLASSES} classes: fetch it anew")
+            raise KDBenchError(
+                f"data file {str(path)!r} has label {int(targets.max())} of {CLASSES} classes: fetch it anew"
+            )
     if len(train_images) != len(train_targets) or len(test_images) != len(test_targets):
         raise KDBenchError(
             f"fashion_mnist in {str(files[0].parent)!r} has not one label an image: fetch the files anew"
