@@ -45,9 +45,9 @@ def remark(grid: Grid, m: int, baselines: Sequence[str]) -> str:
     said = []
     for name in baselines:
         b = grid.index(name)
-        seeds = [] if b is None else np.flatnonzero(others(grid, m, b).any(1)).tolist()
+        seeds = [] if b is None else [grid.seeds[s] for s in np.flatnonzero(others(grid, m, b).any(1))]
         if seeds:
-            which = ", ".join(str(grid.seeds[s]) for s in seeds)
+            which = ", ".join(map(str, seeds))
             said.append(f"not compared with {name}: seed{'s' * (len(seeds) > 1)} {which} saw other teacher weights")
     return "; ".join(said)
 

@@ -65,7 +65,8 @@ def train(chosen: Selection, cells: Sequence[Cell], store: Store) -> None:
     try:
         with locked(chosen.out):
             sweep(chosen.out)
-            clear_away(store)
+            for kept in (store, chosen.store_of("teachers")):
+                clear_away(kept)
             done = sum(store.has(cell.id) for cell in cells)
             if done == len(cells) and not chosen.retry_failed:
                 return  # before what only training needs is imported

@@ -7,6 +7,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from kdbench.errors import KDBenchError
@@ -84,7 +85,5 @@ def _remove(entry: os.DirEntry[str]) -> None:
     if entry.is_dir(follow_symlinks=False):
         shutil.rmtree(entry.path, ignore_errors=True)
         return
-    try:
+    with suppress(OSError):
         os.unlink(entry.path)
-    except OSError:
-        pass

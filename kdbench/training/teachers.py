@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from kdbench.errors import KDBenchError
 from kdbench.method import Batch, Network, Output, both_views
 from kdbench.records import Store, Tell
 from kdbench.records.files import set_aside
+from kdbench.records.reading import Damaged
 from kdbench.seeding import seed_all
 from kdbench.suites.grid import Cell, TeacherSpec
 from kdbench.tasks import Task
@@ -31,7 +31,14 @@ class Teachers:
 
     def missing(self, cell: Cell) -> list[Cell]:
         """The trainings that must run before this cell can."""
-        return [t for t in self._trainings(cell) if not (self.store.has(t.id) and self._file(t).exists())]
+        return [t for t in self._trainings(cell) if not self._trained(t)]
+
+    def _trained(self, training: Cell) -> bool:
+        try:
+            done = self.store.has(training.id) and self.store.read(training.id)["status"] == "done"
+        except Damaged:
+            return False
+        return done and self._file(training).exists()
 
     @staticmethod
     def _trainings(cell: Cell) -> list[Cell]:
@@ -49,7 +56,7 @@ class Teachers:
         """
         for training in self._trainings(cell):
             file = self._file(training)
-            if training.id in self._sound or not (self.store.has(training.id) and os.path.lexists(file)):
+            if training.id in self._sound or not self._trained(training):
                 continue
             if fault := fault_of_trained(file, training.id, self.store.read(training.id)):
                 aside = set_aside(file)

@@ -491,6 +491,19 @@ def test_damaged_weights_of_a_trained_teacher_are_set_aside_said_and_made_again(
     assert weights.read_bytes() == whole
 
 
+@pytest.mark.parametrize("change", [lambda text: "", lambda text: text.replace('"done"', '"failed"')])
+def test_a_teacher_whose_record_is_of_no_use_trains_again(
+    run: Command, finished: Path, change: Callable[[str], str]
+) -> None:
+    kd_record(finished).unlink()
+    (record,) = (finished.parent / "teachers" / "records").glob("*.json")
+    whole = json.loads(record.read_text())
+    record.write_text(change(record.read_text()))
+    assert run().code == 0
+    again = json.loads(record.read_text())
+    assert (again["result"], again["weights_sha256"]) == (whole["result"], whole["weights_sha256"])
+
+
 def test_a_full_disk_ends_the_run_and_keeps_what_is_finished(
     run: Command, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,11 +32,10 @@ def test_plain_text_holds_nothing_that_a_terminal_obeys() -> None:
 
 @pytest.fixture
 def hostile(tiny_runs: Path, tmp_path: Path) -> Path:
-    """Finished runs of a suite whose pair has a name that means harm, and whose records have such labels and reasons."""
+    """Finished runs of a suite whose pair has a name that means harm, with such a name and reason in the records."""
     out = Path(shutil.copytree(tiny_runs, tmp_path / "runs"))
     suite = out / "tiny.toml"
-    name = json.dumps(HOSTILE).replace("\\u0000", "\\u0000")
-    suite.write_text(suite.read_text() + f"name = {name}\n")
+    suite.write_text(suite.read_text() + f"name = {json.dumps(HOSTILE)}\n")
     for number, path in enumerate(sorted((out / "tiny" / "records").iterdir())):
         record = json.loads(path.read_text())
         record["cell"]["pair"] = HOSTILE

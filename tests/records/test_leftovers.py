@@ -41,9 +41,8 @@ def test_half_written_tables_go_when_nobody_can_still_write_them(out: Path) -> N
 
 
 def test_what_others_keep_in_the_folder_stays(out: Path) -> None:
-    kept = [
-        left(out / name, 99 * FORGOTTEN) for name in ("s/notes.partial", "mine/.x.partial", ".x.partial", "s/runs.csv")
-    ]
+    names = ("s/notes.partial", "mine/.x.partial", ".x.partial", "s/runs.csv")
+    kept = [left(out / name, 99 * FORGOTTEN) for name in names]
     sweep(out)
     assert all(path.exists() for path in kept)
 

@@ -1,4 +1,4 @@
-"""What the machine does wrong stops a run with a sentence, or is tried again; no method is blamed and nothing is lost."""
+"""What the machine does wrong stops a run with a sentence or is tried again; no method is blamed, nothing is lost."""
 
 from __future__ import annotations
 
@@ -63,10 +63,9 @@ def test_a_fault_of_the_machine_becomes_one_sentence(name: str) -> None:
 
 
 def test_a_fault_is_found_below_what_was_raised_from_it() -> None:
-    try:
+    with pytest.raises(ValueError, match="a step failed") as caught:
         raise ValueError("a step failed") from DEVICE
-    except ValueError as error:
-        assert is_machines(error)
+    assert is_machines(caught.value)
 
 
 @pytest.mark.parametrize("name", OTHERS)

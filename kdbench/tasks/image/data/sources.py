@@ -12,8 +12,21 @@ from kdbench.tasks.image.data.sets import Data
 
 
 def data_root(root: str | Path | None = None) -> Path:
-    """The data folder: the argument, else the variable KDBENCH_DATA, else ~/.cache/kdbench/data."""
-    return Path(root or os.environ.get("KDBENCH_DATA") or "~/.cache/kdbench/data").expanduser()
+    """The data folder: the argument, else the variable KDBENCH_DATA, else ~/.cache/kdbench/data.
+
+    Raises:
+        KDBenchError: if that is in the home of a user who has none (as a container's may).
+    """
+    return _expanded(root or os.environ.get("KDBENCH_DATA") or "~/.cache/kdbench/data")
+
+
+def _expanded(path: str | Path) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise KDBenchError(
+            f"{str(path)!r} is in the home of a user who has none: name the data folder by --data or KDBENCH_DATA"
+        ) from error
 
 
 def load(name: str, root: str | Path | None = None, *, image_size: int | None = None, download: bool = False) -> Data:
@@ -34,9 +47,9 @@ def load(name: str, root: str | Path | None = None, *, image_size: int | None = 
     """
     if image_size is not None and (not isinstance(image_size, int) or isinstance(image_size, bool) or image_size < 1):
         raise KDBenchError(f"image_size is {image_size!r}, but it must be a positive whole number of pixels, e.g. 32")
-    folder_root = data_root(root)
     if name == "digits":
-        return digits.load(image_size)
+        return digits.load(image_size)  # it comes with scikit-learn, so it needs no folder
+    folder_root = data_root(root)
     if name == "fashion_mnist":
         return fashion_mnist.load(folder_root, image_size, download)
     if name in cifar.LOADERS:
@@ -47,7 +60,7 @@ def load(name: str, root: str | Path | None = None, *, image_size: int | None = 
         return folder.load(name, folder_root / "imagenet", image_size)
     kind, _, rest = name.partition(":")
     if kind == "folder" and rest:
-        return folder.load(name, Path(rest).expanduser(), image_size)
+        return folder.load(name, _expanded(rest), image_size)
     if kind == "timm" and rest:
         return timm_sets.load(rest, folder_root, image_size, download)
     raise unknown("dataset", name, DATASETS)
