@@ -91,6 +91,7 @@ class Paced(Cohort):
         assert isinstance(self.listener, _Pace)
         assert count <= self.data.steps_per_epoch
         self.listener.steps = count
+        self.numerics.apply()  # those of another cohort may be in force
         with suppress(_Leave):
             super()._train_epoch(self.epoch, self.learners)
         synchronize(self.numerics.device)
@@ -169,8 +170,8 @@ class Workshop:
         numerics = numerics or numerics_of(grid[0])
         task = self.task(dataset, recipe, numerics)
         teachers, store = RandomTeachers(self.folder / "teachers"), Store(self.folder / "results")
-        for old in store.records.glob("*.json"):
-            old.unlink()  # what another cohort left behind would count as done
+        for old in store.all():
+            store.forget(old["id"])  # what another cohort left behind would count as done
         return Paced(grid, task, teachers, store, numerics, _Pace()).build(last_epoch)
 
     def task(self, dataset: str, recipe: Recipe, numerics: Numerics) -> Task:

@@ -1,4 +1,10 @@
-"""Layers that fit a student's feature to a teacher's. Features are `[B, C, *space]` with up to two spatial axes."""
+"""What several methods build with; features are `[B, C, *space]` with up to two spatial axes.
+
+- Layers that fit a student's feature to a teacher's: pooling, `pointwise`, `Hint`, `Embed`, `ABF`, `Fusion`.
+- Phases of staged methods: `init_phases`, `chain_phases`.
+- What a method asks of its networks and data, with a sentence where it is not so: `require_...`, `check_...`.
+- `pixel_range`, `evaluating` and `Unrolled`, for methods that work on inputs, on frozen copies and on the optimizer.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +29,7 @@ _TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d}
 
 
 class _BatchNorm(nn.modules.batchnorm._BatchNorm):
-    """BatchNorm that takes one value a channel too: it has no variance, so running statistics stand in, unchanged."""
+    """BatchNorm that takes one value per channel too: it has no variance, so running statistics stand in, unchanged."""
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training and x.numel() == x.shape[1]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+# the extra that brings a package which only some of kdbench needs, by the package's name
+EXTRAS = {"captum": "attribution"}
+
 
 class KDBenchError(Exception):
     """Bad input. The command line prints the sentence and exits with status 2."""
@@ -27,3 +30,11 @@ def unknown(kind: str, name: str, known: Iterable[str], where: str = "") -> KDBe
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     guess = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known[:12])}{' ...' * (len(known) > 12)}"
     return KDBenchError(f"unknown {kind} {name!r}: {guess}{f' ({where})' if where else ''}")
+
+
+def explained_absence(who: str, error: ModuleNotFoundError) -> str:
+    """`ig_kd needs captum: pip install 'kdbench[attribution]'`; Python's words where no extra brings it."""
+    package = (error.name or "").partition(".")[0]
+    if package not in EXTRAS:
+        return f"{type(error).__name__}: {error}"
+    return f"{who} needs {package}: pip install 'kdbench[{EXTRAS[package]}]'"

@@ -7,8 +7,8 @@ autocast, optimizers, schedules, evaluation, checkpoints, files) belongs to the 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,8 @@ class Batch:
 
     Attributes:
         inputs: what a network takes, `[B, ...]`; images are `[B, C, H, W]`, normalised.
-        targets: class indices, `[B]`, int64 (noisy ones under a label-noise protocol).
+        targets: what is right for each row of a network's logits, `[N]`, int64: in classification the class of each
+            sample, N = B (noisy ones under a label-noise protocol).
         indices: position of each sample in the training set, `[B]`, int64, stable over epochs.
         strong: a second, strongly augmented view of the same samples, where a method asks for one
             (`needs` contains `"strong_view"`), else None.
@@ -38,16 +39,44 @@ class Batch:
     follow: Callable[[Tensor], Tensor] | None = None
 
     def __len__(self) -> int:
-        return len(self.targets)
+        return len(self.indices)
+
+
+class Taps(NamedTuple):
+    """The maps beside logits and embedding that are read.
+
+    Attributes:
+        features: numbers of stages, counted from 1; 0 is the stem.
+        preactivations: whether those are.
+    """
+
+    features: tuple[int, ...] = ()
+    preactivations: bool = False
+
+
+class Withheld:
+    """What stands in an `Output` for maps that nobody reads: nothing; `kdbench.reads` has stand-ins that complain."""
+
+    def one(self, what: str, why: str) -> Any:
+        """For one map: `what` it is, and `why` it cannot be read."""
+        return None
+
+    def all(self, what: str, why: str) -> Any:
+        """For a tuple of maps."""
+        return ()
 
 
 @dataclass(frozen=True)
 class Output:
     """What a network says about a batch.
 
+    The engine names none of its fields: it asks for `tensors`, `answer` and `only` what is read. A task whose networks
+    say something else subclasses it, adds fields, and overrides `answer` or `only` where these differ.
+
     Attributes:
-        logits: `[B, K]`, float32 or wider.
-        embedding: the classifier's input, `[B, D]`, float32 or wider: `logits == classifier(embedding)`.
+        logits: `[N, K]`, float32 or wider; a row for each answer: one per sample in classification, N = B, and one per
+            place where a network answers at several.
+        embedding: the classifier's input, `[N, D]`, float32 or wider: `logits == classifier(embedding)`.
         features: stage outputs, shallow to deep, `[B, C, *space]` (images: `[B, C, H, W]`), without the stem.
         preactivations: the same maps before their last ReLU, where the network has them, else empty.
         stem: what enters the first stage, or None where the network has no separate stem.
@@ -61,13 +90,57 @@ class Output:
     stem: Tensor | None = None
     strong: Output | None = None
 
+    @property
+    def answer(self) -> Tensor:
+        """What is scored and differentiated, and what a deployed module may give in place of an `Output`."""
+        return self.logits
+
+    def tensors(self) -> list[Tensor]:
+        """All that it holds, a subclass's own fields too, in the order of the fields."""
+        return [tensor for field in fields(self) for tensor in _tensors(getattr(self, field.name))]
+
+    def only(self, taps: Taps, withheld: Withheld | None = None) -> Output:
+        """Without the maps that are not read; `withheld` says what stands in their place."""
+        withheld = withheld or Withheld()
+        if taps.features:
+            hidden = withheld.one("maps of a stage", "its `reads` does not name that stage")
+            kept = [feature if number in taps.features else hidden for number, feature in enumerate(self.features, 1)]
+            features = tuple(kept)
+        else:
+            features = withheld.all("features", "its `needs` does not name them")
+        before, stem = self.preactivations, self.stem
+        if not taps.preactivations:
+            before = withheld.all("preactivations", "its `needs` does not name them")
+        if 0 not in taps.features:
+            stem = withheld.one("stem", "its `reads` does not name stage 0")
+        return replace(self, features=features, preactivations=before, stem=stem)
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Output):
+        return value.tensors()
+    if isinstance(value, tuple | list):
+        return [tensor for item in value for tensor in _tensors(item)]
+    return [value] if isinstance(value, Tensor) else []
+
+
+def answer_of(output: Any) -> Tensor:
+    """The answer of a network or a deployed module, which may give either an `Output` or the answer itself."""
+    return output.answer if isinstance(output, Output) else output
+
+
+def both_views(call: Callable[[Tensor], Output], inputs: Tensor, strong: Tensor | None) -> Output:
+    """What a network says about a batch, and about its second view where there is one."""
+    output = call(inputs)
+    return output if strong is None else replace(output, strong=call(strong))
+
 
 @dataclass(frozen=True)
 class Shapes:
     """The shapes of an `Output` without the batch dimension.
 
     Attributes:
-        num_classes: K.
+        num_classes: K, the size of the logits' second axis: classes, or a vocabulary.
         embedding: D.
         features, preactivations: one `(C, *space)` a stage; `preactivations` is empty where there are none.
         stem: `(C, *space)` or None.
@@ -145,10 +218,15 @@ class Phase:
 
 
 class Dataset(Protocol):
-    """What `prepare` sees of the training set."""
+    """What `prepare` sees of the training set.
+
+    Attributes:
+        num_classes: K, where samples have classes.
+        targets: those of all batches, one after the other, int64, on the device.
+    """
 
     num_classes: int
-    targets: Tensor  # [N], int64, on the device
+    targets: Tensor
 
     def __len__(self) -> int: ...
 
@@ -236,7 +314,9 @@ class Method(nn.Module):
         return terms
 
     def deploy(self, student: Any) -> nn.Module:
-        """The module that is evaluated and counted: inputs -> logits or `Output`. Shares the student's weights."""
+        """The module that is evaluated and counted: inputs -> an `Output`, or its `answer` alone (the logits). Shares
+        the student's weights.
+        """
         return student
 
     def respond(self, student: Any) -> Any:

@@ -5,26 +5,15 @@ In a compiled graph an output that nobody reads is not free: its gradient is mad
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
-from kdbench.method import Method, Network, Output
+from kdbench.method import Method, Network, Output, Taps, Withheld
+
+__all__ = ["Taps", "Undeclared", "declared", "taps_of"]
 
 
 class Undeclared(Exception):  # noqa: N818  (a verdict)
     """A method used a map that it does not declare: its cell fails, with the sentence in its record."""
-
-
-class Taps(NamedTuple):
-    """The maps beside logits and embedding that are read.
-
-    Attributes:
-        features: numbers of stages, counted from 1; 0 is the stem.
-        preactivations: whether those are.
-    """
-
-    features: tuple[int, ...] = ()
-    preactivations: bool = False
 
 
 def taps_of(method: Method, student: Network) -> Taps:
@@ -34,33 +23,22 @@ def taps_of(method: Method, student: Network) -> Taps:
     return Taps(features, "preactivations" in method.needs)
 
 
-def reduced(output: Output, taps: Taps) -> Output:
-    """An output with None for each stage that nobody reads, and no stem or preactivations where nobody reads them."""
-    return Output(
-        output.logits,
-        output.embedding,
-        tuple([feature if number in taps.features else None for number, feature in enumerate(output.features, 1)]),  # type: ignore[misc]
-        output.preactivations if taps.preactivations else (),
-        output.stem if 0 in taps.features else None,
-        output.strong,
-    )
-
-
 def declared(output: Output, taps: Taps, method: str) -> Output:
-    """The same for a method, in which each map that it does not declare answers any use with a sentence."""
-    if not taps.features:
-        features: Any = _Maps(_sentence(method, "features", "its `needs` does not name them"))
-    else:
-        hidden = _Map(_sentence(method, "maps of a stage", "its `reads` does not name that stage"))
-        features = tuple(
-            feature if number in taps.features else hidden for number, feature in enumerate(output.features, 1)
-        )
-    stem, before = output.stem, output.preactivations
-    if 0 not in taps.features:
-        stem = _Map(_sentence(method, "stem", "its `reads` does not name stage 0"))  # type: ignore[assignment]
-    if not taps.preactivations:
-        before = _Maps(_sentence(method, "preactivations", "its `needs` does not name them"))
-    return replace(output, features=features, preactivations=before, stem=stem)
+    """The output for a method, in which each map that it does not declare answers any use with a sentence."""
+    return output.only(taps, _Refused(method))
+
+
+class _Refused(Withheld):
+    """Puts what complains in the place of a map, or of all of a kind."""
+
+    def __init__(self, method: str) -> None:
+        self._method = method
+
+    def one(self, what: str, why: str) -> Any:
+        return _Map(_sentence(self._method, what, why))
+
+    def all(self, what: str, why: str) -> Any:
+        return _Maps(_sentence(self._method, what, why))
 
 
 def _sentence(method: str, what: str, why: str) -> str:

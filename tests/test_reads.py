@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdbench import Batch, Method, Output, register, registry
-from kdbench.reads import Taps, Undeclared, declared, reduced, taps_of
+from kdbench.reads import Taps, Undeclared, declared, taps_of
 from kdbench.tasks.image.networks import create
 from kdbench.testing.trial import Bench
 
@@ -28,12 +29,39 @@ def output() -> Output:
     return network(torch.rand(2, 3, 16, 16))
 
 
+@dataclass(frozen=True)
+class Boxes(Output):
+    """An output with fields of its own, one of them the answer."""
+
+    boxes: Tensor = None  # type: ignore[assignment]  # follows fields with defaults
+    levels: tuple[Tensor, ...] = ()
+
+    @property
+    def answer(self) -> Tensor:
+        return self.boxes
+
+
+def test_an_output_holds_all_its_tensors_a_second_views_and_a_subclasss_too() -> None:
+    z, e, f, g, b, s, second, its, box, level, deep = held = [torch.tensor(number) for number in range(11)]
+    output = Boxes(z, e, (f, g), (b,), s, Output(second, its), box, (level, deep))
+    assert [id(tensor) for tensor in output.tensors()] == [id(tensor) for tensor in held]
+    assert [int(tensor) for tensor in Output(z, e).tensors()] == [0, 1]
+
+
+def test_what_is_read_of_a_subclass_is_one_with_its_own_fields() -> None:
+    output = Boxes(torch.ones(1), torch.ones(1), (torch.ones(1),), boxes=torch.ones(4), levels=(torch.ones(2),))
+    read: Any = output.only(Taps())
+    assert read.features == ()
+    assert read.answer is output.boxes
+    assert read.levels is output.levels
+
+
 def test_what_is_declared_comes_as_it_is(output: Output) -> None:
     everything = declared(output, Taps((0, 1, 2, 3), True), "mine")
     assert everything == output
 
 
-@pytest.mark.parametrize("reduce", [lambda output, taps: output, reduced])
+@pytest.mark.parametrize("reduce", [lambda output, taps: output, Output.only])
 @pytest.mark.parametrize(
     "use",
     [

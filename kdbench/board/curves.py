@@ -1,4 +1,4 @@
-"""The curves of a suite's finished runs as one Parquet file: a row an epoch of a run."""
+"""The curves of a suite's finished runs as one Parquet file: one row per epoch of a run."""
 
 from __future__ import annotations
 
@@ -11,31 +11,38 @@ from typing import Any
 
 import pandas as pd
 
+from kdbench.board.columns import metrics_of
 from kdbench.board.runs import protocol_text
 from kdbench.errors import KDBenchError
 from kdbench.records import Record
+from kdbench.tasks.metrics import Metrics
 
 WHERE = ("id", "dataset", "protocol", "pair", "method")
-POINT = ("learning_rate", "loss", "seconds", "top1", "top5", "nll", "ece", "agreement", "kl_to_teacher")
-COLUMNS = (*WHERE, "seed", "epoch", *POINT, "terms", "watched")
+WHEN = ("seed", "epoch")
+JSON = ("terms", "watched")
 
 
 def curves_table(records: Sequence[Record]) -> pd.DataFrame:
-    """A row a (cell id, epoch), sorted by both; `terms` and `watched` are JSON objects: every method has its own."""
+    """One row per (cell id, epoch), sorted by both; `terms` and `watched`, where methods differ, are JSON objects."""
+    measured = _measured(metrics_of(records))
     rows = [
-        _row(record, point)
+        _row(record, point, measured)
         for record in sorted(records, key=lambda record: record["id"])
         for point in sorted(record.get("curve") or (), key=lambda point: point["epoch"])
     ]
-    frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    return frame.astype({**dict.fromkeys(POINT, float), "seed": "int64", "epoch": "int64"})
+    frame = pd.DataFrame(rows, columns=[*WHERE, *WHEN, *measured, *JSON])
+    return frame.astype({**dict.fromkeys(measured, float), **dict.fromkeys(WHEN, "int64")})
 
 
-def _row(record: Record, point: dict[str, Any]) -> dict[str, Any]:
+def _measured(metrics: Metrics) -> list[str]:
+    return ["learning_rate", "loss", "seconds", *(metric.name for metric in metrics.scores)]
+
+
+def _row(record: Record, point: dict[str, Any], measured: Sequence[str]) -> dict[str, Any]:
     cell = record["cell"]
-    row = {"id": record["id"], "dataset": cell["dataset"], "protocol": protocol_text(cell["protocol"])}
+    row: dict[str, Any] = {"id": record["id"], "dataset": cell["dataset"], "protocol": protocol_text(cell["protocol"])}
     row |= {"pair": cell["pair"], "method": cell["method"]["label"], "seed": cell["seed"], "epoch": point["epoch"]}
-    row |= {name: point.get(name) for name in POINT} | {"terms": json.dumps(point["terms"], sort_keys=True)}
+    row |= {name: point.get(name) for name in measured} | {"terms": json.dumps(point["terms"], sort_keys=True)}
     return row | {"watched": json.dumps(point["watched"], sort_keys=True) if "watched" in point else ""}
 
 
@@ -49,8 +56,8 @@ def parquet(frame: pd.DataFrame) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    kinds = dict.fromkeys(COLUMNS, pa.string()) | dict.fromkeys(POINT, pa.float64())
-    kinds |= {"seed": pa.int64(), "epoch": pa.int64()}
+    text, whole = dict.fromkeys((*WHERE, *JSON), pa.string()), dict.fromkeys(WHEN, pa.int64())
+    kinds = {name: {**text, **whole}.get(name, pa.float64()) for name in map(str, frame.columns)}
     table = pa.Table.from_pandas(frame, schema=pa.schema(list(kinds.items())), preserve_index=False)
     buffer = io.BytesIO()
     # pandas' metadata names its version, and a Parquet file needs none of it

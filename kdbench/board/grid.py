@@ -1,4 +1,4 @@
-"""The runs of a suite as arrays: a value for each (method, seed, place). A place is a (data set, protocol, pair)."""
+"""The runs of a suite as arrays: one value per (method, seed, place). A place is a (data set, protocol, pair)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from kdbench.board.runs import COST, PLACE, RESULT, place_name
+from kdbench.board import comparable
+from kdbench.board.columns import as_meant
+from kdbench.board.runs import COST, PLACE, place_name, result_columns
 from kdbench.board.statistics.intervals import DIGITS
 from kdbench.errors import KDBenchError
+from kdbench.tasks.metrics import Metrics
 
 Place = tuple[str, str, str]  # data set, protocol, pair
-NUMBERS = ("teacher_top1", *RESULT, *COST)
 STATES = ("failed", "not_applicable", "missing")
 
 
@@ -22,14 +24,19 @@ class Grid:
     """Every method at every place with every seed; a run that nobody made is `missing`.
 
     Attributes:
+        metrics: of their task.
         methods: labels, in alphabetical order.
-        names, families: one a method.
+        names, families: one per method.
         seeds, places: sorted.
         states: `done` or one of `STATES`, `[methods, seeds, places]`.
         reasons: why not done, `[methods, seeds, places]`.
-        values: column of runs.csv -> `[methods, seeds, places]`, NaN where not done or not measured.
+        values: column of the runs, as `kdbench.board.columns` calls it -> `[methods, seeds, places]`, NaN where not
+            done or not measured.
+        teachers: the weights of the first teacher that were seen (`kdbench.board.comparable`), `[methods, seeds,
+            places]`.
     """
 
+    metrics: Metrics
     methods: tuple[str, ...]
     names: tuple[str, ...]
     families: tuple[str, ...]
@@ -38,16 +45,22 @@ class Grid:
     states: np.ndarray
     reasons: np.ndarray
     values: dict[str, np.ndarray]
+    teachers: np.ndarray
 
     @property
     def scores(self) -> np.ndarray:
-        """Top-1 of the last epoch in %, `[methods, seeds, places]`."""
-        return self.values["top1"]
+        """The primary score of the last epoch as it was measured, `[methods, seeds, places]`."""
+        return self.values["score"]
+
+    @property
+    def merits(self) -> np.ndarray:
+        """The scores, turned round where lower is better: here more is better, for what ranks, wins and closes gaps."""
+        return self.metrics.primary.sign * self.scores
 
     @property
     def means(self) -> np.ndarray:
-        """Top-1 averaged over seeds, `[methods, places]`; NaN where a seed is not done."""
-        return self.scores.mean(1).round(DIGITS)
+        """The merits averaged over seeds, `[methods, places]`; NaN where a seed is not done."""
+        return self.merits.mean(1).round(DIGITS)
 
     @property
     def complete(self) -> np.ndarray:
@@ -78,6 +91,7 @@ class Grid:
             states=cut(self.states),
             reasons=cut(self.reasons),
             values={name: cut(array) for name, array in self.values.items()},
+            teachers=cut(self.teachers),
         )
 
     def common(self) -> Grid:
@@ -95,12 +109,13 @@ class Grid:
         raise KDBenchError("no place and no seed is finished by all methods: leave some out by --methods, or run more")
 
 
-def make_grid(runs: pd.DataFrame) -> Grid:
-    """Arrange the rows of runs.csv (`kdbench.board.runs.runs_table`).
+def make_grid(runs: pd.DataFrame, metrics: Metrics) -> Grid:
+    """Arrange the rows of runs.csv (`kdbench.board.runs.runs_table`), whose task has these metrics.
 
     Raises:
         KDBenchError: if two runs stand at the same method, seed and place.
     """
+    runs = as_meant(runs, metrics)
     methods, seeds = sorted(set(runs["method"])), sorted(set(runs["seed"]))
     where = list(zip(*(runs[name] for name in PLACE), strict=True))
     places = sorted(set(where))
@@ -122,7 +137,9 @@ def make_grid(runs: pd.DataFrame) -> Grid:
 
     done = runs["status"] == "done"
     first = runs.drop_duplicates("method").set_index("method")
+    numbers = ("teacher_score", *result_columns(metrics), *COST)
     return Grid(
+        metrics,
         tuple(methods),
         tuple(first.loc[methods, "name"]),
         tuple(first.loc[methods, "family"]),
@@ -130,7 +147,8 @@ def make_grid(runs: pd.DataFrame) -> Grid:
         tuple(places),
         arranged(runs["status"], "missing", object),
         arranged(runs["reason"], "", object),
-        {name: arranged(runs[name].astype(float).where(done), np.nan, float) for name in NUMBERS},
+        {name: arranged(runs[name].astype(float).where(done), np.nan, float) for name in numbers},
+        arranged(runs["id"].map(runs.attrs.get(comparable.KEY, {})), None, object),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any, TypeGuard
 
 POINT, DIGIT = "\u2008", "\u2007"  # spaces as wide as a point and as a digit
 MINUS, TIMES = "\u2212", "\u00d7"
-MOST = 2  # decimals of a top-1 in %: a test set of 10,000 has no third
+MOST = 2  # decimals where nothing else is said: of a share of 10,000 test samples in %, which has no third
 
 
 def known(value: Any) -> TypeGuard[float]:
@@ -36,6 +36,26 @@ def fixed(value: float, digits: int, sign: bool = False) -> str:
     return (MINUS if value < 0 else "+" if sign else "") + text
 
 
+def plain(value: Any, digits: int, sign: bool = False) -> str:
+    """As `fixed` for terminals and sentences, whose encoding may lack the true minus; nothing for what is unknown."""
+    return fixed(value, digits, sign).replace(MINUS, "-") if known(value) else ""
+
+
+def with_unit(text: str, unit: str) -> str:
+    """`0.20 points`; the number alone where there is no unit."""
+    return f"{text} {unit}".rstrip()
+
+
+def in_unit(unit: str) -> str:
+    """` in points`, with its space; nothing where there is no unit."""
+    return f" in {unit}" if unit else ""
+
+
+def capital(text: str) -> str:
+    """The same with a capital at its head."""
+    return text[:1].upper() + text[1:]
+
+
 def aligned(texts: Sequence[str]) -> list[str]:
     """Right-aligned texts whose decimal points stand below each other: the shorter ones end in spaces."""
     longest = max((len(text.partition(".")[2]) for text in texts), default=0)
@@ -52,8 +72,10 @@ def interval(low: float, high: float, digits: int) -> str:
     return f"[{fixed(low, digits, True)}, {fixed(high, digits, True)}]" if known(low) and known(high) else ""
 
 
-def scaled(value: float) -> str:
-    """A count with a suffix: `0`, `128`, `77.8k`, `1.23M`."""
+def scaled(value: Any) -> str:
+    """A count with a suffix: `0`, `128`, `77.8k`, `1.23M`; nothing for what is unknown."""
+    if not known(value):
+        return ""
     for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= 0.9995 * size:
             return f"{value / size:.3g}{suffix}"

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 
 from scipy import stats
 
+from kdbench.board.columns import metrics_of
 from kdbench.board.compare import matched
+from kdbench.board.numbers import plain, with_unit
 from kdbench.board.runs import PLACE, place_name
 from kdbench.board.statistics.intervals import SURE, summary
 from kdbench.board.tables import OVERALL
 from kdbench.records import Record
+from kdbench.tasks.metrics import Metric
 
 POWER = 0.8  # the chance to see a difference that is there
 MOST = 1_000_000  # seeds nobody will run
@@ -24,7 +27,7 @@ class Need:
 
     Attributes:
         place: a (data set, protocol, pair), or all of them: then a seed's difference is its mean over the places.
-        difference: a - b in points, the mean over seeds.
+        difference: a - b as measured, the mean over seeds.
         std: sample standard deviation of the paired differences.
         seeds: how many there are so far.
         needed: how many there must be; infinite if there is no difference to see, NaN if one seed shows no spread.
@@ -45,6 +48,7 @@ class Plan:
     b: str
     rows: tuple[Need, ...]
     sentence: str
+    metric: Metric
 
 
 def power(n: int, effect: float, alpha: float = SURE) -> float:
@@ -80,20 +84,21 @@ def plan(records: Sequence[Record], a: str, b: str, delta: float | None = None) 
     Args:
         records: of one suite.
         a, b: labels.
-        delta: the difference in points that shall be seen; None: the one that was seen so far.
+        delta: the difference that shall be seen, in the unit of the primary score's differences; None: the one that was
+            seen so far.
 
     Raises:
         KDBenchError: if a label has no record, or the two never ran at the same place and seed.
     """
-    both = matched(records, a, b)
-    both["difference"] = both["top1_a"] - both["top1_b"]
+    both, metric = matched(records, a, b), metrics_of(records).primary
+    both["difference"] = both["score_a"] - both["score_b"]
     by_place = list(both.groupby(PLACE, sort=True))
     rows = [_need(place_name(place), group["difference"].tolist(), delta) for place, group in by_place]
     if len(rows) > 1:
         per_seed = both.groupby("seed")["difference"].agg(["mean", "size"])
         everywhere = per_seed.loc[per_seed["size"] == len(rows), "mean"]
         rows.insert(0, _need(OVERALL, everywhere.tolist(), delta))
-    return Plan(a, b, tuple(rows), _sentence(a, b, rows[0], delta))
+    return Plan(a, b, tuple(rows), _sentence(a, b, rows[0], delta, metric), metric)
 
 
 def _need(place: str, differences: Sequence[float], delta: float | None) -> Need:
@@ -102,15 +107,16 @@ def _need(place: str, differences: Sequence[float], delta: float | None) -> Need
     return Need(place, s.mean, std, s.n, seeds_needed(s.mean if delta is None else delta, std))
 
 
-def _sentence(a: str, b: str, need: Need, delta: float | None) -> str:
+def _sentence(a: str, b: str, need: Need, delta: float | None, metric: Metric) -> str:
     if math.isnan(need.needed):
         return f"{need.seeds} seed(s) of {a} and {b} show no spread: run at least two"
     wanted = need.difference if delta is None else delta
     where = "" if need.place == OVERALL else f" at {need.place}"
-    seen = f"paired differences spread by {need.std:.2f} points over {need.seeds} seeds"
+    spread, size = (with_unit(plain(value, metric.decimals), metric.points) for value in (need.std, abs(wanted)))
+    seen = f"paired differences spread by {spread} over {need.seeds} seeds"
     if wanted == 0:
         return f"{a} and {b} show no difference{where}: give the one you want to see with --delta"
-    apart = f"to tell {a} and {b} apart by {abs(wanted):.2f} points{where}"
+    apart = f"to tell {a} and {b} apart by {size}{where}"
     count = f"more than {MOST:,}" if math.isinf(need.needed) else f"{need.needed:.0f}"
     sure = f"power {POWER:g}, alpha {SURE:g}, paired t-test"
     return f"{apart} takes {count} seeds ({sure}; {seen})"

@@ -4,7 +4,8 @@ A value is `reproduced` if it lies in the 95 % interval around our mean: Student
 deviation and the number of runs behind it, Welch's of the difference of the two means. Else our mean is `above` or
 `below` it. A paper that takes the best epoch on the test set is compared with our best epochs, one that takes the last
 with our last, and one that does not say with both: its value may lie anywhere from the lower end of the last epochs'
-interval to the upper end of the best epochs'. Everything else is `not run` or `not comparable`, with the reason.
+interval to the upper end of the best epochs' (where lower is better, from the best epochs' lower end to the last's
+upper end). Everything else is `not run` or `not comparable`, with the reason.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from typing import Any
 
 import pandas as pd
 
+from kdbench.board.columns import as_filed
 from kdbench.board.statistics.intervals import agreeing, summary
 from kdbench.papers.reported import TEACHER, Reported
 from kdbench.papers.table import Entry
 from kdbench.records import Record
+from kdbench.tasks.metrics import Metrics, of_tasks
 
 VERDICTS = ("reproduced", "above", "below", "not run", "not comparable")
 COLUMNS = (
@@ -35,7 +38,17 @@ COLUMNS = (
         "reported_std",
         "reported_n",
     ),
-    *("selection", "measured", "n", "ci95_low", "ci95_high", "difference", "top1_mean", "top1_std", "best_top1_mean"),
+    *(
+        "selection",
+        "measured",
+        "n",
+        "ci95_low",
+        "ci95_high",
+        "difference",
+        "score_mean",
+        "score_std",
+        "best_score_mean",
+    ),
     *("paper", "source", "recipe", "note"),
 )
 
@@ -49,33 +62,49 @@ class Judgement:
     verdict: str
 
 
-def judge(reported: Reported, last: Sequence[float], best: Sequence[float]) -> Judgement:
-    """Compare a value with the top-1 of our last and of our best epochs, `[n]` each, n >= 2."""
+def judge(reported: Reported, last: Sequence[float], best: Sequence[float], sign: int = 1) -> Judgement:
+    """Compare a value with the scores of our last and of our best epochs, `[n]` each, n >= 2; `sign` is -1 where lower
+    is better.
+    """
     spread = (reported.std if reported.std is not None else math.nan, reported.n or 0)
     of_last, of_best = agreeing(last, *spread), agreeing(best, *spread)
-    low = of_best[0] if reported.selection == "best" else of_last[0]
-    high = of_last[1] if reported.selection == "last" else of_best[1]
-    if low <= reported.top1 <= high:
+    known = {"last": (of_last, of_last), "best": (of_best, of_best)}
+    worse, better = known.get(reported.selection, (of_last, of_best))
+    low, high = (worse[0], better[1]) if sign > 0 else (better[0], worse[1])
+    if low <= reported.value <= high:
         return Judgement(low, high, "reproduced")
-    return Judgement(low, high, "above" if reported.top1 < low else "below")
+    return Judgement(low, high, "above" if reported.value < low else "below")
+
+
+def metrics_of_entries(entries: Sequence[Entry]) -> Metrics:
+    """Of the task that a paper's table is of; image classification's where nothing of it can be run.
+
+    Raises:
+        KDBenchError: if the task is unknown, or there are several.
+    """
+    return of_tasks(cell.dataset.task for entry in entries for cell in entry.cells)
 
 
 def reproduction_table(entries: Sequence[Entry], records: Sequence[Record]) -> pd.DataFrame:
-    """A row an entry, in their order; the columns are explained in docs/papers.md."""
+    """One row per entry, in their order; the columns are explained in docs/papers.md."""
+    metrics = metrics_of_entries(entries)
     by_id = {record["id"]: record for record in records}
     teachers = {
-        (entry.dataset, entry.pair): by_id[cell.id]["teachers"][0]["top1"]
+        (entry.dataset, entry.pair): by_id[cell.id]["teachers"][0][metrics.primary.name]
         for entry in entries
         for cell in entry.cells
         if cell.id in by_id and by_id[cell.id].get("teachers")
     }
-    return pd.DataFrame([_row(entry, by_id, teachers) for entry in entries], columns=list(COLUMNS))
+    rows = [_row(entry, by_id, teachers, metrics) for entry in entries]
+    return as_filed(pd.DataFrame(rows, columns=list(COLUMNS)), metrics)
 
 
-def _row(entry: Entry, by_id: dict[str, Record], teachers: dict[tuple[str, str], float]) -> dict[str, Any]:
+def _row(
+    entry: Entry, by_id: dict[str, Record], teachers: dict[tuple[str, str], float], metrics: Metrics
+) -> dict[str, Any]:
     found = [by_id[cell.id] for cell in entry.cells if cell.id in by_id]
     done = [record["result"] for record in found if record["status"] == "done"]
-    last, best = [r["top1"] for r in done], [r["best_top1"] for r in done]
+    last, best = ([r[name] for r in done] for name in (metrics.primary.name, metrics.best_name))
     if entry.method == TEACHER and (entry.dataset, entry.pair) in teachers:
         last = best = [teachers[entry.dataset, entry.pair]]
     ours, ours_best, reported = summary(last), summary(best), entry.reported
@@ -84,21 +113,21 @@ def _row(entry: Entry, by_id: dict[str, Record], teachers: dict[tuple[str, str],
         spec = entry.cells[0].method
         row |= {"measured_as": spec.label, "settings": ", ".join(f"{k}={v}" for k, v in spec.hyperparameters.items())}
     row["n"] = ours.n
-    row |= {"top1_mean": ours.mean, "top1_std": ours.std, "best_top1_mean": ours_best.mean, "measured": ours.mean}
+    row |= {"score_mean": ours.mean, "score_std": ours.std, "best_score_mean": ours_best.mean, "measured": ours.mean}
     row |= {"ci95_low": ours.low, "ci95_high": ours.high, "verdict": "", "reason": _reason(entry, found, len(last))}
     if reported is None:
         return row
-    row |= {"reported": reported.top1, "reported_std": reported.std, "reported_n": reported.n}
+    row |= {"reported": reported.value, "reported_std": reported.std, "reported_n": reported.n}
     row |= {key: getattr(reported, key) for key in ("selection", "paper", "source", "recipe", "note")}
     row["measured"] = ours_best.mean if reported.selection == "best" else ours.mean
-    row["difference"] = row["measured"] - reported.top1
+    row["difference"] = row["measured"] - reported.value
     if not last:
         row["verdict"] = "not run"
     elif entry.obstacle or ours.n < 2:
         row["verdict"] = "not comparable"
         row["reason"] = entry.obstacle or "one run has no interval"
     else:
-        found_in = judge(reported, last, best)
+        found_in = judge(reported, last, best, metrics.primary.sign)
         row |= {"ci95_low": found_in.low, "ci95_high": found_in.high, "verdict": found_in.verdict}
     return row
 

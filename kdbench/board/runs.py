@@ -1,4 +1,4 @@
-"""The table of runs: records in, a row a cell out."""
+"""The table of runs: records in, one row per cell out."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import Any
 
 import pandas as pd
 
+from kdbench.board import comparable
+from kdbench.board.columns import as_filed, metrics_of
 from kdbench.records import Record
+from kdbench.tasks.metrics import Metrics
 
 PLACE = ["dataset", "protocol", "pair"]
 GROUP = [*PLACE, "method"]
-RESULT = ("top1", "top5", "nll", "ece", "best_top1", "best_epoch", "agreement", "kl_to_teacher")
 COST = (
     "seconds_per_epoch",
     "own_seconds_per_epoch",
@@ -28,21 +30,34 @@ COST = (
 
 
 def runs_table(records: Sequence[Record], expected: Iterable[Mapping[str, Any]] = ()) -> pd.DataFrame:
-    """A row a cell, missing ones included.
+    """One row per cell, missing ones included.
 
     Args:
         records: of one suite.
-        expected: the grid's cells, with `suite`, `dataset`, `protocol`, `pair`, `student`, `label`, `name`, `family`
-            and `seed`; those without a record get a row with status `missing`.
+        expected: the grid's cells (`kdbench.board.results.grid_rows`); those without a record get a row with status
+            `missing`.
+
+    Raises:
+        KDBenchError: if their task is unknown, or they are of several.
     """
-    rows = [_run_row(record) for record in records]
+    expected = list(expected)
+    metrics = metrics_of(records, expected)
+    rows = [_run_row(record, metrics) for record in records]
     known = {_key(row) for row in rows}
     rows += [row for cell in expected if _key(row := _missing_row(cell)) not in known]
     extras = sorted({column for row in rows for column in row if column.startswith("extra.")})
-    columns = ["suite", *GROUP, "name", "family", "seed", "status", "reason", "teacher", "teacher_top1", "student"]
-    columns += [*RESULT, *COST, *extras, "device", "precision", "compile", "id"]
-    frame = pd.DataFrame(rows, columns=columns)
-    return frame.sort_values(["suite", *GROUP, "seed", "id"], kind="stable", ignore_index=True)
+    columns = ["suite", *GROUP, "name", "family", "seed", "status", "reason", "teacher", "teacher_score", "student"]
+    columns += [*result_columns(metrics), *COST, *extras, "device", "precision", "compile", "id"]
+    frame = as_filed(pd.DataFrame(rows, columns=columns), metrics)
+    frame = frame.sort_values(["suite", *GROUP, "seed", "id"], kind="stable", ignore_index=True)
+    frame.attrs[comparable.KEY] = comparable.teachers_of(records)
+    return frame
+
+
+def result_columns(metrics: Metrics) -> list[str]:
+    """What a run scored, in the order of the columns: `score`, `best_score` and `best_epoch` among the others."""
+    own, of_teacher = ([metric.name for metric in part] for part in (metrics.own, metrics.of_teacher))
+    return ["score", *own, "best_score", "best_epoch", *of_teacher]
 
 
 def protocol_text(protocol: Mapping[str, Mapping[str, Any]]) -> str:
@@ -59,9 +74,10 @@ def place_name(place: Sequence[Any]) -> str:
     return ", ".join(str(part) for part in place if part != "clean")
 
 
-def _run_row(record: Record) -> dict[str, Any]:
+def _run_row(record: Record, metrics: Metrics) -> dict[str, Any]:
     cell, numerics = record["cell"], record["provenance"]["numerics"]
-    result, cost = record.get("result") or {}, record.get("cost") or {}
+    result: Mapping[str, Any] = record.get("result") or {}
+    cost: Mapping[str, Any] = record.get("cost") or {}
     teachers = record.get("teachers") or []
     row = {
         "suite": record["suite"],
@@ -75,14 +91,18 @@ def _run_row(record: Record) -> dict[str, Any]:
         "status": record["status"],
         "reason": record["reason"],
         "teacher": " + ".join(f"{t['network']}@{t['seed']}" for t in cell["teachers"]),
-        "teacher_top1": teachers[0]["top1"] if teachers else None,
+        "teacher_score": teachers[0][metrics.primary.name] if teachers else None,
+        "score": result.get(metrics.primary.name),
+        "best_score": result.get(metrics.best_name),
+        "best_epoch": result.get("best_epoch"),
         "student": cell["student"],
         "device": numerics["device"],
         "precision": numerics["precision"],
         "compile": numerics["compile"],
         "id": record["id"],
     }
-    row |= {name: result.get(name) for name in RESULT} | {name: cost.get(name) for name in COST}
+    row |= {metric.name: result.get(metric.name) for metric in metrics.others}
+    row |= {name: cost.get(name) for name in COST}
     return row | {f"extra.{name}": value for name, value in (result.get("extra") or {}).items()}
 
 

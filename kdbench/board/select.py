@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from kdbench import registry
 from kdbench.errors import KDBenchError
@@ -28,29 +29,14 @@ def current(records: Sequence[Record], cells: Sequence[Cell]) -> list[Record]:
     return list(chosen.values())
 
 
-def expected(cells: Sequence[Cell]) -> list[dict[str, object]]:
-    """The grid as the tables want it."""
-    return [
-        {
-            "suite": cell.suite,
-            "dataset": cell.dataset.name,
-            "protocol": cell.config["protocol"],
-            "pair": str(cell.pair),
-            "student": cell.pair.student,
-            "label": cell.method.label,
-            "name": cell.method.name,
-            "family": cell.config["method"]["family"],
-            "seed": cell.seed,
-        }
-        for cell in cells
-    ]
+def _point(config: Mapping[str, Any]) -> str:
+    """A cell's place in the grid without its method; a pool counts by its first teacher, which every method shares.
 
-
-def _point(config: dict[str, object]) -> str:
-    """A cell's place in the grid without its method; a pool counts by its first teacher, which every method shares."""
+    A folder of images is what lies in it: scores on other images do not stand beside these.
+    """
     keys = ("role", "dataset", "task", "protocol", "pair", "student", "seed", "recipe")
-    first = [config["teachers"][:1], config["teacher_recipes"][:1]]  # type: ignore[index]
-    return digest([[config[key] for key in keys], first])
+    first = [config["teachers"][:1], config["teacher_recipes"][:1]]
+    return digest([[config[key] for key in keys], first, config.get("data")])
 
 
 def _is_current(name: str, source: str) -> bool:

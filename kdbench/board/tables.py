@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from kdbench.board.grid import STATES, Grid, make_grid
-from kdbench.board.runs import GROUP, PLACE, runs_table
+from kdbench.board import comparable
+from kdbench.board.columns import as_filed
+from kdbench.board.grid import STATES, Grid
+from kdbench.board.runs import GROUP, PLACE
 from kdbench.board.statistics.aggregates import gap_closed, pareto_front
 from kdbench.board.statistics.intervals import bootstrap, holm, paired, summary
-from kdbench.records import Record
 from kdbench.records.files import write_atomically
 from kdbench.suites.grid import BASELINES
 
 OVERALL = "overall"
-SCORES = ("top5", "nll", "ece", "agreement", "kl_to_teacher")  # means beside top-1
 COSTS = (
     "seconds_per_epoch",
     "time_ratio_to_student",
@@ -34,27 +34,19 @@ COSTS = (
 DIFFERENCE = ("", "_ci95_low", "_ci95_high", "_n", "_p", "_p_holm")  # columns of a difference: vs_kd, vs_kd_n, ...
 
 
-def leaderboard_table(
-    records: Sequence[Record],
-    expected: Iterable[Mapping[str, Any]] = (),
-    baselines: Sequence[str] = BASELINES,
-    common: bool = False,
-) -> pd.DataFrame:
-    """A row a (data set, protocol, pair, method), and one a method over all pairs (`pair` is `overall`).
+def leaderboard_table(whole: Grid, grid: Grid, baselines: Sequence[str] = BASELINES) -> pd.DataFrame:
+    """One row per (data set, protocol, pair, method), and one per method over all pairs (`pair` is `overall`).
 
-    The rank is by mean top-1 of the last epoch. A pair row's mean is over its finished seeds, with `n` and the counts
-    of the others beside it; an overall row has no mean as soon as one of its cells is not done. Differences are paired
-    by seed (overall: by pair and seed) over the runs that both methods finished. A suite that runs a baseline with
-    settings of its own, and only so, is compared with that. docs/records.md explains every column.
+    The rank is by the mean primary score of the last epoch. A pair row's mean is over its finished seeds, with `n` and
+    the counts of the others beside it; an overall row has no mean as soon as one of its cells is not done. Differences
+    are paired by seed (overall: by pair and seed) over the runs that both methods finished. A suite that runs a
+    baseline with settings of its own, and only so, is compared with that. docs/records.md explains every column.
 
     Args:
-        records: of one suite.
-        expected: the grid's cells, as `runs_table` takes them.
+        whole: all runs.
+        grid: the runs that the overall rows are over: all, or what all methods finished (`Grid.common`).
         baselines: the plain student's name, then kd's.
-        common: take the overall rows over the places (or else seeds) that all methods finished (`Grid.common`).
     """
-    whole = make_grid(runs_table(records, expected))
-    grid = whole.common() if common else whole
     rows = []
     for group in sorted({place[:2] for place in whole.places}):
         mine, counted = (g.part(np.array([place[:2] == group for place in g.places])) for g in (whole, grid))
@@ -62,11 +54,11 @@ def leaderboard_table(
         boards = [(OVERALL, _board(counted, mine, baselines, overall=True))]
         boards += [(part.places[0][2], _board(part, part, baselines, overall=False)) for part in alone]
         rows += [dict(zip(PLACE, (*group, pair), strict=True)) | row for pair, board in boards for row in board]
-    columns = [*GROUP, "name", "family", "rank", "n", *STATES, "top1_mean", "top1_std", "ci95_low", "ci95_high"]
-    columns += ["bootstrap_low", "bootstrap_high", "best_top1_mean", "teacher_top1"]
+    columns = [*GROUP, "name", "family", "rank", "n", *STATES, "score_mean", "score_std", "ci95_low", "ci95_high"]
+    columns += ["bootstrap_low", "bootstrap_high", "best_score_mean", "teacher_score"]
     columns += [f"vs_{baseline}{part}" for baseline in baselines for part in DIFFERENCE]
-    columns += ["gap_closed", *SCORES, *COSTS, "pareto", "remark"]
-    return pd.DataFrame(rows, columns=columns)
+    columns += ["gap_closed", *(metric.name for metric in whole.metrics.others), *COSTS, "pareto", "remark"]
+    return as_filed(pd.DataFrame(rows, columns=columns), whole.metrics)
 
 
 def _board(grid: Grid, whole: Grid, baselines: Sequence[str], overall: bool) -> list[dict[str, Any]]:
@@ -87,10 +79,12 @@ def _board(grid: Grid, whole: Grid, baselines: Sequence[str], overall: bool) -> 
             for baseline in baselines:
                 row |= difference_row(grid, m, baseline, overall)
             row |= relative_row(grid, m, baselines[0], overall)
+            row = comparable.with_remark(row, grid, m, baselines)
         rows.append(row)
     correct(rows, baselines)
-    _mark_front([row for row in rows if "top1_mean" in row])
-    return ranked(rows)
+    sign = whole.metrics.primary.sign
+    _mark_front([row for row in rows if "score_mean" in row], sign)
+    return ranked(rows, sign)
 
 
 def state_row(whole: Grid, m: int, overall: bool, counted: Grid) -> dict[str, Any]:
@@ -115,10 +109,11 @@ def _score_row(grid: Grid, m: int, overall: bool) -> dict[str, Any]:
     # over all pairs the sample is each seed's mean over the pairs, so that pairs count alike
     sample = grid.scores[m].mean(1) if overall else grid.scores[m][grid.states[m] == "done"]
     s, (low, high) = summary(sample.tolist()), bootstrap(sample)
-    row = {"top1_mean": s.mean, "top1_std": s.std, "ci95_low": s.low, "ci95_high": s.high}
+    row = {"score_mean": s.mean, "score_std": s.std, "ci95_low": s.low, "ci95_high": s.high}
     row |= {"bootstrap_low": float(low), "bootstrap_high": float(high)}
-    row |= {name: mean_of(grid, name, m) for name in ("teacher_top1", *SCORES, *COSTS) if name in grid.values}
-    return row | {"best_top1_mean": mean_of(grid, "best_top1", m)}
+    others = [metric.name for metric in grid.metrics.others]
+    row |= {name: mean_of(grid, name, m) for name in ("teacher_score", *others, *COSTS) if name in grid.values}
+    return row | {"best_score_mean": mean_of(grid, "best_score", m)}
 
 
 def mean_of(grid: Grid, column: str, m: int) -> float:
@@ -127,7 +122,7 @@ def mean_of(grid: Grid, column: str, m: int) -> float:
 
 
 def difference_row(grid: Grid, m: int, baseline: str, overall: bool) -> dict[str, Any]:
-    """Method `m` against a baseline, paired over the runs that both finished (overall: only if that is all)."""
+    """Method `m` minus a baseline, as measured; paired over the runs that both finished (overall: if that is all)."""
     b = grid.index(baseline)
     both = _both_done(grid, m, b, overall)
     if b is None or b == m or not both.any():
@@ -144,9 +139,10 @@ def relative_row(grid: Grid, m: int, student: str, overall: bool) -> dict[str, A
     if b is None or not both.any():
         return {}
     seconds = grid.values["seconds_per_epoch"]
+    teachers = grid.metrics.primary.sign * grid.values["teacher_score"]
     ours, theirs, teacher = (
         np.where(both, values, 0.0).sum(0) / both.sum(0)  # [places]
-        for values in (grid.scores[m], grid.scores[b], grid.values["teacher_top1"][m])
+        for values in (grid.merits[m], grid.merits[b], teachers[m])
     )
     return {
         "time_ratio_to_student": float((seconds[m][both] / seconds[b][both]).mean()),
@@ -155,8 +151,13 @@ def relative_row(grid: Grid, m: int, student: str, overall: bool) -> dict[str, A
 
 
 def _both_done(grid: Grid, m: int, b: int | None, overall: bool) -> np.ndarray:
-    """Which runs methods `m` and `b` both finished, `[seeds, places]`; none if all are asked for and one is missing."""
-    both = np.zeros(grid.states.shape[1:], dtype=bool) if b is None else (grid.states[[m, b]] == "done").all(0)
+    """Which runs methods `m` and `b` both finished, `[seeds, places]`; none if all are asked for and one is missing, or
+    if they saw different teachers.
+    """
+    none = np.zeros(grid.states.shape[1:], dtype=bool)
+    if b is None or comparable.others(grid, m, b).any():
+        return none
+    both = (grid.states[[m, b]] == "done").all(0)
     return both & both.all() if overall else both
 
 
@@ -168,22 +169,23 @@ def correct(rows: Sequence[dict[str, Any]], baselines: Sequence[str]) -> None:
             row[f"vs_{baseline}_p_holm"] = p
 
 
-def _mark_front(rows: Sequence[dict[str, Any]]) -> None:
-    """Mark the methods that no other beats in top-1 and training time at once."""
+def _mark_front(rows: Sequence[dict[str, Any]], sign: int) -> None:
+    """Mark the methods that no other beats in score and training time at once."""
     ratios = np.array([row.get("time_ratio_to_student", math.nan) for row in rows])
     seconds = np.array([row["seconds_per_epoch"] for row in rows])
     cost = ratios if np.isfinite(ratios).all() else seconds  # ratios are paired by seed, so they bear more
-    for row, front in zip(rows, pareto_front(cost, np.array([row["top1_mean"] for row in rows])), strict=True):
+    merits = sign * np.array([row["score_mean"] for row in rows])
+    for row, front in zip(rows, pareto_front(cost, merits), strict=True):
         row["pareto"] = bool(front)
 
 
-def ranked(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Best mean first, methods without one last; equal means share a rank."""
-    rows.sort(key=lambda row: (-row.get("top1_mean", -math.inf), row["method"]))
-    means = [row["top1_mean"] for row in rows if "top1_mean" in row]
+def ranked(rows: list[dict[str, Any]], sign: int) -> list[dict[str, Any]]:
+    """Best mean first, methods without one last; equal means share a rank. `sign` is -1 where lower is better."""
+    merits = {row["method"]: sign * row["score_mean"] for row in rows if "score_mean" in row}
+    rows.sort(key=lambda row: (-merits.get(row["method"], -math.inf), row["method"]))
     for row in rows:
-        if "top1_mean" in row:
-            row["rank"] = 1 + sum(mean > row["top1_mean"] for mean in means)
+        if row["method"] in merits:
+            row["rank"] = 1 + sum(merit > merits[row["method"]] for merit in merits.values())
     return rows
 
 

@@ -52,7 +52,7 @@ def _print_methods(console: Console, papers: bool) -> None:
 
 
 def _methods(methods: list[Entry], width: int) -> Table:
-    """A line a method; a narrow terminal goes without the fidelity."""
+    """One line per method; a narrow terminal goes without the fidelity."""
     headers: tuple[str, ...] = ("method", "family", "year", "source", "needs", "fidelity")
     headers = headers if width >= WIDE else headers[:-1]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
@@ -67,7 +67,7 @@ def _methods(methods: list[Entry], width: int) -> Table:
 
 
 def _papers(methods: list[Entry]) -> Table:
-    """A row a paper, earliest first; methods of one paper share it."""
+    """One row per paper, earliest first; methods of one paper share it."""
     sharing: dict[Paper, list[Info]] = {}
     for info in sorted((entry.info for entry in methods), key=lambda info: info.name):
         if info.paper:

@@ -2,39 +2,52 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
-import time
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
 
 from kdbench import tasks
+from kdbench.board.usable import sound_record
+from kdbench.commands.unusable import records_of, tell
 from kdbench.errors import KDBenchError
+from kdbench.hardware.clock import seconds
 from kdbench.hardware.numerics import Numerics
+from kdbench.method import Batch
 from kdbench.records import Record, Store
 from kdbench.records.lock import is_locked
 from kdbench.suites.grid import Cell
 from kdbench.training.teachers import Teachers
 
-STATES = ("done", "running", "interrupted", "failed", "not applicable", "missing")
+STATES = ("done", "running", "interrupted", "failed", "not applicable", "unusable", "missing")
 
 
 def state(cell: Cell, store: Store, running: bool) -> str:
     """One of `STATES`."""
     if store.has(cell.id):
-        return store.read(cell.id)["status"].replace("_", " ")
-    if (store.checkpoints / f"{cell.id}.pt").exists():
+        record = _read(store, cell)
+        return record["status"].replace("_", " ") if isinstance(record, dict) else "unusable"
+    if store.interrupted(cell.id):
         return "running" if running else "interrupted"
     return "missing"
 
 
+def _read(store: Store, cell: Cell) -> Record | str:
+    """A cell's record, or what is wrong with it."""
+    try:
+        return sound_record(store.path(cell.id))
+    except KDBenchError as error:
+        return str(error)
+
+
 def print_status(console: Console, cells: Sequence[Cell], store: Store, out: Path) -> None:
-    """A row a pair with the count of cells in each state, then the reason of each that failed or does not apply."""
+    """One row per pair with the count of cells in each state, then the reason of each that failed or does not apply."""
     running = is_locked(out)
     states = {cell: state(cell, store, running) for cell in _distinct(cells)}
     _print_counts(console, states)
@@ -46,6 +59,7 @@ def print_status(console: Console, cells: Sequence[Cell], store: Store, out: Pat
     for (found, reason), where in reasons.items():
         more = f" and {len(where) - 1} more" if len(where) > 1 else ""
         console.print(f"{found}: {where[0]}{more}: {reason}", markup=False, highlight=False, soft_wrap=True)
+    tell([str(_read(store, cell)) for cell, found in states.items() if found == "unusable"])
 
 
 def print_plan(
@@ -67,7 +81,7 @@ def print_plan(
     trainings = {t.id: t for cell in todo for t in Teachers(teachers).missing(cell)}
     for training in trainings.values():
         console.print(f"teacher to train: {training.pair} on {training.dataset.name}", markup=False, highlight=False)
-    seconds, records = 0.0, store.all()
+    total, records = 0.0, records_of(store)
     for group in _by_pair([*todo, *trainings.values()]):
         known = _seconds_per_epoch(group, records)
         try:
@@ -75,9 +89,9 @@ def print_plan(
         except KDBenchError as error:
             console.print(f"cost unknown: {error}", markup=False, highlight=False)
             return
-        seconds += each * sum(cell.recipe.epochs for cell in group)
+        total += each * sum(cell.recipe.epochs for cell in group)
     kind = "from finished cells where there are any, else from a few timed steps of teacher and student"
-    console.print(f"{len(todo)} of {len(states)} cells to run, about {_duration(seconds)} ({kind})", highlight=False)
+    console.print(f"{len(todo)} of {len(states)} cells to run, about {_duration(total)} ({kind})", highlight=False)
 
 
 def _numerics(cell: Cell, device: str | None, compile: str) -> Numerics:
@@ -92,19 +106,17 @@ def measure(cell: Cell, numerics: Numerics, data_root: Path | None, steps: int =
     data = task.training_set(0, False)
     student = task.network(cell.pair.student).train()
     teacher = task.network(cell.pair.teacher.network).eval() if cell.role == "student" else None
-    batches = data.epoch(0)
-    spent = []
-    for batch, _ in zip(batches, range(steps), strict=False):
-        begin = time.perf_counter()
+
+    def step(batch: Batch) -> None:
         with numerics.autocast():
             if teacher is not None:
                 with torch.no_grad():
                     teacher(batch.inputs)
-            loss = F.cross_entropy(student(batch.inputs).logits, batch.targets)
-        loss.backward()
-        if numerics.device.type == "cuda":
-            torch.cuda.synchronize()
-        spent.append(time.perf_counter() - begin)
+            answer = student(batch.inputs).answer
+        answer.sum().backward()
+
+    batches = itertools.islice(data.epoch(0), steps)
+    spent = [seconds(partial(step, batch), numerics.device) for batch in batches]
     return statistics.median(spent) * data.steps_per_epoch
 
 

@@ -1,4 +1,4 @@
-"""The live display of a run: a bar over cells, a bar over the cohort's steps, and the latest accuracies."""
+"""The live display of a run: a bar over cells, a bar over the cohort's steps, and the latest scores."""
 
 from __future__ import annotations
 
@@ -11,17 +11,23 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from kdbench.suites.grid import Cell
+from kdbench.tasks import metrics
 
 
 class Display:
-    """A `kdbench.training.cohort.Listener` for a terminal; where there is none it prints a line as each cell ends."""
+    """A `kdbench.training.cohort.Listener` for a terminal; where there is none it prints one line as each cell ends."""
 
     def __init__(self, console: Console, total: int, done: int) -> None:
         self.console = console
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
         self._cells = Progress(*columns, TimeRemainingColumn(elapsed_when_finished=True), console=console)
         self._all = self._cells.add_task("cells", total=total, completed=done)
-        self._steps = Progress(TextColumn("{task.description}"), BarColumn(), console=console)
+        self._steps = Progress(TextColumn("{task.description}", markup=False), BarColumn(), console=console)
         self._cohort = self._steps.add_task("", total=None)
         self._scores = Text()
         self._latest: dict[str, str] = {}
@@ -50,10 +56,11 @@ class Display:
         self._steps.update(self._cohort, total=epochs * steps, completed=epoch * steps + step, description=text)
 
     def epoch_done(self, cell: Cell, epoch: int, scores: dict[str, Any]) -> None:
-        if "top1" not in scores:
+        primary = metrics.of(cell.dataset.task).primary
+        if primary.name not in scores:
             return
         name = cell.method.label if cell.role == "student" else "teacher"
-        self._latest[cell.id] = f"{name} {scores['top1']:.1f}"
+        self._latest[cell.id] = f"{name} {scores[primary.name]:.1f}"
         self._scores.plain = "  ".join(self._latest.values())
 
     def cell_ended(self, cell: Cell, status: str, reason: str, scores: dict[str, Any]) -> None:
@@ -62,7 +69,11 @@ class Display:
         what = (
             f"teacher {cell.pair}" if cell.role == "teacher" else f"{cell.method.label}, {cell.pair}, seed {cell.seed}"
         )
-        outcome = f"top-1 {scores['top1']:.2f}" if status == "done" else f"{status.replace('_', ' ')}: {reason}"
+        if status == "done":
+            primary = metrics.of(cell.dataset.task).primary
+            outcome = f"{primary.title} {scores[primary.name]:.{primary.decimals}f}"
+        else:
+            outcome = f"{status.replace('_', ' ')}: {reason}"
         if status != "done" or cell.role == "teacher" or not self.console.is_terminal:
             self.console.print(f"{cell.dataset.name}: {what}: {outcome}", markup=False, highlight=False)
 
@@ -71,3 +82,6 @@ class Display:
         self.console.print(
             f"{self._title}: cohort of {whole} split into {parts}: {reason}", markup=False, highlight=False
         )
+
+    def notice(self, sentence: str) -> None:
+        self.console.print(sentence, markup=False, highlight=False, soft_wrap=True)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from kdbench.commands.options import Selection, selecting
+
+if TYPE_CHECKING:
+    from kdbench.board.publishing.validate import Report
 
 Results = Annotated[Path, typer.Option(help="folder of published results")]
 
@@ -29,23 +35,44 @@ def publish(
     print(f"next: kdbench validate {done.folder}")
 
 
+@selecting("data", "device")
 def validate(
+    chosen: Selection,
     path: Annotated[Path, typer.Argument(help="a published suite's folder, or a results folder with several")],
+    rerun: Annotated[
+        int, typer.Option(help="also train so many cells of each suite again, drawn by the folder's digest", min=0)
+    ] = 0,
 ) -> None:
     """Check published results: tables against records, records against their suite and curves, digests, teachers."""
     from kdbench.board.publishing.validate import validate as validate_results
+    from kdbench.records.plain import plain
 
     reports = validate_results(path)
+    if rerun:
+        _rerun(reports, rerun, chosen.data, chosen.device)
     for report in reports:
         for problem in report.problems:
             print(f"{report.folder.name}/{problem}" if len(reports) > 1 else problem)
         for note in report.notes:
-            print(f"note: {note}")
+            print(f"note: {plain(note)}")
         what = f"{report.folder}: {report.records} records, {report.teachers} of teachers"
         found = len(report.problems)
         print(f"{what}, {'nothing wrong' if not found else '1 problem' if found == 1 else f'{found} problems'}")
     if any(report.problems for report in reports):
         raise typer.Exit(1)
+
+
+def _rerun(reports: Sequence[Report], count: int, data: Path | None, device: str | None) -> None:
+    """Train drawn cells of each folder again; what comes of it goes into its report."""
+    from kdbench.commands.progress import Display
+    from kdbench.commands.rerun import rerun
+    from kdbench.commands.screen import PlainConsole
+
+    for report in reports:
+        with Display(PlainConsole(stderr=True), count, 0) as display:
+            found = rerun(report.folder, count, display, data, device)
+        report.problems += found.problems
+        report.notes += found.notes
 
 
 def merge(
@@ -58,9 +85,3 @@ def merge(
     counts = merge_folders(sources, to)
     parts = ", ".join(f"{count} of {name}" for name, count in counts.items())
     print(f"merged {parts} into {to}; next: kdbench publish SUITE --out {to}")
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands to the command line."""
-    for command in (publish, validate, merge):
-        app.command()(command)

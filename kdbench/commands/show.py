@@ -14,7 +14,7 @@ from rich.text import Text
 
 from kdbench import registry
 from kdbench.method import Method
-from kdbench.papers.reported import Reported, by_paper, load, load_other, of_method
+from kdbench.papers.reported import Reported, by_paper, load, load_other, metric, of_method
 from kdbench.registry.about import sections, source_of
 from kdbench.registry.catalogue import needs_of
 from kdbench.registry.composition import Composite
@@ -86,7 +86,7 @@ def _reported(name: str) -> Iterator[RenderableType]:
         return
     if papers:
         first, *rest = papers
-        yield Text.assemble(("reported in ", "dim"), first, (", top-1 in %", "dim"))
+        yield Text.assemble(("reported in ", "dim"), first, (f", {metric().title} in {metric().unit}", "dim"))
         for dataset in dict.fromkeys(row.dataset for row in papers[first]):
             yield _values([row for row in papers[first] if row.dataset == dataset], dataset, name)
         if rest:
@@ -110,7 +110,7 @@ def _values(rows: Sequence[Reported], dataset: str, name: str) -> Table:
         (
             row.pair,
             row.method if variants else "",
-            f"{row.top1:.2f}" + (f" ± {row.std:.2f}" if row.std is not None else ""),
+            f"{row.value:.2f}" + (f" ± {row.std:.2f}" if row.std is not None else ""),
             str(row.n or ""),
             row.selection,
             row.recipe,

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from kdbench import registry
 from kdbench.board.page.data import Results
-from kdbench.board.select import current, expected
+from kdbench.board.results import expected
+from kdbench.board.select import current
+from kdbench.commands.unusable import records_of
 from kdbench.errors import KDBenchError
 from kdbench.papers.reported import load
 from kdbench.records import Record, Store
@@ -38,14 +40,14 @@ def report(
         raise KDBenchError(f"a report needs {' and '.join(absent)}: pip install 'kdbench[report]'")
     from kdbench.board.page.build import build
 
-    cells, found = suite.cells(), store.all()
+    cells, found = suite.cells(), records_of(store)
     records = found if everything else current(found, cells)
     if not records:
         older = f", and its {len(found)} other records only count with --all" if found else ": run it first"
-        raise KDBenchError(f"{str(store.records)!r} has no record of the suite as it is now{older}")
+        raise KDBenchError(f"{str(store.folder)!r} has no record of the suite as it is now{older}")
     about = "every record of the folder, of whatever version of the suite" if everything else suite.description
     results = Results(suite.name, about, records, () if everything else expected(cells), describe(records), load())
-    return build(results, folder, originals=store.records, latex=latex, pictures=pictures)
+    return build(results, folder, originals=store.path, latex=latex, pictures=pictures)
 
 
 def describe(records: Iterable[Record]) -> dict[str, Described]:

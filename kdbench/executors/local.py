@@ -13,6 +13,7 @@ from kdbench.hardware.numerics import Numerics
 from kdbench.records import Store
 from kdbench.suites.grid import Cell, digest, plain
 from kdbench.tasks import Task
+from kdbench.training import machine_faults
 from kdbench.training.cohort import Cohort, Listener, leave_record
 from kdbench.training.precision import numerics_of
 from kdbench.training.teachers import Teachers
@@ -50,6 +51,8 @@ class LocalExecutor:
         for store in stores.values():
             store.writable()
         todo = [cell for cell in cells if not _done(stores[cell.suite], cell, retry_failed)]
+        for cell in todo:
+            stores[cell.suite].forget(cell.id)
         teachers = Teachers(self.out / "teachers")
         broken: list[str] = []
         for cohort in cohorts(todo, self.cohort_size):
@@ -63,21 +66,23 @@ class LocalExecutor:
 
     def _train_teachers(self, cells: Sequence[Cell], teachers: Teachers) -> str:
         """Train the teachers these cells lack; returns why one could not be, or nothing."""
+        for cell in cells:
+            teachers.set_aside_unsound(cell, self.listener.notice)
         trainings = {training.id: training for cell in cells for training in teachers.missing(cell)}
         for identity, training in trainings.items():
             teachers.store.writable()
-            (teachers.store.records / f"{identity}.json").unlink(missing_ok=True)  # its weights were deleted
+            teachers.store.forget(identity)  # it may have one: its weights were deleted
             self._run_cohort([training], teachers, teachers.store)
             record = teachers.store.read(identity)
             if record["status"] != "done":
-                (teachers.store.records / f"{identity}.json").unlink()  # so that the next run tries again
+                teachers.store.forget(identity)  # so that the next run tries again
                 return f"teacher {training.pair} could not be trained ({record['reason']}): its cells are left out"
         return ""
 
     def _run_cohort(self, cells: Sequence[Cell], teachers: Teachers, store: Store) -> None:
         """Train cells side by side, or in as many parts as the device's memory asks for: the results are the same."""
         numerics = self.numerics(cells[0])
-        parts = [list(cells)]
+        parts, workers_died = [list(cells)], False
         while parts:
             part, full = parts.pop(0), None
             try:
@@ -85,6 +90,13 @@ class LocalExecutor:
                 parts = [left, *parts] if left else parts
             except memory.OutOfMemory as error:
                 full = str(error), error.alone  # without the error itself: its traceback holds all learners
+            except machine_faults.MachineFault as error:
+                if workers_died or not error.worker:
+                    raise
+                workers_died = True
+                self._tasks.clear()  # and with the data its dead workers
+                self.listener.notice("a process that reads the data died: going on from the last finished epoch")
+                parts.insert(0, [cell for cell in part if not store.has(cell.id)])
             if full or parts:
                 memory.release(numerics.device)
             if full:
@@ -92,10 +104,13 @@ class LocalExecutor:
 
     def _train(self, cells: list[Cell], teachers: Teachers, store: Store, numerics: Numerics) -> list[Cell]:
         """Train cells side by side; returns those that have to wait."""
-        keep = teachers.save if cells[0].role == "teacher" else None
-        with memory.explained(f"data set {cells[0].dataset.name!r}", cells[0].recipe, numerics.device, alone=True):
-            task = self._task(cells[0], numerics)
-        return Cohort(cells, task, teachers, store, numerics, self.listener, keep).run()
+        first = cells[0]
+        keep = teachers.save if first.role == "teacher" else None
+        what, batch_size = f"data set {first.dataset.name!r}", first.recipe.batch_size
+        with memory.explained(what, batch_size, numerics.device, alone=True):
+            task = self._task(first, numerics)
+        with machine_faults.explained():
+            return Cohort(cells, task, teachers, store, numerics, self.listener, keep).run()
 
     def _smaller(
         self, cells: list[Cell], store: Store, numerics: Numerics, reason: str, alone: bool
@@ -135,9 +150,5 @@ def cohorts(cells: Sequence[Cell], size: int = 0) -> Iterator[list[Cell]]:
 
 
 def _done(store: Store, cell: Cell, retry_failed: bool) -> bool:
-    if not store.has(cell.id):
-        return False
-    if retry_failed and store.read(cell.id)["status"] == "failed":
-        (store.records / f"{cell.id}.json").unlink()
-        return False
-    return True
+    """Whether the cell has a record that stays."""
+    return store.has(cell.id) and not (retry_failed and store.read(cell.id)["status"] == "failed")

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+
+
+def seconds(call: Callable[[], object], device: torch.device) -> float:
+    """Seconds of one call, from an idle device to its end."""
+    _wait(device)
+    begin = time.perf_counter()
+    call()
+    _wait(device)
+    return time.perf_counter() - begin
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 class Clock:

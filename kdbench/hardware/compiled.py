@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch._dynamo import config as dynamo
 from torch._functorch import config as functorch
 
-from kdbench.method import Output
-from kdbench.reads import Taps, reduced
+from kdbench.method import Output, Taps
 
 # a network is compiled for training and evaluation, for each batch size, and with each set of frozen parts; all
 # networks of one class count together, and past the limit dynamo would silently run uncompiled
@@ -56,7 +55,7 @@ class Compiled:
 def _forward(module: nn.Module, taps: Taps | None, inputs: Tensor) -> Any:
     """The maps that nobody reads are left out in the graph, where each would cost a gradient of zeros."""
     output = module(inputs)
-    return output if taps is None or not isinstance(output, Output) else reduced(output, taps)
+    return output if taps is None or not isinstance(output, Output) else output.only(taps)
 
 
 def _settings() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-RAPL = Path("/sys/class/powercap")  # one folder a processor package, e.g. intel-rapl:0; AMD uses the same names
+RAPL = Path("/sys/class/powercap")  # one folder per processor package, e.g. intel-rapl:0; AMD uses the same names
 
 
 class EnergyMeter:

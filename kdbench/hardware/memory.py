@@ -6,13 +6,14 @@ import errno
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import torch
+from torch import Tensor, nn
 
 from kdbench.errors import KDBenchError
 from kdbench.hardware import heap
-from kdbench.suites.recipe import Recipe
 
 # what allocators say that have no exception of their own: of CPUs, files, MPS, cuBLAS and cuDNN
 SIGNS = ("out of memory", "allocate memory", "not enough memory", "ALLOC_FAILED")
@@ -33,11 +34,12 @@ class OutOfMemory(KDBenchError):  # noqa: N818  (torch calls it so)
 
 
 @contextmanager
-def explained(what: str, recipe: Recipe, device: torch.device, alone: bool = False) -> Iterator[None]:
+def explained(what: str, batch_size: int, device: torch.device, alone: bool = False) -> Iterator[None]:
     """Turn an out-of-memory of any kind into a sentence.
 
     Args:
         what: whose work it is.
+        batch_size: the recipe's, which the sentence advises to lower.
 
     Raises:
         OutOfMemory: in place of what torch, Python or the operating system raised.
@@ -49,7 +51,7 @@ def explained(what: str, recipe: Recipe, device: torch.device, alone: bool = Fal
     except Exception as error:
         if not ran_out(error):
             raise
-        fix = f"give the recipe a batch_size below {recipe.batch_size}, or take another --device"
+        fix = f"give the recipe a batch_size below {batch_size}, or take another --device"
         raise OutOfMemory(f"{what} does not fit into the memory of device {str(device)!r}: {fix}", alone) from error
 
 
@@ -125,3 +127,40 @@ def _lines(path: str | Path) -> list[str]:
 
 def _table(path: str | Path, separator: str) -> dict[str, str]:
     return {key: value for key, _, value in (line.partition(separator) for line in _lines(path))}
+
+
+@dataclass
+class Peak:
+    """What a block needed at most, in MiB; known when it has ended."""
+
+    mb: float = 0.0
+
+
+@contextmanager
+def peak(modules: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> Iterator[Peak]:
+    """Measure the peak memory of one training step.
+
+    CUDA: the allocator's peak during the step, less what is held beside these modules before it. Elsewhere there is no
+    such counter, so it is the size of weights, gradients, optimizer state and all tensors saved for the backward pass.
+    """
+    held = {t.data_ptr(): t.nbytes for t in (*modules.parameters(), *modules.buffers())}
+    weights, measured = sum(held.values()), Peak()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        yield measured
+        measured.mb = (torch.cuda.max_memory_allocated(device) - before + weights) / 2**20
+        return
+    saved: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if tensor.device == device and storage.data_ptr() not in held:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor.detach()  # itself it would hold its graph, for good if no backward pass releases it
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield measured
+    state = sum(t.nbytes for s in optimizer.state.values() for t in s.values() if isinstance(t, Tensor))
+    gradients = sum(p.grad.nbytes for p in modules.parameters() if p.grad is not None)
+    measured.mb = (weights + gradients + state + sum(saved.values())) / 2**20

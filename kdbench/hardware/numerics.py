@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from kdbench.errors import KDBenchError, unknown
 from kdbench.hardware.machine import multiplies_bf16
+from kdbench.records.types import NumericsConfig
 
 if TYPE_CHECKING:
     from kdbench.reads import Taps
@@ -45,6 +46,24 @@ class Numerics:
     verdicts: tuple[tuple[str, bool, bool], ...] = ()
     precision_rule: str = "given"
     compile_rule: str = "given"
+
+    def apply(self) -> None:
+        """Set the process's switches, where training or evaluation begins; those of CPUs and MPS need none.
+
+        TF32 is on only beside bf16, so that `fp32` means fp32. Deterministic cuDNN kernels are what the promise of
+        equal bits rests on.
+        """
+        if self.device.type != "cuda":
+            return
+        torch.backends.cuda.matmul.allow_tf32 = self.tf32
+        torch.backends.cudnn.allow_tf32 = self.tf32
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.benchmark = False
+
+    @property
+    def tf32(self) -> bool:
+        """Whether what is left in fp32 may be multiplied in TF32."""
+        return self.device.type == "cuda" and self.precision == "bf16"
 
     def autocast(self, enabled: bool = True) -> AbstractContextManager[Any]:
         on = enabled and self.precision == "bf16"
@@ -82,7 +101,7 @@ class Numerics:
         if self.cuda_graphs:
             torch.compiler.cudagraph_mark_step_begin()
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> NumericsConfig:
         """What the record keeps."""
         return {
             "device": self.device.type,
@@ -93,16 +112,15 @@ class Numerics:
             "cuda_graphs": self.cuda_graphs,
             "channels_last": self.channels_last,
             "threads": torch.get_num_threads(),
-            "tf32": self.device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32,
+            "tf32": self.tf32,
         }
 
 
 def resolve(device: str | None = None, precision: str = "auto", compile: str = "auto") -> Numerics:
-    """Apply the device rules: CUDA if there, else MPS, else CPU; bf16 where it is native; compile on CUDA.
+    """The device rules: CUDA if there, else MPS, else CPU; bf16 where it is native; compile on CUDA.
 
     `kdbench.training.precision.numerics_of` adds what depends on the networks. docs/performance.md has the
-    measurements behind the rules. Also sets TF32 (on only beside bf16, so that `fp32` means fp32) and deterministic
-    cuDNN kernels, which the promise of equal bits rests on.
+    measurements behind the rules. Nothing of the process is changed: that is `Numerics.apply`.
 
     Raises:
         KDBenchError: for an unknown or absent device, or an unknown precision or compile mode.
@@ -121,11 +139,6 @@ def resolve(device: str | None = None, precision: str = "auto", compile: str = "
     if compile == "auto":
         compile = "on" if cuda else "off"
         compile_rule = "on where there is CUDA"
-    if cuda:
-        torch.backends.cuda.matmul.allow_tf32 = precision == "bf16"
-        torch.backends.cudnn.allow_tf32 = precision == "bf16"
-        torch.backends.cudnn.deterministic = True
-        torch.backends.cudnn.benchmark = False
     graphs = compile == "graphs" and cuda
     numerics = Numerics(chosen, precision, compile != "off", chosen.type != "mps", cuda_graphs=graphs)
     return dataclasses.replace(numerics, precision_rule=precision_rule, compile_rule=compile_rule)

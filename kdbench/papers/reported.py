@@ -1,6 +1,6 @@
 """What papers report: the tables of `results/reported`, installed as `kdbench.reported`.
 
-A file a paper, a row a value: top-1 accuracy in %. `method` is a label as kdbench's own tables have it, so that
+One file per paper, one row per value: top-1 accuracy in %. `method` is a label as kdbench's own tables have it, so that
 reported and measured meet under one name. docs/papers.md explains every column and how to add a paper.
 """
 
@@ -18,6 +18,7 @@ from typing import Any
 
 from kdbench.errors import KDBenchError, unknown
 from kdbench.registry.composition import split
+from kdbench.tasks.metrics import Metric, of
 
 SELECTIONS = ("last", "best", "unknown")  # which epoch a value is from: the last, the best on the test set
 TEACHER = "teacher"  # the label of a row that gives the teacher's own accuracy
@@ -33,7 +34,7 @@ class Reported:
         source: where it was read.
         method: a label as kdbench's tables have it, or `teacher`.
         dataset, teacher, student: kdbench's names, where it has them.
-        top1: in %.
+        value: top-1 accuracy in %.
         std, n: the spread over n runs, where the source has them.
         selection: one of `SELECTIONS`.
         recipe: how it was trained, a name of `recipes.toml` where kdbench can train it so.
@@ -46,7 +47,7 @@ class Reported:
     dataset: str
     teacher: str
     student: str
-    top1: float
+    value: float
     std: float | None
     n: int | None
     selection: str
@@ -72,9 +73,15 @@ class Reported:
         return "," in self.paper
 
 
-COLUMNS = tuple(field.name for field in dataclasses.fields(Reported))
+# as the files call them
+COLUMNS = tuple("top1" if field.name == "value" else field.name for field in dataclasses.fields(Reported))
 FREE = ("std", "n", "note")  # may be empty
 OTHER_COLUMNS = (*COLUMNS[:6], "metric", "value", "note")
+
+
+def metric() -> Metric:
+    """What the values are: the primary score of image classification."""
+    return of("image").primary
 
 
 def load(folder: Path | None = None) -> list[Reported]:
@@ -180,22 +187,22 @@ def _row(cells: dict[str, str], where: str) -> Reported:
         parse_label(cells["method"])
     except KDBenchError as error:
         raise KDBenchError(f"{where}: {error}") from error
-    numbers = {
-        "top1": _number(cells["top1"], where, "top1", 100.0),
-        "std": _number(cells["std"], where, "std", 100.0) if cells["std"] else None,
-    }
+    score = metric()
+    value = _number(cells["top1"], where, "top1", score.low, score.high)
+    std = _number(cells["std"], where, "std", 0.0, score.high - score.low) if cells["std"] else None
     if cells["n"] and not (cells["n"].isdigit() and int(cells["n"]) >= 1):
         raise KDBenchError(f"{where}: n is {cells['n']!r}, but it counts runs: give a whole number from 1 up")
-    return Reported(**{**cells, **numbers, "n": int(cells["n"]) if cells["n"] else None})  # type: ignore[arg-type]
+    text = {key: cells[key] for key in COLUMNS if key not in ("top1", "std", "n")}
+    return Reported(**text, value=value, std=std, n=int(cells["n"]) if cells["n"] else None)
 
 
-def _number(text: str, where: str, key: str, most: float) -> float:
+def _number(text: str, where: str, key: str, least: float, most: float) -> float:
     try:
         value = float(text)
     except ValueError:
         raise KDBenchError(f"{where}: {key} is {text!r}, but it must be a number") from None
-    if not 0 <= value <= most:
-        raise KDBenchError(f"{where}: {key} is {text}, but it must be from 0 to {most:g}")
+    if not least <= value <= most:
+        raise KDBenchError(f"{where}: {key} is {text}, but it must be from {least:g} to {most:g}")
     return value
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from kdbench import registry
 from kdbench.errors import KDBenchError, unknown
 from kdbench.papers.reported import TEACHER, Reported, by_paper, load, of_method, parse_label
-from kdbench.records import Store, read_record
+from kdbench.records import CellConfig, MethodConfig, Store, stores
 from kdbench.registry.composition import split
 from kdbench.suites import parse
 from kdbench.suites.grid import BASELINES, Cell, MethodSpec, Pair, Suite, TeacherSpec
@@ -131,14 +131,15 @@ def take_over(cells: Sequence[Cell], store: Store, out: Path, dry: bool = False)
     Returns:
         how many there are.
     """
-    found = 0
+    found, others = 0, stores(out)
     for cell in cells:
-        paths = [] if store.has(cell.id) else sorted(out.glob(f"*/records/{cell.id}.json"))
-        done = [record for record in map(read_record, paths) if record["status"] == "done"]
+        there = [] if store.has(cell.id) else [other.read(cell.id) for other in others if other.has(cell.id)]
+        done = [record for record in there if record["status"] == "done"]
         found += bool(done)
         if done and not dry:
-            named = {"pair": str(cell.pair), "method": {**done[0]["cell"]["method"], "label": cell.method.label}}
-            store.write({**done[0], "suite": cell.suite, "cell": {**done[0]["cell"], **named}})
+            method: MethodConfig = {**done[0]["cell"]["method"], "label": cell.method.label}
+            config: CellConfig = {**done[0]["cell"], "pair": str(cell.pair), "method": method}
+            store.write({**done[0], "suite": cell.suite, "cell": config})
     return found
 
 
@@ -317,7 +318,7 @@ class Entry:
     Attributes:
         dataset, pair, method: where it stands; `method` is the paper's label.
         reported: None for a baseline that the table lacks.
-        cells: one a seed; none if kdbench cannot run it, or for the teacher's own row.
+        cells: one per seed; none if kdbench cannot run it, or for the teacher's own row.
         obstacle: why it is not run (without cells) or not comparable (with cells), or nothing.
     """
 

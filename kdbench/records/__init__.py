@@ -2,96 +2,122 @@
 
 from __future__ import annotations
 
-import io
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
+from kdbench.records import checkpoints
+from kdbench.records.files import unreadable, write_atomically
+from kdbench.records.reading import migrated, read_record
+from kdbench.records.types import SCHEMA, CellConfig, Cost, MethodConfig, Provenance, Record, Scores, TeacherConfig
 
-from kdbench.errors import KDBenchError
-from kdbench.records.files import write_atomically
+if TYPE_CHECKING:
+    import torch  # records are read without it: it takes a second to import
 
-SCHEMA = 2
-Record = dict[str, Any]
+Tell = Callable[[str], None]
+T = TypeVar("T")
 
 
 class Store:
-    """The folder of one suite's results: `records/`, `checkpoints/`, and the tables beside them."""
+    """The folder of one suite's results: `records/`, `checkpoints/`, and the tables beside them.
+
+    Nobody else knows where a record or a checkpoint lies. No question changes anything.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.records = folder / "records"
-        self.checkpoints = folder / "checkpoints"
+        self._records = folder / "records"
+        self._checkpoints = folder / "checkpoints"
 
     def writable(self) -> None:
-        """Fail now, not after the first epoch, if nothing can be written here."""
-        probe = self.records / ".writable"
+        """Fail now, not after the first epoch, if nothing can be written here; half-written files go.
+
+        Raises:
+            KDBenchError: if the disk is full or the folder cannot be written.
+        """
+        probe = self._records / ".writable"
         write_atomically(probe, b"")
         probe.unlink()
-        for stale in (*self.records.glob("*.partial"), *self.checkpoints.glob(".*.partial")):
+        for stale in (*self._records.glob("*.partial"), *self._checkpoints.glob(".*.partial")):
             stale.unlink(missing_ok=True)  # a killed run's half-written files
 
+    # ------------------------------------------------------------------------------------------ records
+
+    def path(self, identity: str) -> Path:
+        """A cell's record file, whether it is there or not."""
+        return self._records / f"{identity}.json"
+
+    def beside(self, name: str) -> Path:
+        """Where a table that is made of the records lies."""
+        return self.folder / name
+
     def has(self, identity: str) -> bool:
-        return (self.records / f"{identity}.json").exists()
+        """Whether the cell has a record, of whatever status."""
+        return self.path(identity).exists()
 
     def write(self, record: Record) -> None:
+        """Keep a record; the cell's checkpoint is not needed any more and goes.
+
+        Raises:
+            KDBenchError: if the disk is full or the folder cannot be written.
+        """
         text = json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-        write_atomically(self.records / f"{record['id']}.json", text.encode())
-        (self.checkpoints / f"{record['id']}.pt").unlink(missing_ok=True)
+        write_atomically(self.path(record["id"]), text.encode())
+        if record["status"] != "failed":  # a failed one goes on from there if it is tried again
+            checkpoints.forget(self._checkpoints, record["id"])
+
+    def forget(self, identity: str) -> None:
+        """Delete a cell's record, if it has one, so that the cell runs again."""
+        self.path(identity).unlink(missing_ok=True)
 
     def read(self, identity: str) -> Record:
-        return read_record(self.records / f"{identity}.json")
+        """A cell's record, as `read_record` reads it."""
+        return read_record(self.path(identity))
 
     def all(self) -> list[Record]:
         """Every record, in order of file name."""
-        return [read_record(path) for path in sorted(self.records.glob("*.json"))]
+        return [read_record(path) for path in self.paths()]
+
+    def paths(self) -> list[Path]:
+        """The files of records, in order of their names.
+
+        Raises:
+            Unreadable: if the folder cannot be looked into.
+        """
+        try:
+            return sorted(self._records / name for name in os.listdir(self._records) if name.endswith(".json"))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise unreadable(self._records, "folder", error) from error
+
+    # ------------------------------------------------------------------------------------------ checkpoints
+
+    def interrupted(self, identity: str) -> bool:
+        """Whether the cell has begun and has no record yet: it trains now, or a run was stopped."""
+        return not self.has(identity) and any(map(os.path.lexists, checkpoints.places(self._checkpoints, identity)))
 
     def save_checkpoint(self, identity: str, state: dict[str, Any]) -> None:
-        buffer = io.BytesIO()  # in memory first, so that a full disk shows as the file's error and not as torch's
-        torch.save(state, buffer)
-        write_atomically(self.checkpoints / f"{identity}.pt", buffer.getbuffer())
+        """Keep a state from which the cell can go on.
 
-    def load_checkpoint(self, identity: str, device: torch.device) -> dict[str, Any] | None:
-        """The last state a killed run left, or None. Loads data only, never code."""
-        path = self.checkpoints / f"{identity}.pt"
-        if not path.exists():
-            return None
-        try:
-            return torch.load(path, map_location=device, weights_only=True)
-        except Exception as error:
-            raise KDBenchError(
-                f"checkpoint {str(path)!r} is damaged: delete it and run again, that cell starts over"
-            ) from error
+        Raises:
+            KDBenchError: if the disk is full or the folder cannot be written.
+        """
+        checkpoints.save(self._checkpoints, identity, state)
+
+    def restore(self, identity: str, device: torch.device, use: Callable[[dict[str, Any]], T], tell: Tell) -> T | None:
+        """What `use` makes of a cell's newest sound checkpoint, as `kdbench.records.checkpoints.restore`."""
+        return checkpoints.restore(self._checkpoints, identity, device, use, tell)
 
 
-def read_record(path: Path) -> Record:
-    """Read one record.
-
-    Raises:
-        KDBenchError: naming the file, if it is no record or a newer kdbench wrote it.
-    """
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(record, dict) or not {"id", "status", "cell", "schema"} <= record.keys():
-            raise ValueError("keys are missing")
-        if record["id"] != path.stem:
-            raise ValueError(f"it says id {record['id']!r}")
-        if not isinstance(record["schema"], int) or not isinstance(record["cell"], dict):
-            raise ValueError("its schema or cell has a wrong type")
-    except (OSError, ValueError) as error:
-        raise KDBenchError(
-            f"record {str(path)!r} is damaged ({error}): delete it and run again, only that cell starts over"
-        ) from error
-    if record["schema"] > SCHEMA:
-        raise KDBenchError(f"record {str(path)!r} was written by a newer kdbench: upgrade kdbench to read it")
-    return migrated(record)
+def stores(out: Path) -> list[Store]:
+    """The stores in a results folder, the teachers' among them, in order of name."""
+    return [Store(folder.parent) for folder in sorted(out.glob("*/records"))]
 
 
-def migrated(record: Record) -> Record:
-    """A record of an older version with today's keys; what was not measured then is None."""
-    if record["schema"] < 2 and record["status"] == "done":  # 1 had no calibration, energy and latency
-        record["result"] = {"ece": None, "reliability": None, **record["result"]}
-        new = dict.fromkeys(("joules_per_epoch", "latency_ms_batch1", "latency_ms_batch128"))
-        record["cost"] = {**new, **record["cost"]}
-    return {**record, "schema": SCHEMA}
+__all__ = [
+    "SCHEMA", "CellConfig", "Cost", "MethodConfig", "Provenance", "Record", "Scores", "Store", "TeacherConfig", "Tell",
+    "migrated", "read_record", "stores",
+]  # fmt: skip

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kdbench.errors import KDBenchError
@@ -14,35 +17,77 @@ try:
 except ImportError:  # no such locks on Windows: two runs in one folder are then the user's to avoid
     fcntl = None  # type: ignore[assignment]
 
+TAKEN = (errno.EWOULDBLOCK, errno.EAGAIN)  # what flock says of a lock that another process holds
+_held: set[int] = set()  # descriptors of locks; a forked child has them too and would hold the lock as long as it lives
+
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock.
+    """Hold the folder's lock; where the file system has no locks, say so and go on.
 
     Raises:
         KDBenchError: if another process holds it, or the folder cannot be written.
     """
     with explained(folder / ".lock"):
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / ".lock", "w")  # noqa: SIM115  (held open for as long as the lock is)
-    with file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise KDBenchError(
-                    f"another kdbench run is working in {str(folder)!r}: wait for it or choose another folder by --out"
-                ) from None
+        handle = _opened(folder / ".lock")
+    _held.add(handle)
+    try:
+        _take(handle, folder)
         yield
+    finally:
+        _held.discard(handle)
+        os.close(handle)
+
+
+def _opened(path: Path) -> int:
+    """The lock's file, which every user of a shared folder may open, whoever made it."""
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        with suppress(OSError):
+            path.chmod(0o666)  # the process's mask may have taken the others' rights
+    try:
+        return os.open(path, os.O_RDWR)
+    except PermissionError:
+        return os.open(path, os.O_RDONLY)  # enough for a lock, except on NFS
+
+
+def _take(handle: int, folder: Path) -> None:
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in TAKEN:
+            raise KDBenchError(
+                f"another kdbench run is working in {str(folder)!r}: wait for it or choose another folder by --out"
+            ) from None
+        print(
+            f"kdbench: the file system of {str(folder)!r} has no locks ({error.strerror}): start no second run in it",
+            file=sys.stderr,
+        )
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a run is working in the folder now."""
-    if fcntl is None or not (folder / ".lock").exists():
+    """Whether a run is working in the folder now, as far as its file system says."""
+    if fcntl is None:
         return False
-    with open(folder / ".lock") as file:
-        try:
+    try:
+        with open(folder / ".lock") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
+    except FileNotFoundError:
         return False
+    except OSError as error:
+        return error.errno in TAKEN
+    return False
+
+
+def _leave_to_the_parent() -> None:
+    for handle in _held:
+        with suppress(OSError):
+            os.close(handle)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_the_parent)

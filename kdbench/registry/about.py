@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,8 @@ if TYPE_CHECKING:  # it loads torch, which a list of methods can do without
 def sections(docstring: str) -> dict[str, str]:
     """A method file's docstring in parts: `title`, `idea`, `equation` (the indented lines), `details` and `deviations`.
 
-    Paragraphs before the equation are the idea, those after it the details, until one begins with `Deviations`.
+    Paragraphs before the equation are the idea, those after it the details, until one begins with `Deviations`. A line
+    that begins with a dash begins a paragraph of its own.
     """
     paragraphs = inspect.cleandoc(docstring).split("\n\n")
     parts = {"title": " ".join(paragraphs[0].split()), "idea": "", "equation": "", "details": "", "deviations": ""}
@@ -32,8 +34,8 @@ def sections(docstring: str) -> dict[str, str]:
             parts["equation"] += ("\n\n" if parts["equation"] else "") + paragraph
             where = "details" if where == "idea" else where
             continue
-        text = " ".join(paragraph.removeprefix("Deviations:").split())
-        parts[where] += ("\n\n" if parts[where] else "") + text
+        texts = re.split(r"^(?=- )", paragraph.removeprefix("Deviations:"), flags=re.MULTILINE)
+        parts[where] = "\n\n".join(filter(None, (parts[where], *(" ".join(text.split()) for text in texts))))
     return parts
 
 

@@ -32,5 +32,9 @@ def read(name_or_path: str) -> dict[str, Any]:
         raise unknown("suite", name_or_path, names(), "a file of your own must end in .toml")
     try:
         return tomllib.loads(text.decode())
+    except RecursionError:
+        raise KDBenchError(
+            f"suite {name_or_path!r} is nested too deeply: a suite has tables in tables, no more"
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise KDBenchError(f"suite {name_or_path!r} is not valid TOML: {error}") from error

@@ -1,7 +1,6 @@
-"""Suites: a TOML file becomes a list of cells.
+"""The grid: a suite is datasets x pairs x methods x seeds and one recipe, and each of its points is a cell.
 
-A suite is datasets x pairs x methods x seeds and one recipe. Every key is checked; a wrong one is answered with the
-nearest right one. The file format is described in docs/suites.md.
+`kdbench.suites.parse` makes it of a TOML file.
 """
 
 from __future__ import annotations
@@ -15,10 +14,14 @@ from functools import cached_property
 from typing import Any
 
 from kdbench import registry
-from kdbench.registry.digest import source_digest
+from kdbench.records.types import CellConfig, MethodConfig
+from kdbench.registry.digest import source_digest, untracked
+from kdbench.suites.folders import ABSENT, content
 from kdbench.suites.recipe import Recipe
 
 ENGINE = 1  # raise it when the loop, the networks or the data change what a cell's result would be
+REMARKS = ("label", "family", "source_not_tracked")  # what a record says of its method and no result depends on
+BASELINES = ("student", "kd")  # what every method is compared with
 PLAIN = "student"  # the registered method that trains without distillation; teachers are trained by it
 
 
@@ -69,6 +72,11 @@ class DatasetSpec:
     task: str = "image"
     protocol: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
+    @cached_property
+    def content(self) -> str | None:
+        """A digest of what lies in a folder of images (`folders.content`); None for sets that their name identifies."""
+        return content(self.name)
+
 
 @dataclass(frozen=True)
 class MethodSpec:
@@ -100,7 +108,7 @@ class Cell:
     method: MethodSpec
     seed: int
     recipe: Recipe
-    teacher_recipes: tuple[Recipe, ...] = ()  # one a teacher of `teachers`
+    teacher_recipes: tuple[Recipe, ...] = ()  # one per teacher of `teachers`
     role: str = "student"  # "teacher" while a teacher is trained: other initial weights and batches than a student's
 
     @property
@@ -112,11 +120,9 @@ class Cell:
         return self.pair.pool if issubclass(cls, MultiTeacherMethod) and self.pair.pool else (self.pair.teacher,)
 
     @cached_property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> CellConfig:
         """The record's `cell`: plain values only."""
-        cls = registry.get(self.method.name)
-        return {
-            **self._assistants(),
+        config: CellConfig = {
             "role": self.role,
             "dataset": self.dataset.name,
             "task": self.dataset.task,
@@ -125,22 +131,35 @@ class Cell:
             "teachers": [plain(dataclasses.asdict(teacher)) for teacher in self.teachers],
             "teacher_recipes": [plain(dataclasses.asdict(r)) for r in self.teacher_recipes[: len(self.teachers)]],
             "student": self.pair.student,
-            "method": {
-                "name": cls.info.name,
-                "label": self.method.label,
-                "family": cls.info.family,
-                "hyperparameters": plain(registry.resolve(self.method.name, dict(self.method.hyperparameters))),
-                "source": source_digest(cls),
-            },
+            "method": self._method(),
             "seed": self.seed,
             "recipe": plain(dataclasses.asdict(self.recipe)),
         }
+        assistants = self._assistants()
+        if assistants is not None:
+            config["assistants"] = assistants
+        if data := self.dataset.content:
+            config["data"] = data
+        return config
 
-    def _assistants(self) -> dict[str, Any]:
-        """Those of the pair's assistants that the method trains; nothing for methods without."""
+    def _method(self) -> MethodConfig:
+        cls = registry.get(self.method.name)
+        method: MethodConfig = {
+            "name": cls.info.name,
+            "label": self.method.label,
+            "family": cls.info.family,
+            "hyperparameters": plain(registry.resolve(self.method.name, dict(self.method.hyperparameters))),
+            "source": source_digest(cls),
+        }
+        if hidden := untracked(cls):
+            method["source_not_tracked"] = hidden
+        return method
+
+    def _assistants(self) -> list[str] | None:
+        """Those of the pair's assistants that the method trains; None for methods without."""
         members = registry.create(self.method.name, dict(self.method.hyperparameters)).members()
         count = members.count("assistant")
-        return {"assistants": list(self.pair.assistants[:count])} if count else {}
+        return list(self.pair.assistants[:count]) if count else None
 
     @cached_property
     def id(self) -> str:
@@ -198,6 +217,16 @@ class Suite:
             for method in self.methods
         ]
 
+    def hidden_source(self) -> list[str]:
+        """Methods with code whose edits their cells do not notice, as sentences."""
+        hidden = {spec.name: untracked(registry.get(spec.name)) for spec in self.methods}
+        return [f"method {name}: source not tracked: {', '.join(what)}" for name, what in hidden.items() if what]
+
+    def absent_data(self) -> list[str]:
+        """Folders of images that are not here, so that no record is known to be of them, as sentences."""
+        absent = [data.name for data in self.datasets if data.content == ABSENT]
+        return [f"dataset {name!r} is not here: records of it cannot be told from others" for name in absent]
+
     def _recipe(self, pair: Pair) -> Recipe:
         return dataclasses.replace(self.recipe, **self.student_recipes.get(pair.student, {}))
 
@@ -218,7 +247,7 @@ def plain(value: Any) -> Any:
 
 def identity(config: Mapping[str, Any], engine: int = ENGINE) -> str:
     """A cell's id, from its record's `cell`: 16 hex digits over all that decides the result."""
-    method = {key: value for key, value in config["method"].items() if key not in ("label", "family")}
+    method = {key: value for key, value in config["method"].items() if key not in REMARKS}
     decisive = {key: value for key, value in config.items() if key != "pair"}  # a name; its networks are there
     return digest({**decisive, "method": method, "engine": engine})
 
@@ -226,6 +255,3 @@ def identity(config: Mapping[str, Any], engine: int = ENGINE) -> str:
 def digest(value: Any) -> str:
     """16 hex digits of a plain value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
-
-
-BASELINES = ("student", "kd")

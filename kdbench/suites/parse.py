@@ -1,4 +1,8 @@
-"""TODO."""
+"""Suites as people write them: a TOML file, and the command line's choices, become a `kdbench.suites.grid.Suite`.
+
+Every key is checked; a wrong one is answered with the nearest right one. The file format is described in
+docs/suites.md.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,7 @@ from kdbench.suites.recipe import Recipe
 
 ALL = "all"  # in a suite's `methods`: every registered one
 
+LONGEST_NAME = 100  # bytes; file systems have 255, of which temporary files need some
 SEEDS = [0, 1, 2]  # of a suite that names none
 
 T = TypeVar("T")
@@ -47,6 +52,7 @@ def parse(table: dict[str, Any], default_name: str = "suite") -> Suite:
         "teacher_recipe": _recipe({**recipe, **teacher}, "teacher_recipe"),
     }
     suite = _build(Suite, {**table, **parts}, "the suite", convert=False)
+    _check_task(suite)
     for section in ("student_recipes", "teacher_recipes"):
         for network, overrides in table.get(section, {}).items():
             _recipe({**recipe, **_table(overrides, f"{section}.{network}")}, f"{section}.{network}")
@@ -54,6 +60,11 @@ def parse(table: dict[str, Any], default_name: str = "suite") -> Suite:
     if not (isinstance(suite.name, str) and re.fullmatch(r"\w[\w.-]*", suite.name)) or suite.name == "teachers":
         raise KDBenchError(
             f"the suite's name is {suite.name!r}, but it names a folder beside 'teachers': use letters, digits, _ and -"
+        )
+    if len(suite.name.encode()) > LONGEST_NAME:
+        raise KDBenchError(
+            f"the suite's name {suite.name[:20] + '...'!r} has {len(suite.name)} letters, and it names a folder: take "
+            f"{LONGEST_NAME} at most"
         )
     for what, entries in (("pair", [str(p) for p in suite.pairs]), ("method", [m.label for m in suite.methods])):
         twice = {entry for entry in entries if entries.count(entry) > 1}
@@ -84,32 +95,45 @@ def narrow(
         KDBenchError: for anything unknown.
     """
     if methods:
-        names = [
-            name for entry in methods for name in (registry.load_file(entry) if entry.endswith(".py") else [entry])
-        ]
-        given = {spec.name: spec for spec in suite.methods}
-        known = [given.get(name) or MethodSpec(registry.get(name).info.name) for name in names]
-        suite = dataclasses.replace(suite, methods=_distinct(known))
+        suite = _with_methods(suite, methods)
     if pairs:
-        chosen = tuple(
-            p for p in suite.pairs if any(wanted in (str(p), p.student) or wanted in str(p) for wanted in pairs)
-        )
-        for wanted in pairs:
-            if not any(wanted in str(pair) for pair in suite.pairs):
-                raise unknown("pair", wanted, map(str, suite.pairs), f"of suite {suite.name!r}")
-        suite = dataclasses.replace(suite, pairs=chosen)
+        suite = _with_pairs(suite, pairs)
     if seeds:
-        _check_seeds(seeds)
-        suite = dataclasses.replace(suite, seeds=tuple(seeds))
+        suite = _with_seeds(suite, seeds)
+    suite = _with_recipe(suite, epochs, precision)
+    for setting in settings:
+        suite = _set(suite, setting)
+    return suite
+
+
+def _with_methods(suite: Suite, wanted: Sequence[str]) -> Suite:
+    loaded = [registry.load_file(entry) if entry.endswith(".py") else [entry] for entry in wanted]
+    given = {spec.name: spec for spec in suite.methods}
+    specs = [given.get(name) or MethodSpec(registry.get(name).info.name) for names in loaded for name in names]
+    return dataclasses.replace(suite, methods=_distinct(specs))
+
+
+def _with_pairs(suite: Suite, wanted: Sequence[str]) -> Suite:
+    for part in wanted:
+        if not any(part in str(pair) for pair in suite.pairs):
+            raise unknown("pair", part, map(str, suite.pairs), f"of suite {suite.name!r}")
+    chosen = tuple(pair for pair in suite.pairs if any(part in str(pair) or part == pair.student for part in wanted))
+    return dataclasses.replace(suite, pairs=chosen)
+
+
+def _with_seeds(suite: Suite, seeds: Sequence[int]) -> Suite:
+    _check_seeds(seeds)
+    return dataclasses.replace(suite, seeds=tuple(seeds))
+
+
+def _with_recipe(suite: Suite, epochs: int | None, precision: str) -> Suite:
+    """The students' recipe with these; the teachers' stays."""
     changes: dict[str, Any] = {"precision": precision} if precision != "auto" else {}
     if epochs is not None:
         if epochs < 1:
             raise KDBenchError(f"--epochs is {epochs}: give at least 1")
         changes["epochs"] = epochs
-    suite = dataclasses.replace(suite, recipe=dataclasses.replace(suite.recipe, **changes))
-    for setting in settings:
-        suite = _set(suite, setting)
-    return suite
+    return dataclasses.replace(suite, recipe=dataclasses.replace(suite.recipe, **changes))
 
 
 def _methods(entries: list[Any]) -> tuple[MethodSpec, ...]:
@@ -221,6 +245,15 @@ def _recipe(table: dict[str, Any], where: str) -> Recipe:
     recipe = _build(Recipe, table, where)
     recipe.check(where)
     return recipe
+
+
+def _check_task(suite: Suite) -> None:
+    tasks = list(dict.fromkeys(dataset.task for dataset in suite.datasets))
+    if len(tasks) > 1:
+        raise KDBenchError(
+            f"the data sets of suite {suite.name!r} are of several tasks ({', '.join(tasks)}), whose scores cannot "
+            "stand in one table: write a suite for each"
+        )
 
 
 def _check_seeds(seeds: Sequence[Any]) -> None:

@@ -1,22 +1,63 @@
-"""Scores of a classifier."""
+"""Classification, whatever is classified: its evaluation and its scores."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from kdbench.hardware.numerics import Numerics
 from kdbench.losses import kl
-from kdbench.method import Output
+from kdbench.method import Taps, answer_of
+from kdbench.tasks.classification_metrics import expected_calibration_error
+from kdbench.tasks.task import Task
 
 
-def logits_of(model: Callable[..., Any], inputs: Tensor) -> Tensor:
-    """Logits `[B, K]` of a network or a deployed module, which may return either an `Output` or the logits."""
-    output = model(inputs)
-    return output.logits if isinstance(output, Output) else output
+class ClassificationTask(Task):
+    """A task whose samples have one class each; its predictions are the logits `[N, K]`, float32.
+
+    Attributes:
+        num_classes: K.
+        numerics: how networks are run.
+        test_batch_size: samples in a full batch of `test_batches`.
+    """
+
+    num_classes: int
+    numerics: Numerics
+    test_batch_size: int
+
+    @abstractmethod
+    def test_batches(self) -> Iterable[tuple[Tensor, Tensor]]:
+        """The test set's (inputs, targets) in order."""
+
+    @cached_property
+    def targets(self) -> Tensor:
+        """The test set's, `[N]`."""
+        return torch.cat([targets for _, targets in self.test_batches()])
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module) -> Tensor:
+        model.eval()
+        run = self.numerics.compiled(model, self.test_batch_size, taps=Taps())
+        with self.numerics.autocast():
+            return torch.cat([answer_of(run(inputs)).float() for inputs, _ in self.test_batches()])
+
+    def scores(self, predictions: Tensor, teacher: Tensor | None = None) -> dict[str, float | None]:
+        return classification(predictions, self.targets, teacher)
+
+    def keeps(self, predictions: Tensor) -> dict[str, Any]:
+        return {"reliability": reliability(predictions, self.targets)}
+
+    def group(self, members: Sequence[Tensor]) -> dict[str, float]:
+        return group(members, self.targets)
+
+    def blank_targets(self, samples: int) -> Tensor:
+        return torch.arange(samples) % self.num_classes
 
 
 def classification(logits: Tensor, targets: Tensor, teacher_logits: Tensor | None) -> dict[str, float | None]:
@@ -60,13 +101,7 @@ def reliability(logits: Tensor, targets: Tensor, bins: int = 15) -> dict[str, li
     return {"count": count.tolist(), "confidence": means[0].tolist(), "accuracy": means[1].tolist()}
 
 
-def expected_calibration_error(bins: dict[str, list[float]]) -> float:
-    """Mean |accuracy - confidence| over the samples of `reliability`'s bins, in percent."""
-    rows = zip(bins["count"], bins["confidence"], bins["accuracy"], strict=True)
-    return 100.0 * sum(count * abs(hit - sure) for count, sure, hit in rows) / sum(bins["count"])
-
-
-def group(members: list[Tensor], targets: Tensor) -> dict[str, float]:
+def group(members: Sequence[Tensor], targets: Tensor) -> dict[str, float]:
     """Scores of several students that trained together, from each one's logits `[N, K]`, in percent.
 
     The ensemble is the mean of the softmax probabilities; disagreement is the share of samples on which two students

@@ -30,6 +30,7 @@ class Metric:
         low, high: the range of its values.
         decimals: as many as are ever shown.
         of_teacher: whether it compares with a teacher's predictions; None in a record without one.
+        shown: whether a leaderboard on a page or in a wide terminal has a column of it beside the primary one.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Metric:
     high: float = math.inf
     decimals: int = 2
     of_teacher: bool = False
+    shown: bool = False
 
     @property
     def sign(self) -> int:
@@ -70,6 +72,10 @@ class Metric:
         return self.sign * (score - over)
 
 
+# what else stands beside the scores in a record's curve and result
+TAKEN = frozenset({"epoch", "loss", "terms", "seconds", "learning_rate", "watched", "best_epoch", "extra"})
+
+
 @dataclass(frozen=True)
 class Metrics:
     """All scores of one task, the ranked one first.
@@ -80,12 +86,23 @@ class Metrics:
         extra: scores that only some methods have (of several students that train together), under a record's
             `result.extra`.
         recompute: the scores that can be told again from what else a record's `result` keeps; for checks.
+
+    Raises:
+        KDBenchError: for a name that a record uses for something else.
     """
 
     task: str
     scores: tuple[Metric, ...]
     extra: tuple[Metric, ...] = ()
     recompute: Callable[[Mapping[str, Any]], Mapping[str, float]] | None = None
+
+    def __post_init__(self) -> None:
+        for metric in (*self.scores, *self.extra):
+            if metric.name in TAKEN:
+                raise KDBenchError(
+                    f"task {self.task!r} has a metric {metric.name!r}, which is the name of something else in a record:"
+                    " give it another name"
+                )
 
     @property
     def primary(self) -> Metric:
@@ -106,6 +123,11 @@ class Metrics:
     def others(self) -> tuple[Metric, ...]:
         """All but the primary one, in the order of their columns."""
         return (*self.own, *self.of_teacher)
+
+    @property
+    def shown(self) -> tuple[Metric, ...]:
+        """Those that a leaderboard shows beside the primary one."""
+        return tuple(metric for metric in self.others if metric.shown)
 
     @property
     def best_name(self) -> str:

@@ -5,22 +5,62 @@
     imbalance   = {kind = "exponential", factor}      n_c = n_max * factor^(-c / (C - 1)), Cao et al. 2019
     label_noise = {kind = "symmetric" | "pairflip", rate}      wrong training labels, Han et al. 2018
 
-They are applied in this order, so held-out labels stay clean and the noise rate holds for the samples that are left.
+They take any set whose samples have one class each (`Labelled`), and are applied in this order, so held-out labels stay
+clean and the noise rate holds for the samples that are left.
 Each takes an optional `seed` (default 0), apart from the seed of training: all runs of a suite see the same data.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from typing import Any
+from dataclasses import Field, replace
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
 
 from kdbench.errors import KDBenchError, unknown
 from kdbench.seeding import generator
-from kdbench.tasks.image.data.sets import Data
+
+
+class Labelled(Protocol):
+    """A data set of a classification task, as a dataclass.
+
+    Attributes:
+        name: for messages.
+        train_targets: class indices of the training samples, `[N]`, int64.
+        num_classes: K.
+        classes: the K names.
+        protocol: what was done to the set (`resolve`).
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def train_targets(self) -> Tensor: ...
+
+    @property
+    def num_classes(self) -> int: ...
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    @property
+    def protocol(self) -> Mapping[str, Any]: ...
+
+    def select(self, index: Tensor) -> Self:
+        """Keep these training samples `[M]`, in this order."""
+        ...
+
+    def hold_out(self, index: Tensor) -> Self:
+        """Evaluate on these training samples `[M]` in place of the test set; they stay in the training set."""
+        ...
+
+
+Data = TypeVar("Data", bound=Labelled)
 
 KINDS = {"imbalance": ("exponential",), "label_noise": ("symmetric", "pairflip")}
 # Key -> (what it must be, whether a value is that), beside the optional `seed` and the `kind` of `KINDS`.

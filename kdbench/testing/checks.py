@@ -18,9 +18,9 @@ from rich.console import Console
 from torch import Tensor
 
 from kdbench import registry
+from kdbench.method import answer_of, both_views
 from kdbench.records import Record
 from kdbench.suites.grid import PLAIN
-from kdbench.tasks.classification import logits_of
 from kdbench.testing.trial import FP32, Bench
 
 # the pairs that a method trains on or gives the reason why it cannot
@@ -84,8 +84,8 @@ def moves_the_student(bench: Bench, method: str) -> None:
     learner = bench.learner(cell)
     deployed = learner.deployed()
     named = dict(learner.students[0].requires_grad_(True).named_parameters())
-    logits = logits_of(deployed.eval(), bench.task.example())
-    used = torch.autograd.grad(logits.sum(), list(named.values()), allow_unused=True)
+    answer = answer_of(deployed.eval()(bench.task.example()))
+    used = torch.autograd.grad(answer.sum(), list(named.values()), allow_unused=True)
     still = [
         name
         for (name, start), gradient in zip(named.items(), used, strict=True)
@@ -103,9 +103,9 @@ def leaves_the_teacher(bench: Bench, method: str) -> None:
     learner.begin_epoch()
     for number, batch in enumerate(learner.data.epoch(0)):
         with torch.no_grad():
-            outputs = [teacher(batch.inputs) for teacher in learner.teachers if learner.method.uses_teacher]
-            if learner.wants_strong_view:
-                outputs = [dataclasses.replace(output, strong=output) for output in outputs]
+            strong = batch.strong if learner.wants_strong_view else None
+            teachers = learner.teachers if learner.method.uses_teacher else ()
+            outputs = [both_views(teacher, batch.inputs, strong) for teacher in teachers]
         learner.train_step(number, batch, outputs)
     for teacher, weights in zip(learner.teachers, before, strict=True):
         for name, tensor in teacher.state_dict().items():

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kdbench.hardware.numerics import Numerics
 from kdbench.method import Batch, Network
@@ -17,7 +18,8 @@ from kdbench.records import Record, Store
 from kdbench.seeding import derive_seed, seed_all
 from kdbench.suites.grid import Cell, DatasetSpec, MethodSpec, Pair, Recipe, TeacherSpec
 from kdbench.tasks import Task
-from kdbench.tasks.classification import classification, group, logits_of
+from kdbench.tasks.classification import ClassificationTask
+from kdbench.tasks.image.metrics import METRICS
 from kdbench.tasks.image.networks import create
 from kdbench.training.cohort import Cohort
 from kdbench.training.learner import Learner
@@ -55,7 +57,7 @@ class RandomImages:
 
 
 @dataclass
-class RandomTask(Task):
+class RandomTask(ClassificationTask):
     """Random images for the loop; by default the last batch of 21 samples holds 5."""
 
     numerics: Numerics
@@ -65,6 +67,7 @@ class RandomTask(Task):
     batch_size: int = 16
 
     def __post_init__(self) -> None:
+        self.metrics, self.test_batch_size = METRICS, self.batch_size
         self.test = self.training_set(seed=0, strong_view=False)
 
     @property
@@ -79,17 +82,12 @@ class RandomTask(Task):
         self.numerics.place(network)
         return network
 
-    @torch.no_grad()
-    def logits(self, model: Callable[..., object]) -> Tensor:
-        assert isinstance(model, nn.Module)
-        model.eval()
-        return torch.cat([logits_of(model, batch.inputs).float() for batch in self.test.batches()])
+    @cached_property
+    def targets(self) -> Tensor:
+        return self.test.targets
 
-    def metrics(self, logits: Tensor, teacher_logits: Tensor | None) -> dict[str, float | None]:
-        return classification(logits, self.test.targets, teacher_logits)
-
-    def group(self, members: list[Tensor]) -> dict[str, float]:
-        return group(members, self.test.targets)
+    def test_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return ((batch.inputs, batch.targets) for batch in self.test.batches())
 
     def example(self) -> Tensor:
         return torch.zeros(1, *self.input_size)
@@ -124,6 +122,8 @@ class _Silent:
     def cell_ended(self, cell: Cell, status: str, reason: str, scores: dict[str, Any]) -> None: ...
 
     def cohort_split(self, sizes: Sequence[int], reason: str) -> None: ...
+
+    def notice(self, sentence: str) -> None: ...
 
 
 @dataclass

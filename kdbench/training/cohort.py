@@ -19,10 +19,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from kdbench import records
-from kdbench.errors import KDBenchError, NotApplicable
+from kdbench.errors import KDBenchError, NotApplicable, explained_absence
 from kdbench.hardware import heap, memory
 from kdbench.hardware.clock import Clock
 from kdbench.hardware.energy import EnergyMeter
@@ -34,7 +34,9 @@ from kdbench.tasks import Task, TrainingSet
 from kdbench.training.folding import light
 from kdbench.training.footprint import Room
 from kdbench.training.learner import Learner, NonFinite
+from kdbench.training.machine_faults import is_machines
 from kdbench.training.provenance import provenance
+from kdbench.training.resume import resumed
 from kdbench.training.teachers import Teacher, Teachers
 
 
@@ -51,6 +53,8 @@ class Listener(Protocol):
 
     def cohort_split(self, sizes: Sequence[int], reason: str) -> None: ...
 
+    def notice(self, sentence: str) -> None: ...
+
 
 @dataclass
 class Cohort:
@@ -59,7 +63,8 @@ class Cohort:
     Attributes:
         cells: cells with the same `Cell.cohort`, none of them done.
         store: where checkpoints and records go.
-        keep: called with a finished learner's cell and first student before the record is written.
+        keep: called with a finished learner's cell and first student before the record is written; the digest of what
+            it keeps goes into the record.
     """
 
     cells: Sequence[Cell]
@@ -68,7 +73,7 @@ class Cohort:
     store: records.Store
     numerics: Numerics
     listener: Listener
-    keep: Callable[[Cell, Network], None] | None = None
+    keep: Callable[[Cell, Network], str | None] | None = None
     loaded: dict[TeacherSpec, Teacher] = field(default_factory=dict)
     strong_data: TrainingSet | None = None
 
@@ -82,6 +87,7 @@ class Cohort:
             OutOfMemory: if even these did not fit. Their last checkpoints are where another run goes on.
         """
         self.listener.cohort_started(self.cells)
+        self.numerics.apply()
         if self.numerics.device.type == "cpu":
             heap.keep()
         with self._in_memory(f"data set {self.cells[0].dataset.name!r}", alone=True):
@@ -161,7 +167,7 @@ class Cohort:
 
     def _end_epoch(self, learner: Learner, shared_seconds: float, watts: float | None) -> None:
         first = self.loaded.get(learner.cell.pair.teacher)
-        learner.end_epoch(first.logits if first else None, shared_seconds, watts)
+        learner.end_epoch(first.predictions if first else None, shared_seconds, watts)
         self.listener.epoch_done(learner.cell, learner.epoch, learner.curve[-1])
         self.store.save_checkpoint(learner.cell.id, learner.state_dict())
         if learner.finished:
@@ -176,21 +182,19 @@ class Cohort:
     def _load_teacher(self, cell: Cell, spec: TeacherSpec) -> None:
         if spec not in self.loaded:
             network = self.teachers.load(cell, spec, self.task)
-            logits = self.task.logits(network)
-            about = {**self.teachers.describe(cell, spec), "top1": self.task.metrics(logits, None)["top1"]}
+            predictions, primary = self.task.evaluate(network), self.task.metrics.primary.name
+            about = {**self.teachers.describe(cell, spec, network), primary: self.task.scores(predictions)[primary]}
             called = light(network, self.task.example(), self.numerics)
             call = self.numerics.compiled(called, cell.recipe.batch_size)
-            self.loaded[spec] = Teacher(network, call, about, logits)
+            self.loaded[spec] = Teacher(network, call, about, predictions)
 
     def _join(self, cell: Cell, learners: list[Learner]) -> None:
         """Build a learner, put it where an earlier run left it, and add it to the others."""
         teachers = [self.loaded[spec].network for spec in cell.teachers] if cell.role == "student" else []
-        learner = Learner(cell, self.task, self.data, self.numerics, teachers)
-        state = self.store.load_checkpoint(cell.id, self.numerics.device)
-        if state is not None:
-            learner.load_state_dict(state)
-            if learner.finished:  # killed between the last checkpoint and the record
-                self._finish(learner)
+        build = partial(Learner, cell, self.task, self.data, self.numerics, teachers)
+        learner = resumed(build, self.store, self.listener.notice)
+        if learner.finished:  # killed between the last checkpoint and the record
+            self._finish(learner)
         learners.append(learner)
 
     @staticmethod
@@ -198,21 +202,21 @@ class Cohort:
         return learner.cell.teachers if learner.method.uses_teacher else ()
 
     def _finish(self, learner: Learner) -> None:
-        if self.keep is not None:
-            self.keep(learner.cell, learner.students[0])
+        digest = self.keep(learner.cell, learner.students[0]) if self.keep else None
         about = [self.loaded[spec].about for spec in learner.cell.teachers if spec in self.loaded]
         outcome: dict[str, Any] = {
             "result": learner.result(),
             "cost": learner.cost(),
             "curve": learner.curve,
             "teachers": about,
+            **({"weights_sha256": digest} if digest else {}),
         }
         self._write(learner.cell, "done", **outcome)
 
     # ------------------------------------------------------------------------------------------ records and failures
 
     def _in_memory(self, what: str, alone: bool = False) -> AbstractContextManager[None]:
-        return memory.explained(what, self.cells[0].recipe, self.numerics.device, alone)
+        return memory.explained(what, self.cells[0].recipe.batch_size, self.numerics.device, alone)
 
     def _guard(self, cell: Cell, work: Callable[[], object]) -> bool:
         """Do one learner's work; what goes wrong in it ends that learner only, with a record that says why."""
@@ -225,7 +229,12 @@ class Cohort:
             raise  # bad input or a full disk concerns the whole run, full memory the whole cohort
         except NonFinite as error:
             self._write(cell, "failed", reason=str(error))
+        except ModuleNotFoundError as error:
+            reason = explained_absence(cell.method.name, error)
+            self._write(cell, "failed", reason=reason, traceback=traceback.format_exc())
         except Exception as error:
+            if is_machines(error):
+                raise  # it concerns the whole run, and no method is to blame
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             self._write(cell, "failed", reason=reason, traceback=traceback.format_exc())
         else:
@@ -233,7 +242,8 @@ class Cohort:
         return False
 
     def _write(self, cell: Cell, status: str, reason: str = "", **parts: Any) -> None:
-        leave_record(cell, status, reason, self.store, self.numerics, self.listener, **parts)
+        data = {"data": self.task.content} if self.task.content else {}
+        leave_record(cell, status, reason, self.store, self.numerics, self.listener, **parts, **data)
 
 
 def leave_record(
@@ -241,7 +251,8 @@ def leave_record(
 ) -> None:
     """End a cell: write its record and tell the listener."""
     identity = {"schema": records.SCHEMA, "id": cell.id, "suite": cell.suite, "status": status, "reason": reason}
-    store.write({**identity, "cell": cell.config, **parts, "provenance": provenance(numerics)})
+    record = {**identity, "cell": cell.config, **parts, "provenance": provenance(numerics)}
+    store.write(cast(records.Record, record))
     listener.cell_ended(cell, status, reason, parts.get("result", {}))
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 import statistics
-import time
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from kdbench.hardware.clock import seconds
 from kdbench.hardware.numerics import Numerics
-from kdbench.tasks.classification import logits_of
+from kdbench.method import answer_of
 
 BATCHES = (1, 128)
 SECONDS, CALLS = 0.1, 3  # of measuring for each, at least
@@ -31,31 +32,17 @@ def latencies(module: nn.Module, example: Tensor, numerics: Numerics) -> dict[st
         inputs = numerics.place_inputs(example.repeat(size, *[1] * (example.dim() - 1)))
         with numerics.autocast():
             module(inputs)  # the first call chooses kernels
-            spent = [_seconds(module, inputs)]
+            spent: list[float] = []
             while sum(spent) < SECONDS or len(spent) < CALLS:
-                spent.append(_seconds(module, inputs))
+                spent.append(seconds(partial(module, inputs), numerics.device))
         found[f"latency_ms_batch{size}"] = 1e3 * statistics.median(spent)
     return found
-
-
-def _seconds(module: nn.Module, inputs: Tensor) -> float:
-    """One call, from an idle device to its end."""
-    _wait(inputs)
-    begin = time.perf_counter()
-    module(inputs)
-    _wait(inputs)
-    return time.perf_counter() - begin
-
-
-def _wait(inputs: Tensor) -> None:
-    if inputs.is_cuda:
-        torch.cuda.synchronize(inputs.device)
 
 
 def deployed_cost(module: nn.Module, example: Tensor) -> dict[str, int]:
     """Parameters and multiply-accumulates of what is deployed, for one input `[1, ...]`.
 
-    Counted are the parameters that the logits depend on, so a classifier that SimKD replaces or a head that is dropped
+    Counted are the parameters that the answer depends on, so a classifier that SimKD replaces or a head that is dropped
     does not count. Works on a copy in float32 on the CPU; neither gradients nor random numbers leave a trace.
     """
     clone = copy.deepcopy(module).cpu().float().eval()
@@ -64,7 +51,7 @@ def deployed_cost(module: nn.Module, example: Tensor) -> dict[str, int]:
         parameter.requires_grad_(True)
         parameter.grad = None
     with torch.enable_grad(), FlopCounterMode(display=False) as counter:
-        logits = logits_of(clone, example)
-    used = torch.autograd.grad(logits.sum(), list(clone.parameters()), allow_unused=True)
+        answer = answer_of(clone(example))
+    used = torch.autograd.grad(answer.sum(), list(clone.parameters()), allow_unused=True)
     parameters = sum(p.numel() for p, gradient in zip(clone.parameters(), used, strict=True) if gradient is not None)
     return {"deployed_parameters": parameters, "deployed_macs": counter.get_total_flops() // 2}

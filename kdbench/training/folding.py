@@ -106,10 +106,5 @@ def _replace(network: nn.Module, old: nn.Module, new: nn.Module) -> None:
 
 def _close(ours: Output, theirs: Output, tolerance: float = 1e-3) -> bool:
     """Whether all tensors of two outputs agree, relative to each tensor's norm: a map read before its norm does not."""
-    pairs = zip(_tensors(ours), _tensors(theirs), strict=True)
+    pairs = zip(ours.tensors(), theirs.tensors(), strict=True)
     return all(bool((a - b).norm() <= tolerance * b.norm()) for a, b in pairs)
-
-
-def _tensors(output: Output) -> list[Tensor]:
-    stem = [] if output.stem is None else [output.stem]
-    return [output.logits, output.embedding, *output.features, *output.preactivations, *stem]

@@ -13,7 +13,7 @@ import math
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,9 +23,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from kdbench.hardware import memory
-from kdbench.method import Batch
+from kdbench.method import Batch, answer_of, both_views
 from kdbench.seeding import seeded
-from kdbench.tasks.classification import logits_of
 from kdbench.training.learner import Learner
 
 FEW = 4  # samples of a real step, where a method decides by the numbers in its tensors
@@ -106,8 +105,8 @@ def students_alone(learner: Learner) -> float:
     with suppress(Exception), _faked(learner) as twin, _Alive() as alive:
         inputs = _inputs(twin, twin.recipe.batch_size)
         with twin.numerics.autocast():
-            logits = [student.train()(inputs).logits for student in twin.students]
-        torch.stack(logits).sum().backward()
+            answers = [student.train()(inputs).answer for student in twin.students]
+        torch.stack(answers).sum().backward()
         _evaluate(twin, twin.students[0])
         return alive.peak
     return math.inf
@@ -154,12 +153,11 @@ def _train(twin: Learner, samples: int) -> None:
     inputs = _inputs(twin, samples)
     indices = torch.arange(samples, device=inputs.device)
     strong = inputs.clone() if twin.wants_strong_view else None
-    batch = Batch(inputs, indices % twin.task.num_classes, indices % len(twin.data), strong)
-    outputs = []
+    targets = twin.task.blank_targets(samples).to(inputs.device)
+    batch = Batch(inputs, targets, indices % len(twin.data), strong)
     with torch.no_grad(), twin.numerics.autocast():
-        for teacher in twin.teachers if twin.method.uses_teacher else ():
-            output = teacher(inputs)
-            outputs.append(output if strong is None else replace(output, strong=teacher(strong)))
+        teachers = twin.teachers if twin.method.uses_teacher else ()
+        outputs = [both_views(teacher, inputs, strong) for teacher in teachers]
     twin.train_step(0, batch, outputs)
 
 
@@ -167,7 +165,7 @@ def _evaluate(twin: Learner, deployed: nn.Module, scale: int = 1) -> None:
     """A batch of the test set; a loader's may be larger than those of the training set."""
     samples = getattr(twin.data, "test_batch_size", twin.recipe.batch_size)
     with torch.no_grad(), twin.numerics.autocast():
-        logits_of(deployed.eval(), _inputs(twin, samples // scale))
+        answer_of(deployed.eval()(_inputs(twin, samples // scale)))
 
 
 def _inputs(twin: Learner, samples: int) -> Tensor:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from kdbench import registry
 from kdbench.errors import KDBenchError, NotApplicable
+from kdbench.hardware import memory
 from kdbench.hardware.clock import Clock
 from kdbench.hardware.numerics import Numerics
-from kdbench.method import Batch, Method, Network, Output
+from kdbench.method import Batch, Method, Network, Output, both_views
 from kdbench.reads import declared, taps_of
 from kdbench.seeding import seed_all
 from kdbench.suites.grid import Cell, Recipe
@@ -43,11 +44,8 @@ class _Step:
     def forward(self, student: int = 0, inputs: Tensor | None = None) -> Output:
         if inputs is not None:
             return self._run(student, inputs)
-        output = self._run(student, self.batch.inputs)
-        if self._learner.wants_strong_view:
-            assert self.batch.strong is not None
-            output = dataclasses.replace(output, strong=self._run(student, self.batch.strong))
-        return output
+        strong = self.batch.strong if self._learner.wants_strong_view else None
+        return both_views(partial(self._run, student), self.batch.inputs, strong)
 
     def _run(self, student: int, inputs: Tensor) -> Output:
         learner = self._learner
@@ -69,11 +67,11 @@ class Learner:
 
     Attributes:
         epoch: how many epochs are done.
-        curve: one dict an epoch.
+        curve: one dict per epoch.
         clock: this learner's own time, without the shared batch and teacher.
         seconds: what the clock has counted in all epochs, and the learner's part in the shared work.
         joules: the energy of that, where the device counts it.
-        reliability: of the deployed network after the last epoch, see `kdbench.tasks.classification.reliability`.
+        kept: what the task keeps of the predictions after the last epoch (`Task.keeps`).
     """
 
     def __init__(
@@ -107,7 +105,7 @@ class Learner:
         self.clock = Clock(numerics.device)
         self.seconds = {"own": 0.0, "alone": 0.0}
         self.joules: float | None = None
-        self.reliability: dict[str, list[float]] | None = None
+        self.kept: dict[str, Any] | None = None
         self.peak_memory_mb: float | None = None
         self._sums: dict[str, Tensor] = {}
         self._steps = 0
@@ -232,19 +230,29 @@ class Learner:
         """One update on batch `number` of the epoch, in a random stream of its own."""
         self._seed("step", self.epoch, number)
         step = _Step(self, batch, self.teachers, outputs)
-        measure = self.peak_memory_mb is None
-        with self.numerics.autocast(), _peak_memory(self) if measure else _nothing():
+        with self.numerics.autocast(), self._memory_measured():
             terms = self.method.step(step)
         for name, term in terms.items():
             value = term.detach().float()
             self._sums[name] = self._sums[name] + value if name in self._sums else value
         self._steps += 1
 
-    def end_epoch(self, teacher_logits: Tensor | None, shared_seconds: float, watts: float | None = None) -> None:
+    @contextmanager
+    def _memory_measured(self) -> Iterator[None]:
+        """Keep what the first step needs at most."""
+        if self.peak_memory_mb is not None:
+            yield
+            return
+        modules = nn.ModuleList([*self.students, self.method])
+        with memory.peak(modules, self.optimizer, self.numerics.device) as measured:
+            yield
+        self.peak_memory_mb = measured.mb
+
+    def end_epoch(self, teacher_predictions: Any, shared_seconds: float, watts: float | None = None) -> None:
         """Check the losses, evaluate what would be deployed, and extend the curve.
 
         Args:
-            teacher_logits: the first teacher's on the test set, if there is one.
+            teacher_predictions: the first teacher's on the test set; None without one.
             shared_seconds: what this epoch's batches and (where the method uses them) teachers cost the cohort, and
                 would cost this learner if it trained alone.
             watts: what the device used in this epoch's work, on average.
@@ -257,11 +265,11 @@ class Learner:
             if not math.isfinite(value):
                 raise NonFinite(f"loss term {name!r} became {value} in epoch {self.epoch + 1}")
         last = self.epoch + 1 == self.recipe.epochs
-        scores: dict[str, float | None] = {}
+        scores: Mapping[str, float | None] = {}
         if last or (self.epoch + 1) % self.recipe.evaluate_every == 0:
-            logits = self.task.logits(self.deployed())
-            scores = self.task.metrics(logits, teacher_logits)
-            self.reliability = self.task.reliability(logits) if last else None
+            predictions = self.task.evaluate(self.deployed())
+            scores = self.task.scores(predictions, teacher_predictions)
+            self.kept = dict(self.task.keeps(predictions)) if last else None
         own = self.clock.read()
         self.seconds = {"own": self.seconds["own"] + own, "alone": self.seconds["alone"] + own + shared_seconds}
         if watts is not None:
@@ -293,7 +301,7 @@ class Learner:
             "curve": self.curve,
             "seconds": self.seconds,
             "joules": self.joules,
-            "reliability": self.reliability,
+            "kept": self.kept,
             "peak_memory_mb": self.peak_memory_mb,
         }
 
@@ -304,21 +312,23 @@ class Learner:
         self.method.load_state_dict(state["method"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch, self.curve, self.seconds = state["epoch"], state["curve"], state["seconds"]
-        self.joules, self.reliability = state["joules"], state["reliability"]
+        self.joules, self.kept = state["joules"], state.get("kept")
         self.peak_memory_mb = state["peak_memory_mb"]
 
     def result(self) -> dict[str, Any]:
         """The record's `result`, from the finished curve."""
-        scores = ("top1", "top5", "nll", "ece", "agreement", "kl_to_teacher")
-        last = self.curve[-1]
-        best = max((point for point in self.curve if "top1" in point), key=lambda point: point["top1"])
+        table, last = self.task.metrics, self.curve[-1]
+        primary, scored = table.primary, [point for point in self.curve if table.primary.name in point]
+        best = max(scored, key=lambda point: primary.sign * point[primary.name])
+        if self.kept is None:  # an older kdbench wrote the checkpoint
+            self.kept = dict(self.task.keeps(self.task.evaluate(self.deployed())))
         extra: dict[str, float] = {}
         peers = [s for s, role in zip(self.students, self.roles, strict=True) if role == "student"]
         if len(peers) > 1:
-            extra = self.task.group([self.task.logits(peer) for peer in peers])
-        result = {name: last[name] for name in scores}
-        best_of = {"best_top1": best["top1"], "best_epoch": best["epoch"]}
-        return {**result, **best_of, "reliability": self.reliability, "extra": extra}
+            extra = dict(self.task.group([self.task.evaluate(peer) for peer in peers]))
+        scores = {metric.name: last[metric.name] for metric in table.scores}
+        best_of = {table.best_name: best[primary.name], "best_epoch": best["epoch"]}
+        return {**scores, **best_of, **self.kept, "extra": extra}
 
     def cost(self) -> dict[str, Any]:
         """The record's `cost`."""
@@ -353,40 +363,3 @@ def _kernels(optimizer: str, device: torch.device) -> dict[str, Any]:
     if optimizer not in ("sgd", "adam", "adamw"):
         return {}
     return {"fused": True} if device.type == "cuda" else {"foreach": True}
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
-
-
-@contextmanager
-def _peak_memory(learner: Learner) -> Iterator[None]:
-    """Measure one step's peak memory in MiB into `learner.peak_memory_mb`.
-
-    CUDA: the allocator's peak during the step, less what other learners hold before it. Elsewhere there is no such
-    counter, so it is the size of weights, gradients, optimizer state and all tensors saved for the backward pass.
-    """
-    device = learner.numerics.device
-    modules = nn.ModuleList([*learner.students, learner.method])
-    held = {t.data_ptr(): t.nbytes for t in (*modules.parameters(), *modules.buffers())}
-    weights = sum(held.values())
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        yield
-        learner.peak_memory_mb = (torch.cuda.max_memory_allocated(device) - before + weights) / 2**20
-        return
-    saved: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if tensor.device == device and storage.data_ptr() not in held:
-            saved[storage.data_ptr()] = storage.nbytes()
-        return tensor.detach()  # itself it would hold its graph, for good if no backward pass releases it
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield
-    state = sum(t.nbytes for s in learner.optimizer.state.values() for t in s.values() if isinstance(t, Tensor))
-    gradients = sum(p.grad.nbytes for p in modules.parameters() if p.grad is not None)
-    learner.peak_memory_mb = (weights + gradients + state + sum(saved.values())) / 2**20

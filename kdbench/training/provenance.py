@@ -8,14 +8,14 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import kdbench
 from kdbench.hardware.machine import hardware
 from kdbench.hardware.numerics import Numerics
+from kdbench.records.types import Provenance
 
 
-def provenance(numerics: Numerics) -> dict[str, Any]:
+def provenance(numerics: Numerics) -> Provenance:
     """The record's `provenance`."""
     return {
         "versions": dict(_versions()),

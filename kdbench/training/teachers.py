@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from kdbench.errors import KDBenchError
-from kdbench.method import Batch, Network, Output
-from kdbench.records import Store
-from kdbench.records.files import write_atomically
+from kdbench.method import Batch, Network, Output, both_views
+from kdbench.records import Store, Tell
+from kdbench.records.files import set_aside
 from kdbench.seeding import seed_all
 from kdbench.suites.grid import Cell, TeacherSpec
 from kdbench.tasks import Task
+from kdbench.training.weights import digest_of, fault_of_trained, read_weights, save_trained
 
 
 class Teachers:
@@ -28,16 +27,35 @@ class Teachers:
     def __init__(self, folder: Path) -> None:
         self.store = Store(folder)
         self.weights = folder / "weights"
+        self._sound: set[str] = set()  # ids of trainings whose weights were looked at
 
     def missing(self, cell: Cell) -> list[Cell]:
         """The trainings that must run before this cell can."""
-        trainings = [cell.training_of(teacher) for teacher in cell.teachers if teacher.weights == "train"]
-        return [t for t in trainings if not (self.store.has(t.id) and self._file(t).exists())]
+        return [t for t in self._trainings(cell) if not (self.store.has(t.id) and self._file(t).exists())]
 
-    def save(self, cell: Cell, network: Network) -> None:
-        """Keep a trained teacher's weights; called before its record is written."""
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.core.state_dict().items()}
-        write_atomically(self._file(cell), safetensors.torch.save(weights))
+    @staticmethod
+    def _trainings(cell: Cell) -> list[Cell]:
+        return [cell.training_of(teacher) for teacher in cell.teachers if teacher.weights == "train"]
+
+    def save(self, cell: Cell, network: Network) -> str:
+        """Keep a trained teacher's weights; called before its record is written, which is to hold their digest."""
+        return save_trained(self._file(cell), cell.id, network.core.state_dict())
+
+    def set_aside_unsound(self, cell: Cell, tell: Tell) -> None:
+        """Take away what is not the weights that the cell's teachers were trained to, so that they train again.
+
+        Args:
+            tell: hears a sentence about each file.
+        """
+        for training in self._trainings(cell):
+            file = self._file(training)
+            if training.id in self._sound or not (self.store.has(training.id) and os.path.lexists(file)):
+                continue
+            if fault := fault_of_trained(file, training.id, self.store.read(training.id)):
+                aside = set_aside(file)
+                tell(f"weights {str(file)!r} are not used ({fault}): they are now {aside.name!r}, and train again")
+            else:
+                self._sound.add(training.id)
 
     def load(self, cell: Cell, teacher: TeacherSpec, task: Task) -> Network:
         """A frozen teacher in eval mode, on the device.
@@ -50,55 +68,26 @@ class Teachers:
         if teacher.mean:
             options["own_normalization"] = (teacher.mean, teacher.std)
         if teacher.weights == "pretrained":
-            network = task.network(teacher.network, pretrained=True, **options)
+            network = task.network(teacher.network, pretrained=True, keep_classifier=True, **options)
         else:
             file = self._file(cell.training_of(teacher)) if teacher.weights == "train" else Path(teacher.weights)
             network = task.network(teacher.network, **options)
             load_weights(network, read_weights(file, teacher.sha256))
+        _check_finite(network, teacher)
         return network.requires_grad_(False).eval()
 
-    def describe(self, cell: Cell, teacher: TeacherSpec) -> dict[str, Any]:
-        """What the record says of a teacher, without its score."""
+    def describe(self, cell: Cell, teacher: TeacherSpec, network: Network) -> dict[str, Any]:
+        """What the record says of a teacher, without its score; `sha256` is of the weights that it has here."""
         trained = teacher.weights == "train"
         return {
             "network": teacher.network,
             "seed": teacher.seed,
             "weights": cell.training_of(teacher).id if trained else teacher.sha256 or teacher.weights,
+            "sha256": digest_of(network.core.state_dict()),
         }
 
     def _file(self, training: Cell) -> Path:
         return self.weights / f"{training.id}.safetensors"
-
-
-def read_weights(path: Path, sha256: str = "") -> dict[str, Tensor]:
-    """The tensors of a checkpoint: safetensors, or torch's format, of which only tensors are ever loaded.
-
-    Args:
-        sha256: the file's digest in hex, checked where given.
-
-    Raises:
-        KDBenchError: if the file is absent, damaged, of another digest, or holds code instead of weights.
-    """
-    if not path.is_file():
-        raise KDBenchError(f"checkpoint {str(path)!r} does not exist: correct the teacher's `weights` in the suite")
-    if sha256 and (found := hashlib.sha256(path.read_bytes()).hexdigest()) != sha256.lower():
-        raise KDBenchError(
-            f"checkpoint {str(path)!r} has sha256 {found}, not {sha256}: fetch it again or correct the suite"
-        )
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise KDBenchError(
-            f"checkpoint {str(path)!r} cannot be read as plain weights ({type(error).__name__}): it is damaged or holds"
-            " code; delete it, or save its state_dict as safetensors"
-        ) from error
-    for key in ("state_dict", "model", "model_state", "net"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    entries = content.items() if isinstance(content, dict) else ()
-    return {str(name).removeprefix("module."): value for name, value in entries if isinstance(value, Tensor)}
 
 
 def load_weights(network: Network, weights: dict[str, Tensor]) -> None:
@@ -121,16 +110,24 @@ def load_weights(network: Network, weights: dict[str, Tensor]) -> None:
     network.core.load_state_dict(weights)
 
 
+def _check_finite(network: Network, teacher: TeacherSpec) -> None:
+    for name, tensor in network.core.state_dict().items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise KDBenchError(
+                f"teacher {str(teacher)!r} has weights that are no numbers (NaN or infinite in {name!r}): nothing can "
+                "be learnt from it, give it another checkpoint"
+            )
+
+
 @dataclass
 class Teacher:
-    """One frozen teacher of a cohort: its network, how it is called, what records say, its test-set logits."""
+    """One frozen teacher of a cohort: its network, how it is called, what records say, its predictions."""
 
     network: Network
     call: Callable[[Tensor], Output]
     about: dict[str, Any]
-    logits: Tensor
+    predictions: Any
 
     @torch.no_grad()  # not inference mode: its tensors could not be saved for a student's backward pass
     def __call__(self, batch: Batch) -> Output:
-        output = self.call(batch.inputs)
-        return output if batch.strong is None else dataclasses.replace(output, strong=self.call(batch.strong))
+        return both_views(self.call, batch.inputs, batch.strong)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from rich.console import Console
 
 from kdbench import tasks
 from kdbench.hardware import heap
+from kdbench.hardware.clock import seconds
 from kdbench.hardware.numerics import Numerics
-from kdbench.method import Batch, Network, Output
-from kdbench.reads import Taps
+from kdbench.method import Batch, Network, Output, Taps
 from kdbench.suites.grid import Cell
 from kdbench.tasks import Task
 from kdbench.training import tuned
@@ -27,7 +25,7 @@ GAIN = 1.05  # compiled networks are taken only if they are faster by this: belo
 
 
 def tune(console: Console, cells: Sequence[Cell], folder: Path, device: str | None, data_root: Path | None) -> None:
-    """Measure what the folder has no verdict on yet, a line each.
+    """Measure what the folder has no verdict on yet, one line each.
 
     Raises:
         KDBenchError: as `kdbench run` does for a device, data set or network that is not there, or a full disk.
@@ -37,6 +35,7 @@ def tune(console: Console, cells: Sequence[Cell], folder: Path, device: str | No
     heap.keep()  # as in a run
     for setting, (cell, numerics) in wanted.items():
         if setting not in measured:
+            numerics.apply()
             task = tasks.create(cell.dataset, cell.recipe, numerics, data_root)
             measured[setting] = compare(task, setting, numerics)
             tuned.write(folder, measured)
@@ -70,11 +69,12 @@ def compare(task: Task, setting: tuned.Setting, numerics: Numerics) -> dict[str,
     plain, fast = (
         _step(dataclasses.replace(numerics, compile=on, verdicts=()), network, batch, setting) for on in (False, True)
     )
+    device = numerics.device
     plain()
-    compiling = _seconds(fast, numerics)
+    compiling = seconds(fast, device)
     plain()
     # one beside the other, so that what else the machine does meets both
-    times = [(_seconds(plain, numerics), _seconds(fast, numerics)) for _ in range(ROUNDS)]
+    times = [(seconds(plain, device), seconds(fast, device)) for _ in range(ROUNDS)]
     plain_s, compiled_s = (min(column) for column in zip(*times, strict=True))
     return {
         "plain_ms": 1e3 * plain_s,
@@ -92,16 +92,8 @@ def _step(numerics: Numerics, network: Network, batch: Batch, setting: tuned.Set
             return call(batch.inputs)
 
     def train() -> None:
-        F.cross_entropy(forward().logits, batch.targets).backward()
+        forward().answer.sum().backward()
         network.zero_grad(set_to_none=True)
         torch.clear_autocast_cache()
 
     return torch.no_grad()(forward) if setting.frozen else train
-
-
-def _seconds(step: Callable[[], object], numerics: Numerics) -> float:
-    begin = time.perf_counter()
-    step()
-    if numerics.device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - begin

@@ -29,12 +29,12 @@ from kdbench.losses import log_kl
     "tf_kd",
     family="baseline",
     paper=Paper(
-        "Revisiting Knowledge Distillation via Label Smoothing Regularization",
-        "Yuan et al.",
-        2020,
-        "CVPR",
-        "1909.11723",
-        "yuanli2333/Teacher-free-Knowledge-Distillation",
+        title="Revisiting Knowledge Distillation via Label Smoothing Regularization",
+        authors="Yuan et al.",
+        year=2020,
+        venue="CVPR",
+        arxiv="1909.11723",
+        code="yuanli2333/Teacher-free-Knowledge-Distillation",
     ),
     fidelity="official-code",
 )

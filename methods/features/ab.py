@@ -9,9 +9,12 @@ Before training for the task, the student learns on which side of zero each neur
 The convolution is FitNets' for two sizes of map; where both maps have one shape, s is the student's as it is.
 CIFAR-100: weight 1. ImageNet: no value known.
 
-Deviations: RepDistiller initialises for 30 epochs before its 240; here they are part of the training, as a share, so
-that all methods train equally long. The head has no gradient in them. Stages are matched from the shallowest on where
-their numbers differ, and a teacher's map that is larger, but not twice as large, is pooled; there both fail.
+Deviations:
+- RepDistiller initialises for 30 epochs before its 240; here they are part of the training, as a share, so that all
+  methods train equally long.
+- The head has no gradient in them.
+- Stages are matched from the shallowest on where their numbers differ, and a teacher's map that is larger, but not
+  twice as large, is pooled; there both fail.
 """
 
 from __future__ import annotations
@@ -29,12 +32,12 @@ from kdbench.losses import wide
     "ab",
     family="features",
     paper=Paper(
-        "Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons",
-        "Heo et al.",
-        2019,
-        "AAAI",
-        "1811.03233",
-        "HobbitLong/RepDistiller",
+        title="Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons",
+        authors="Heo et al.",
+        year=2019,
+        venue="AAAI",
+        arxiv="1811.03233",
+        code="HobbitLong/RepDistiller",
     ),
     fidelity="official-code",
 )

@@ -24,13 +24,13 @@ from kdbench.losses import attention_map
     "at",
     family="features",
     paper=Paper(
-        "Paying More Attention to Attention: Improving the Performance of Convolutional Neural Networks via Attention"
-        " Transfer",
-        "Zagoruyko & Komodakis",
-        2017,
-        "ICLR",
-        "1612.03928",
-        "HobbitLong/RepDistiller",
+        title="Paying More Attention to Attention: Improving the Performance of Convolutional Neural Networks via "
+        "Attention Transfer",
+        authors="Zagoruyko & Komodakis",
+        year=2017,
+        venue="ICLR",
+        arxiv="1612.03928",
+        code="HobbitLong/RepDistiller",
     ),
     fidelity="official-code",
 )

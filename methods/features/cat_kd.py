@@ -33,12 +33,12 @@ from kdbench.losses import wide
     "cat_kd",
     family="features",
     paper=Paper(
-        "Class Attention Transfer Based Knowledge Distillation",
-        "Guo et al.",
-        2023,
-        "CVPR",
-        "2304.12777",
-        "GzyAftermath/CAT-KD",
+        title="Class Attention Transfer Based Knowledge Distillation",
+        authors="Guo et al.",
+        year=2023,
+        venue="CVPR",
+        arxiv="2304.12777",
+        code="GzyAftermath/CAT-KD",
     ),
     fidelity="official-code",
 )

@@ -18,10 +18,13 @@ warm-up of 5 of 100 epochs (`warmup_share` 0.05).
 On a mixed path BatchNorm goes by the batch and leaves its running statistics alone. The official code keeps other
 ones for each path ("ghost"), but nothing reads them: mixed paths are never evaluated.
 
-Deviations: the warm-up of 20 of 240 epochs is kept as a share. Maps are those that the networks here give, after their
-ReLU; the official code has them before it for some networks (VGG, MobileNetV2). Its teacher runs in train mode
-throughout; here only on mixed paths. Where the numbers of stages differ, the deepest ones are matched. As there, maps
-whose sizes differ by another factor are refused.
+Deviations:
+- The warm-up of 20 of 240 epochs is kept as a share.
+- Maps are those that the networks here give, after their ReLU; the official code has them before it for some networks
+  (VGG, MobileNetV2).
+- The official code's teacher runs in train mode throughout; here only on mixed paths.
+- Where the numbers of stages differ, the deepest ones are matched.
+- As in the official code, maps whose sizes differ by another factor are refused.
 """
 
 from __future__ import annotations
@@ -87,7 +90,12 @@ class Bridge(nn.Module):
     "fcfd",
     family="features",
     paper=Paper(
-        "Function-Consistent Feature Distillation", "Liu et al.", 2023, "ICLR", "2304.11832", "LiuDongyang6/FCFD"
+        title="Function-Consistent Feature Distillation",
+        authors="Liu et al.",
+        year=2023,
+        venue="ICLR",
+        arxiv="2304.11832",
+        code="LiuDongyang6/FCFD",
     ),
     fidelity="official-code",
 )

@@ -23,7 +23,12 @@ from kdbench.connectors import Hint, pool_match
     "fitnet",
     family="features",
     paper=Paper(
-        "FitNets: Hints for Thin Deep Nets", "Romero et al.", 2015, "ICLR", "1412.6550", "HobbitLong/RepDistiller"
+        title="FitNets: Hints for Thin Deep Nets",
+        authors="Romero et al.",
+        year=2015,
+        venue="ICLR",
+        arxiv="1412.6550",
+        code="HobbitLong/RepDistiller",
     ),
     fidelity="official-code",
 )

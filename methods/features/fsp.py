@@ -48,12 +48,12 @@ def _shapes(network: Network) -> list[tuple[int, ...]]:
     "fsp",
     family="features",
     paper=Paper(
-        "A Gift from Knowledge Distillation: Fast Optimization, Network Minimization and Transfer Learning",
-        "Yim et al.",
-        2017,
-        "CVPR",
-        "",
-        "HobbitLong/RepDistiller",
+        title="A Gift from Knowledge Distillation: Fast Optimization, Network Minimization and Transfer Learning",
+        authors="Yim et al.",
+        year=2017,
+        venue="CVPR",
+        arxiv="",
+        code="HobbitLong/RepDistiller",
     ),
     fidelity="official-code",
 )

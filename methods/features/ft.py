@@ -9,9 +9,10 @@ learns the same factors.
 
 CIFAR-100: weight 200, rate 0.5. ImageNet: no value known.
 
-Deviations: RepDistiller trains the paraphraser for 30 epochs before its 240, at a learning rate of 0.01; here they are
-part of the training, as a share, at the recipe's rate, and the student, which stands still there, learns from labels.
-The larger of the two last maps is pooled to the smaller.
+Deviations:
+- RepDistiller trains the paraphraser for 30 epochs before its 240, at a learning rate of 0.01; here they are part of
+  the training, as a share, at the recipe's rate, and the student, which stands still there, learns from labels.
+- The larger of the two last maps is pooled to the smaller.
 """
 
 from __future__ import annotations
@@ -40,12 +41,12 @@ def convolutions(layer: type[nn.Module], widths: tuple[int, ...], batch_norm: bo
     "ft",
     family="features",
     paper=Paper(
-        "Paraphrasing Complex Network: Network Compression via Factor Transfer",
-        "Kim et al.",
-        2018,
-        "NeurIPS",
-        "1802.04977",
-        "HobbitLong/RepDistiller",
+        title="Paraphrasing Complex Network: Network Compression via Factor Transfer",
+        authors="Kim et al.",
+        year=2018,
+        venue="NeurIPS",
+        arxiv="1802.04977",
+        code="HobbitLong/RepDistiller",
     ),
     fidelity="official-code",
 )

@@ -41,12 +41,12 @@ def norm_and_direction(student: Tensor, teacher: Tensor, directions: Tensor) -> 
     "kd++",
     family="features",
     paper=Paper(
-        "Improving Knowledge Distillation via Regularizing Feature Norm and Direction",
-        "Wang et al.",
-        2024,
-        "ECCV",
-        "2305.17007",
-        "WangYZ1608/Knowledge-Distillation-via-ND",
+        title="Improving Knowledge Distillation via Regularizing Feature Norm and Direction",
+        authors="Wang et al.",
+        year=2024,
+        venue="ECCV",
+        arxiv="2305.17007",
+        code="WangYZ1608/Knowledge-Distillation-via-ND",
     ),
     fidelity="official-code",
 )

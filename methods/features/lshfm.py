@@ -16,10 +16,12 @@ Where the widths differ, the student's classifier is two linear layers without a
 one's output, and both learn from the labels. Deployed is their product, written into the student's own classifier, so
 that the student keeps its size.
 
-Deviations: 32 D is capped at `max_hash`, since it means 134 million frozen weights for a ResNet-50; the number in use
-is the length of the buffer `hash_bias`. The median is taken over plain images, not augmented ones. A batch without
-any sample that the teacher classifies correctly adds nothing (official code: 0 / 0). In a composition such as
-`lshfm+kd` the other terms see the student's own classifier: use `kd_weight`.
+Deviations:
+- 32 D is capped at `max_hash`, since it means 134 million frozen weights for a ResNet-50; the number in use is the
+  length of the buffer `hash_bias`.
+- The median is taken over plain images, not augmented ones.
+- A batch without any sample that the teacher classifies correctly adds nothing (official code: 0 / 0).
+- In a composition such as `lshfm+kd` the other terms see the student's own classifier: use `kd_weight`.
 """
 
 from __future__ import annotations
@@ -51,12 +53,12 @@ def last_layer(network: Network) -> nn.Linear | nn.Conv2d:
     "lshfm",
     family="features",
     paper=Paper(
-        "Distilling Knowledge by Mimicking Features",
-        "Wang et al.",
-        2022,
-        "TPAMI",
-        "2011.01424",
-        "DoctorKey/LSHFM.singleclassification",
+        title="Distilling Knowledge by Mimicking Features",
+        authors="Wang et al.",
+        year=2022,
+        venue="TPAMI",
+        arxiv="2011.01424",
+        code="DoctorKey/LSHFM.singleclassification",
     ),
     fidelity="official-code",
 )

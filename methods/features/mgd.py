@@ -25,7 +25,14 @@ from kdbench.losses import wide
 @register(
     "mgd",
     family="features",
-    paper=Paper("Masked Generative Distillation", "Yang et al.", 2022, "ECCV", "2205.01529", "yzd-v/cls_KD"),
+    paper=Paper(
+        title="Masked Generative Distillation",
+        authors="Yang et al.",
+        year=2022,
+        venue="ECCV",
+        arxiv="2205.01529",
+        code="yzd-v/cls_KD",
+    ),
     fidelity="official-code",
 )
 class MGD(Method):

@@ -16,10 +16,14 @@ them as they are, and so do two classes, which have nothing but a sign after it.
 Deployed are the student's body and one linear layer: W_cls (I + A_2 A_1) and its bias, where A are the layers with
 their BatchNorm's running statistics; the tables count these parameters, as many as the student's own.
 
-Deviations: the factor's epochs are kept as shares. The map that the student pools must be one of its stages, so
-students with a convolution in the head (mobilenetv2, shufflenetv2) are refused; in a Wide ResNet the layers stand
-behind the last norm and ReLU (in the official code before them, where they cannot be merged). Of two maps the larger is
-max-pooled to the other's size. With `norm+kd` only the student's logits are normalised, in the official code both.
+Deviations:
+- The factor's epochs are kept as shares.
+- The map that the student pools must be one of its stages, so students with a convolution in the head (mobilenetv2,
+  shufflenetv2) are refused.
+- In a Wide ResNet the layers stand behind the last norm and ReLU (in the official code before them, where they cannot
+  be merged).
+- Of two maps the larger is max-pooled to the other's size.
+- With `norm+kd` only the student's logits are normalised, in the official code both.
 """
 
 from __future__ import annotations
@@ -82,12 +86,12 @@ def standardise(logits: Tensor, scale: float) -> Tensor:
     "norm",
     family="features",
     paper=Paper(
-        "NORM: Knowledge Distillation via N-to-One Representation Matching",
-        "Liu et al.",
-        2023,
-        "ICLR",
-        "2305.13803",
-        "OSVAI/NORM",
+        title="NORM: Knowledge Distillation via N-to-One Representation Matching",
+        authors="Liu et al.",
+        year=2023,
+        venue="ICLR",
+        arxiv="2305.13803",
+        code="OSVAI/NORM",
     ),
     fidelity="official-code",
 )

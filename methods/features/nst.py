@@ -37,12 +37,12 @@ def discrepancy(student: Tensor, teacher: Tensor) -> Tensor:
     "nst",
     family="features",
     paper=Paper(
-        "Like What You Like: Knowledge Distill via Neuron Selectivity Transfer",
-        "Huang & Wang",
-        2017,
-        "",
-        "1707.01219",
-        "HobbitLong/RepDistiller",
+        title="Like What You Like: Knowledge Distill via Neuron Selectivity Transfer",
+        authors="Huang & Wang",
+        year=2017,
+        venue="",
+        arxiv="1707.01219",
+        code="HobbitLong/RepDistiller",
     ),
     fidelity="official-code",
 )

@@ -10,9 +10,11 @@ CIFAR-100: weight 1e-3. ImageNet: 1e-4 (resnet152 -> 50, resnet50 -> mobilenetv1
 m is taken from the scale and shift of the BatchNorm that the teacher's map comes out of, as of a normal variable. Where
 it does not come out of one (the sum of a residual block), m is the mean of the negative responses on the training set.
 
-Deviations: for a sum the official code takes the last BatchNorm of the residual branch and leaves the shortcut out. The
-teacher is in eval mode as everywhere here; the official code leaves it in train mode, so that its running statistics
-drift. Stages are matched from the deepest on where their numbers differ, and the larger map is pooled to the smaller.
+Deviations:
+- For a sum the official code takes the last BatchNorm of the residual branch and leaves the shortcut out.
+- The teacher is in eval mode as everywhere here; the official code leaves it in train mode, so that its running
+  statistics drift.
+- Stages are matched from the deepest on where their numbers differ, and the larger map is pooled to the smaller.
 """
 
 from __future__ import annotations
@@ -62,12 +64,12 @@ def partial_l2(student: Tensor, teacher: Tensor, margin: Tensor) -> Tensor:
     "ofd",
     family="features",
     paper=Paper(
-        "A Comprehensive Overhaul of Feature Distillation",
-        "Heo et al.",
-        2019,
-        "ICCV",
-        "1904.01866",
-        "clovaai/overhaul-distillation",
+        title="A Comprehensive Overhaul of Feature Distillation",
+        authors="Heo et al.",
+        year=2019,
+        venue="ICCV",
+        arxiv="1904.01866",
+        code="clovaai/overhaul-distillation",
     ),
     fidelity="official-code",
 )

@@ -9,9 +9,11 @@ at its stage at several scales.
 CIFAR-100: weight 1 (resnet32x4 -> resnet8x4: 5; resnet50 -> mobilenetv2: 30 at rate 0.01). ImageNet: 1, mobilenetv1 8,
 no warm-up (`warmup_share` 0).
 
-Deviations: the warm-up of 20 of 240 epochs is kept as a share. The teacher's maps are taken before their ReLU where it
-has such; other teachers give their features. The student's are its features; mdistiller's ImageNet configurations take
-them before their ReLU too. Stages are matched from the deepest on where their numbers differ.
+Deviations:
+- The warm-up of 20 of 240 epochs is kept as a share.
+- The teacher's maps are taken before their ReLU where it has such; other teachers give their features.
+- The student's maps are its features; mdistiller's ImageNet configurations take them before their ReLU too.
+- Stages are matched from the deepest on where their numbers differ.
 """
 
 from __future__ import annotations
@@ -41,12 +43,12 @@ def hierarchical_distance(student: Tensor, teacher: Tensor) -> Tensor:
     "reviewkd",
     family="features",
     paper=Paper(
-        "Distilling Knowledge via Knowledge Review",
-        "Chen et al.",
-        2021,
-        "CVPR",
-        "2104.09044",
-        "megvii-research/mdistiller",
+        title="Distilling Knowledge via Knowledge Review",
+        authors="Chen et al.",
+        year=2021,
+        venue="CVPR",
+        arxiv="2104.09044",
+        code="megvii-research/mdistiller",
     ),
     fidelity="official-code",
 )

@@ -12,9 +12,11 @@ relate the batch's samples alike.
 The KL is part of the paper's recipe (weight 1, T 4); without it set `kd_weight` to 0. CIFAR-100: weight 400. ImageNet:
 50. The larger of two maps is pooled to the smaller.
 
-Deviations: the MLPs read a sample's row of G, so they are as wide as a batch: the training set's first batch in
-`prepare` gives the size. A last batch that is not full has its missing columns filled with zeros, where the official
-code drops it. G, the MLPs and the attention are computed in float32.
+Deviations:
+- The MLPs read a sample's row of G, so they are as wide as a batch: the training set's first batch in `prepare` gives
+  the size.
+- A last batch that is not full has its missing columns filled with zeros, where the official code drops it.
+- G, the MLPs and the attention are computed in float32.
 """
 
 from __future__ import annotations
@@ -49,12 +51,12 @@ class Embedding(nn.Module):
     "semckd",
     family="features",
     paper=Paper(
-        "Cross-Layer Distillation with Semantic Calibration",
-        "Chen et al.",
-        2021,
-        "AAAI",
-        "2012.03236",
-        "DefangChen/SimKD",
+        title="Cross-Layer Distillation with Semantic Calibration",
+        authors="Chen et al.",
+        year=2021,
+        venue="AAAI",
+        arxiv="2012.03236",
+        code="DefangChen/SimKD",
     ),
     fidelity="official-code",
 )

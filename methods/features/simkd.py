@@ -41,12 +41,12 @@ class Deployed(nn.Module):
     "simkd",
     family="features",
     paper=Paper(
-        "Knowledge Distillation with the Reused Teacher Classifier",
-        "Chen et al.",
-        2022,
-        "CVPR",
-        "2203.14001",
-        "DefangChen/SimKD",
+        title="Knowledge Distillation with the Reused Teacher Classifier",
+        authors="Chen et al.",
+        year=2022,
+        venue="CVPR",
+        arxiv="2203.14001",
+        code="DefangChen/SimKD",
     ),
     fidelity="official-code",
 )

@@ -29,12 +29,12 @@ from kdbench.losses import wide
     "srrl",
     family="features",
     paper=Paper(
-        "Knowledge Distillation via Softmax Regression Representation Learning",
-        "Yang et al.",
-        2021,
-        "ICLR",
-        "",
-        "jingyang2017/KD_SRRL",
+        title="Knowledge Distillation via Softmax Regression Representation Learning",
+        authors="Yang et al.",
+        year=2021,
+        venue="ICLR",
+        arxiv="",
+        code="jingyang2017/KD_SRRL",
     ),
     fidelity="official-code",
 )

@@ -84,9 +84,9 @@ class Projector(nn.Sequential):
     "uhkd",
     family="features",
     paper=Paper(
-        "UHKD: A Unified Framework for Heterogeneous Knowledge Distillation via Frequency-Domain Representations",
-        "Yu et al.",
-        2025,
+        title="UHKD: A Unified Framework for Heterogeneous Knowledge Distillation via Frequency-Domain Representations",
+        authors="Yu et al.",
+        year=2025,
         arxiv="2510.24116",
     ),
     fidelity="reconstructed",

@@ -11,9 +11,12 @@ CIFAR-100: alpha 1, beta 8 (2, 6 by pair), T 4, ramp over 20 epochs, all other w
 T 1. `fdp="gaussian_kl"` replaces the sampled KL(z_t' || z_s') by the closed form of the two Gaussians, as the paper
 describes it; `fuse_teacher=True` fuses the teacher's maps too, which the paper does and the code does not.
 
-Deviations: the equations are those of the repository that is very likely the authors' (FabienCode/mdistiller); the
-paper's text was not at hand. As there, the teacher's side is not fused by default and the target z_s is not detached.
-The ramp is kept as a share. Stages are matched from the deepest on where their numbers differ.
+Deviations:
+- The equations are those of the repository that is very likely the authors' (FabienCode/mdistiller); the paper's text
+  was not at hand.
+- As in that repository, the teacher's side is not fused by default and the target z_s is not detached.
+- The ramp is kept as a share.
+- Stages are matched from the deepest on where their numbers differ.
 """
 
 from __future__ import annotations
@@ -55,12 +58,12 @@ def gaussian_kl(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> 
     "unikd",
     family="features",
     paper=Paper(
-        "Harmonizing Knowledge Transfer in Neural Network with Unified Distillation",
-        "Huang et al.",
-        2024,
-        "ECCV",
-        "2409.18565",
-        "FabienCode/mdistiller",
+        title="Harmonizing Knowledge Transfer in Neural Network with Unified Distillation",
+        authors="Huang et al.",
+        year=2024,
+        venue="ECCV",
+        arxiv="2409.18565",
+        code="FabienCode/mdistiller",
     ),
     fidelity="official-code",
 )

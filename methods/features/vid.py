@@ -46,12 +46,12 @@ class Gaussian(nn.Module):
     "vid",
     family="features",
     paper=Paper(
-        "Variational Information Distillation for Knowledge Transfer",
-        "Ahn et al.",
-        2019,
-        "CVPR",
-        "1904.05835",
-        "HobbitLong/RepDistiller",
+        title="Variational Information Distillation for Knowledge Transfer",
+        authors="Ahn et al.",
+        year=2019,
+        venue="CVPR",
+        arxiv="1904.05835",
+        code="HobbitLong/RepDistiller",
     ),
     fidelity="official-code",
 )

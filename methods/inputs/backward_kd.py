@@ -45,9 +45,9 @@ CHOICES = {
     "backward_kd",
     family="inputs",
     paper=Paper(
-        "Improved knowledge distillation by utilizing backward pass knowledge in neural networks",
-        "Jafari et al.",
-        2023,
+        title="Improved knowledge distillation by utilizing backward pass knowledge in neural networks",
+        authors="Jafari et al.",
+        year=2023,
         arxiv="2301.12006",
     ),
     fidelity="reconstructed",

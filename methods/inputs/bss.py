@@ -13,9 +13,11 @@ the teacher.
 CIFAR-10: T 3, r from 4 to 1, a from 2 to 0 at three quarters of the training, 64 samples of a batch of 256, 10 steps of
 eta 0.3, bound 2.5 in normalised pixels. The authors' code has no other data set. H has no T^2, as there.
 
-Deviations: a sample that has crossed the boundary is left out of the further steps, which changes nothing but the time.
-A base sample that is alone in its batch is not moved: BatchNorm cannot train on it (the official code breaks there). 64
-is not scaled with the batch, so that at a batch of 64 every base sample is moved. The attack runs in float32.
+Deviations:
+- A sample that has crossed the boundary is left out of the further steps, which changes nothing but the time.
+- A base sample that is alone in its batch is not moved: BatchNorm cannot train on it (the official code breaks there).
+- 64 is not scaled with the batch, so that at a batch of 64 every base sample is moved.
+- The attack runs in float32.
 """
 
 from __future__ import annotations
@@ -76,12 +78,12 @@ def cross_boundary(
     "bss",
     family="inputs",
     paper=Paper(
-        "Knowledge Distillation with Adversarial Samples Supporting Decision Boundary",
-        "Heo et al.",
-        2019,
-        "AAAI",
-        "1805.05532",
-        "bhheo/BSS_distillation",
+        title="Knowledge Distillation with Adversarial Samples Supporting Decision Boundary",
+        authors="Heo et al.",
+        year=2019,
+        venue="AAAI",
+        arxiv="1805.05532",
+        code="bhheo/BSS_distillation",
     ),
     fidelity="official-code",
 )

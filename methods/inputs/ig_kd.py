@@ -12,14 +12,18 @@ gradients, computed once before the training.
 CIFAR-10: alpha 0.01, T 2.5, gamma 0.8, overlay_prob 0.1 (more than 0.25 hurts). `parts` names the terms that are used,
 as in the authors' code: KD (else alpha 0), IG (else overlay_prob 0), AT (else gamma 0); "KD_IG" is the paper's method.
 
-Deviations: maps are those of the images without augmentation, and each follows its image's own crop and flip; the
-teacher sees the augmented image without overlay. The official code computes maps, logits and attention once, from
-augmented images in shuffled order, and then looks them up in unshuffled order, so that each sample gets those of
-another; `aligned=False` does that (from images without augmentation; one permutation for the maps, one for the rest).
-Inputs are normalised here, where the official student reads raw pixels; black and white are those of the first 32
-batches. The attention is that of `stage`, from 1, the larger map pooled; there it is the layer in the middle. Images
-that are streamed from disk tell no crop, so that their maps lie unmoved. The maps are kept in float16, in units of
-their largest value, which min-max undoes: 0.1 GB for CIFAR on the device; they are no part of checkpoints.
+Deviations:
+- Maps are those of the images without augmentation, and each follows its image's own crop and flip.
+- The teacher sees the augmented image without overlay.
+- The official code computes maps, logits and attention once, from augmented images in shuffled order, and then looks
+  them up in unshuffled order, so that each sample gets those of another; `aligned=False` does that (from images without
+  augmentation; one permutation for the maps, one for the rest).
+- Inputs are normalised here, where the official student reads raw pixels.
+- Black and white are those of the first 32 batches.
+- The attention is that of `stage`, from 1, the larger map pooled; there it is the layer in the middle.
+- Images that are streamed from disk tell no crop, so that their maps lie unmoved.
+- The maps are kept in float16, in units of their largest value, which min-max undoes: 0.1 GB for CIFAR on the device;
+  they are no part of checkpoints.
 """
 
 from __future__ import annotations
@@ -59,9 +63,9 @@ def attribution_maps(teacher: Network, inputs: Tensor, targets: Tensor, steps: i
     "ig_kd",
     family="inputs",
     paper=Paper(
-        "Model compression using knowledge distillation with integrated gradients",
-        "Hernandez et al.",
-        2025,
+        title="Model compression using knowledge distillation with integrated gradients",
+        authors="Hernandez et al.",
+        year=2025,
         arxiv="2506.14440",
         code="nordlinglab/ModelCompression-IntegratedGradients",
     ),

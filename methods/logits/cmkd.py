@@ -39,9 +39,9 @@ def soft_ranks(logits: Tensor, softness: float) -> Tensor:
     "cmkd",
     family="logits",
     paper=Paper(
-        "Efficient and Robust Knowledge Distillation from A Stronger Teacher Based on Correlation Matching",
-        "Niu et al.",
-        2024,
+        title="Efficient and Robust Knowledge Distillation from A Stronger Teacher Based on Correlation Matching",
+        authors="Niu et al.",
+        year=2024,
         arxiv="2410.06561",
     ),
     fidelity="reconstructed",

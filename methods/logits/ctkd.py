@@ -7,9 +7,11 @@ The temperature is learned against the student: its gradient is reversed, more a
 
 CIFAR-100: 0.1 and 0.9, start 1, span 20, theta from 1. ImageNet: both weights 1, the ramp is 5 of 120 epochs.
 
-Deviations: the ramp of 10 epochs is kept as a share of the training. Theta has weight decay, as in the official code
-(where the recipe's reaches biases). This is the global temperature; the paper's other one, for each sample, is not in
-that code. In published logs T falls to its lower end within a few epochs, where the method is KD with T = `start`.
+Deviations:
+- The ramp of 10 epochs is kept as a share of the training.
+- Theta has weight decay, as in the official code (where the recipe's reaches biases).
+- This is the global temperature; the paper's other one, for each sample, is not in that code.
+- In published logs T falls to its lower end within a few epochs, where the method is KD with T = `start`.
 """
 
 from __future__ import annotations
@@ -28,7 +30,12 @@ from kdbench.losses import kl
     "ctkd",
     family="logits",
     paper=Paper(
-        "Curriculum Temperature for Knowledge Distillation", "Li et al.", 2023, "AAAI", "2211.16231", "zhengli97/CTKD"
+        title="Curriculum Temperature for Knowledge Distillation",
+        authors="Li et al.",
+        year=2023,
+        venue="AAAI",
+        arxiv="2211.16231",
+        code="zhengli97/CTKD",
     ),
     fidelity="official-code",
 )

@@ -25,7 +25,12 @@ from kdbench.losses import pearson
     "dist",
     family="logits",
     paper=Paper(
-        "Knowledge Distillation from A Stronger Teacher", "Huang et al.", 2022, "NeurIPS", "2205.10536", "hunto/DIST_KD"
+        title="Knowledge Distillation from A Stronger Teacher",
+        authors="Huang et al.",
+        year=2022,
+        venue="NeurIPS",
+        arxiv="2205.10536",
+        code="hunto/DIST_KD",
     ),
     fidelity="official-code",
 )

@@ -26,7 +26,12 @@ from kdbench.losses import decoupled_kl
     "dkd",
     family="logits",
     paper=Paper(
-        "Decoupled Knowledge Distillation", "Zhao et al.", 2022, "CVPR", "2203.08679", "megvii-research/mdistiller"
+        title="Decoupled Knowledge Distillation",
+        authors="Zhao et al.",
+        year=2022,
+        venue="CVPR",
+        arxiv="2203.08679",
+        code="megvii-research/mdistiller",
     ),
     fidelity="official-code",
 )

@@ -59,7 +59,12 @@ def dot_update(
     "dot",
     family="logits",
     paper=Paper(
-        "DOT: A Distillation-Oriented Trainer", "Zhao et al.", 2023, "ICCV", "2307.08436", "megvii-research/mdistiller"
+        title="DOT: A Distillation-Oriented Trainer",
+        authors="Zhao et al.",
+        year=2023,
+        venue="ICCV",
+        arxiv="2307.08436",
+        code="megvii-research/mdistiller",
     ),
     fidelity="official-code",
 )

@@ -21,7 +21,9 @@ from kdbench.losses import kl
 @register(
     "kd",
     family="logits",
-    paper=Paper("Distilling the Knowledge in a Neural Network", "Hinton et al.", 2015, arxiv="1503.02531"),
+    paper=Paper(
+        title="Distilling the Knowledge in a Neural Network", authors="Hinton et al.", year=2015, arxiv="1503.02531"
+    ),
     fidelity="official-code",
 )
 class KD(Method):

@@ -41,12 +41,12 @@ class StandardisedMLLD(MLLD):
     "lskd",
     family="logits",
     paper=Paper(
-        "Logit Standardization in Knowledge Distillation",
-        "Sun et al.",
-        2024,
-        "CVPR",
-        "2403.01427",
-        "sunshangquan/logit-standardization-KD",
+        title="Logit Standardization in Knowledge Distillation",
+        authors="Sun et al.",
+        year=2024,
+        venue="CVPR",
+        arxiv="2403.01427",
+        code="sunshangquan/logit-standardization-KD",
     ),
     fidelity="official-code",
 )

@@ -10,10 +10,13 @@ classes (Gram matrix of the classes), on a weak and a strong view.
 CIFAR-100: ce_weight 0.1, kd_weight 0.9, temperature 4; 240, 480 or 960 epochs by pair at a learning rate of 0.025 or
 0.01, RandAugment(2, 10) as the strong view. ImageNet (LSKD's configuration): both weights 0.5, temperature 1.
 
-Deviations: none from the official code, whose quirks are kept, since its numbers were made with them: the masks (below
-the median confidence of the teacher, by sample m_b and by class m_c) multiply sums that are already reduced, so that
-they act as factors of about one half; the second KL is of the strong view at the first three temperatures and of the
-weak one again at 2 and 6; the strong view's Gram terms are not used. Tables of other papers call the method MLKD.
+Deviations: none from the official code, whose quirks are kept, since its numbers were made with them:
+- The masks (below the median confidence of the teacher, by sample m_b and by class m_c) multiply sums that are already
+  reduced, so that they act as factors of about one half.
+- The second KL is of the strong view at the first three temperatures and of the weak one again at 2 and 6.
+- The strong view's Gram terms are not used.
+
+Tables of other papers call the method MLKD.
 """
 
 from __future__ import annotations
@@ -41,7 +44,11 @@ def gram_distance(ours: Tensor, theirs: Tensor) -> Tensor:
     "mlld",
     family="logits",
     paper=Paper(
-        "Multi-Level Logit Distillation", "Jin et al.", 2023, "CVPR", code="Jin-Ying/Multi-Level-Logit-Distillation"
+        title="Multi-Level Logit Distillation",
+        authors="Jin et al.",
+        year=2023,
+        venue="CVPR",
+        code="Jin-Ying/Multi-Level-Logit-Distillation",
     ),
     fidelity="official-code",
 )

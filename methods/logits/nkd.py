@@ -25,13 +25,13 @@ from kdbench.losses import soft_cross_entropy
     "nkd",
     family="logits",
     paper=Paper(
-        "From Knowledge Distillation to Self-Knowledge Distillation: A Unified Approach with Normalized Loss and"
+        title="From Knowledge Distillation to Self-Knowledge Distillation: A Unified Approach with Normalized Loss and"
         " Customized Soft Labels",
-        "Yang et al.",
-        2023,
-        "ICCV",
-        "2303.13005",
-        "yzd-v/cls_KD",
+        authors="Yang et al.",
+        year=2023,
+        venue="ICCV",
+        arxiv="2303.13005",
+        code="yzd-v/cls_KD",
     ),
     fidelity="official-code",
 )

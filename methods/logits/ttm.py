@@ -23,12 +23,12 @@ from kdbench import Batch, Method, Output, Paper, register
 from kdbench.losses import log_kl
 
 PAPER = Paper(
-    "Knowledge Distillation Based on Transformed Teacher Matching",
-    "Zheng & Yang",
-    2024,
-    "ICLR",
-    "2402.11148",
-    "zkxufo/TTM",
+    title="Knowledge Distillation Based on Transformed Teacher Matching",
+    authors="Zheng & Yang",
+    year=2024,
+    venue="ICLR",
+    arxiv="2402.11148",
+    code="zkxufo/TTM",
 )
 
 

@@ -25,12 +25,12 @@ from kdbench.losses import soft_cross_entropy
     "wsld",
     family="logits",
     paper=Paper(
-        "Rethinking Soft Labels for Knowledge Distillation: A Bias-Variance Tradeoff Perspective",
-        "Zhou et al.",
-        2021,
-        "ICLR",
-        "2102.00650",
-        "bellymonster/Weighted-Soft-Label-Distillation",
+        title="Rethinking Soft Labels for Knowledge Distillation: A Bias-Variance Tradeoff Perspective",
+        authors="Zhou et al.",
+        year=2021,
+        venue="ICLR",
+        arxiv="2102.00650",
+        code="bellymonster/Weighted-Soft-Label-Distillation",
     ),
     fidelity="official-code",
 )

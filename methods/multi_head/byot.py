@@ -11,12 +11,13 @@ classifiers learn from the labels and from the deepest one, which learns from la
 
 alpha 0.1, T 3, hint_weight 1.28e-4. The classifiers are dropped at test time.
 
-Deviations: the three losses, and that the deepest classifier has only the first, are the paper's; its values were not
-at hand. alpha, T, the T^2 factor and the hint are those of a public reimplementation (luanyunteng/
-pytorch-be-your-own-teacher: 1e-6 times a sum over batches of 128, which is 1.28e-4 times the mean over samples; it
-compares pooled features, the paper speaks of maps, and it weighs the deepest classifier 1 - alpha). The authors' later
-code for the journal version (ArchipLab-LinfengZhang/pytorch-self-distillation-final) has alpha 0.3 without T^2, T 3, a
-linear layer in front of the hint and weight 0.03 on its root, and attention on the stages.
+Deviations:
+- The three losses, and that the deepest classifier has only the first, are the paper's; its values were not at hand.
+- alpha, T, the T^2 factor and the hint are those of a public reimplementation
+  (luanyunteng/pytorch-be-your-own-teacher: 1e-6 times a sum over batches of 128, which is 1.28e-4 times the mean over
+  samples; it compares pooled features, the paper speaks of maps, and it weighs the deepest classifier 1 - alpha).
+- The authors' later code for the journal version (ArchipLab-LinfengZhang/pytorch-self-distillation-final) has alpha 0.3
+  without T^2, T 3, a linear layer in front of the hint and weight 0.03 on its root, and attention on the stages.
 """
 
 from __future__ import annotations
@@ -48,12 +49,12 @@ def branch(shape: Shape, last: Shape) -> nn.Sequential:
     "byot",
     family="multi_head",
     paper=Paper(
-        "Be Your Own Teacher: Improve the Performance of Convolutional Neural Networks via Self Distillation",
-        "Zhang et al.",
-        2019,
-        "ICCV",
-        "1905.08094",
-        "ArchipLab-LinfengZhang/pytorch-self-distillation-final",
+        title="Be Your Own Teacher: Improve the Performance of Convolutional Neural Networks via Self Distillation",
+        authors="Zhang et al.",
+        year=2019,
+        venue="ICCV",
+        arxiv="1905.08094",
+        code="ArchipLab-LinfengZhang/pytorch-self-distillation-final",
     ),
 )
 class BYOT(Method):

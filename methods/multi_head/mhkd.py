@@ -10,12 +10,15 @@ the student's heads imitates the teacher's head at its stage.
 CIFAR-100: T 4, ce_weight 0.1, kd_weight 0.9, beta 0.5. ImageNet: no value known. The teacher's heads
 learn from labels only and all heads are dropped at test time. With beta 0 the student learns as with `kd`.
 
-Deviations: the paper's head positions and beta are not known; the defaults are all stages but the last, and the
-value of the authors' sister weight. n_fc 2 is what others report of the paper (the authors' later code: 1).
-`head_pool` (0: off) pools larger maps before a head, for images of 224 pixels. How long the teacher's heads are
-pre-trained (`teacher_heads="pretrained"` or `"pretrained_fixed"`; ours: `pretrain_epochs` of SGD at 0.05 on plain
-images, all held in memory) is inferred. Of the authors' code are left out: freely chosen pairs of layers, orthogonal
-initialisation of the linear layers, and an epoch at which the heads' term stops.
+Deviations:
+- The paper's head positions and beta are not known; the defaults are all stages but the last, and the value of the
+  authors' sister weight.
+- n_fc 2 is what others report of the paper (the authors' later code: 1).
+- `head_pool` (0: off) pools larger maps before a head, for images of 224 pixels.
+- How long the teacher's heads are pre-trained (`teacher_heads="pretrained"` or `"pretrained_fixed"`; ours:
+  `pretrain_epochs` of SGD at 0.05 on plain images, all held in memory) is inferred.
+- Of the authors' code are left out: freely chosen pairs of layers, orthogonal initialisation of the linear layers, and
+  an epoch at which the heads' term stops.
 """
 
 from __future__ import annotations
@@ -55,9 +58,9 @@ class BranchHead(nn.Module):
     "mhkd",
     family="multi_head",
     paper=Paper(
-        "Multi-head Knowledge Distillation for Model Compression",
-        "Wang et al.",
-        2020,
+        title="Multi-head Knowledge Distillation for Model Compression",
+        authors="Wang et al.",
+        year=2020,
         arxiv="2012.02911",
         code="MingSun-Tse/Good-DA-in-KD",
     ),

@@ -16,10 +16,12 @@ all weights 1. There is no KL in the recipe: the final logits learn by O too. Th
     a student of equal blocks: 2x2 patches merged down to a 7x7 grid, K - k transformer blocks (at least one) of 4
         attention heads, the tokens' mean, a linear layer
 
-Deviations: stages are as many as the student has (four in the paper). Students whose maps all have one shape count as
-made of equal blocks; the official code treats a Swin so too. Tokens come without the class token, so their mean is
-read where the official code reads the class token. Attention has biases, which the official queries, keys and values
-have not. Grids that are odd are merged no further.
+Deviations:
+- Stages are as many as the student has (four in the paper).
+- Students whose maps all have one shape count as made of equal blocks; the official code treats a Swin so too.
+- Tokens come without the class token, so their mean is read where the official code reads the class token.
+- Attention has biases, which the official queries, keys and values have not.
+- Grids that are odd are merged no further.
 """
 
 from __future__ import annotations
@@ -89,12 +91,12 @@ class TokenHead(nn.Module):
     "ofa",
     family="multi_head",
     paper=Paper(
-        "One-for-All: Bridge the Gap Between Heterogeneous Architectures in Knowledge Distillation",
-        "Hao et al.",
-        2023,
-        "NeurIPS",
-        "2310.19444",
-        "Hao840/OFAKD",
+        title="One-for-All: Bridge the Gap Between Heterogeneous Architectures in Knowledge Distillation",
+        authors="Hao et al.",
+        year=2023,
+        venue="NeurIPS",
+        arxiv="2310.19444",
+        code="Hao840/OFAKD",
     ),
     fidelity="official-code",
 )

@@ -8,11 +8,12 @@ ensemble, a teacher made on the fly, from which each branch learns. No pretraine
 
 CIFAR: three branches, T 3, t_0 80 of 300 epochs. The authors' code has no ImageNet.
 
-Deviations: none from the official code but that t_0 is a share of the training. As there, 1e-7 is added to the
-ensemble's softened probabilities without making them sum to 1 again. The first branch is the student itself and is
-deployed, since it costs what the other methods' student costs; `deployment="ensemble"` deploys the gated ensemble (the
-paper's ONE-E). The other branches start from the first one's initial values in a random order, which is another draw
-from the same initialisation, but throws pretrained weights away.
+Deviations: none from the official code but that t_0 is a share of the training.
+- As there, 1e-7 is added to the ensemble's softened probabilities without making them sum to 1 again.
+- The first branch is the student itself and is deployed, since it costs what the other methods' student costs;
+  `deployment="ensemble"` deploys the gated ensemble (the paper's ONE-E).
+- The other branches start from the first one's initial values in a random order, which is another draw from the same
+  initialisation, but throws pretrained weights away.
 """
 
 from __future__ import annotations
@@ -77,12 +78,12 @@ class Gated(nn.Module):
     "one",
     family="multi_head",
     paper=Paper(
-        "Knowledge Distillation by On-the-Fly Native Ensemble",
-        "Lan et al.",
-        2018,
-        "NeurIPS",
-        "1806.04606",
-        "Lan1991Xu/ONE_NeurIPS2018",
+        title="Knowledge Distillation by On-the-Fly Native Ensemble",
+        authors="Lan et al.",
+        year=2018,
+        venue="NeurIPS",
+        arxiv="1806.04606",
+        code="Lan1991Xu/ONE_NeurIPS2018",
     ),
     fidelity="official-code",
 )

@@ -12,10 +12,12 @@ in which no teacher's loss rises, and no teacher's weight exceeds a tolerance.
 C 0.6 (C = 1 / K is `aver_mkd`, C >= 1 is MGDA), T 4, ce_weight 1, kd_weight 1 and weight 100 as in the code of Zhang
 et al. (CA-MKD), which has it with three teachers; the authors' own code takes kd_weight 0.9.
 
-Deviations: the problem is solved exactly, over all sets of weights at a bound; the official code solves it as a
-one-class SVM, to about 3e-4. As coded, gradients are taken at their length for `on="logits"` and normalised for
-"features" (`normalize` sets both). The official code skips the last partial batch. The weights sum to 1 anyway, so
-`kd_scale` changes nothing.
+Deviations:
+- The problem is solved exactly, over all sets of weights at a bound; the official code solves it as a one-class SVM, to
+  about 3e-4.
+- As coded, gradients are taken at their length for `on="logits"` and normalised for "features" (`normalize` sets both).
+- The official code skips the last partial batch.
+- The weights sum to 1 anyway, so `kd_scale` changes nothing.
 """
 
 from __future__ import annotations
@@ -78,10 +80,10 @@ def smallest_mix(gradients: Tensor, tolerance: float, normalize: bool = False) -
     "aekd",
     family="multi_teacher",
     paper=Paper(
-        "Agree to Disagree: Adaptive Ensemble Knowledge Distillation in Gradient Space",
-        "Du et al.",
-        2020,
-        "NeurIPS",
+        title="Agree to Disagree: Adaptive Ensemble Knowledge Distillation in Gradient Space",
+        authors="Du et al.",
+        year=2020,
+        venue="NeurIPS",
         code="AnTuo1998/AE-KD",
     ),
     fidelity="official-code",

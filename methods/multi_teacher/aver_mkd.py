@@ -23,7 +23,13 @@ from kdbench.losses import kl, sums_to_one
 @register(
     "aver_mkd",
     family="multi_teacher",
-    paper=Paper("Learning from Multiple Teacher Networks", "You et al.", 2017, "KDD", code="Rorozhl/CA-MKD"),
+    paper=Paper(
+        title="Learning from Multiple Teacher Networks",
+        authors="You et al.",
+        year=2017,
+        venue="KDD",
+        code="Rorozhl/CA-MKD",
+    ),
     fidelity="official-code",
 )
 class AverMKD(MultiTeacherMethod):

@@ -40,12 +40,12 @@ def confidence(logits: Sequence[Tensor], targets: Tensor) -> Tensor:
     "camkd",
     family="multi_teacher",
     paper=Paper(
-        "Confidence-Aware Multi-Teacher Knowledge Distillation",
-        "Zhang et al.",
-        2022,
-        "ICASSP",
-        "2201.00007",
-        "Rorozhl/CA-MKD",
+        title="Confidence-Aware Multi-Teacher Knowledge Distillation",
+        authors="Zhang et al.",
+        year=2022,
+        venue="ICASSP",
+        arxiv="2201.00007",
+        code="Rorozhl/CA-MKD",
     ),
     fidelity="official-code",
 )

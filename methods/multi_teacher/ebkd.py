@@ -10,9 +10,11 @@ As in the code of Zhang et al. (CA-MKD, ICASSP 2022): weight 1, T 4, three teach
 to K - 1, so that KD counts (K - 1) / K (`kd_scale="official"`); `"unit"` makes their sum 1, so that a table compares
 weightings and not strengths.
 
-Deviations: the paper is about speech and was not at hand; this is its form in that code. The code's log(softmax(z)) is
-not a number where a probability underflows, which log_softmax is not; teachers that are all perfectly sure count alike.
-The official code skips the last partial batch.
+Deviations:
+- The paper is about speech and was not at hand; this is its form in that code.
+- The code's log(softmax(z)) is not a number where a probability underflows, which log_softmax is not.
+- Teachers that are all perfectly sure count alike.
+- The official code skips the last partial batch.
 """
 
 from __future__ import annotations
@@ -38,7 +40,11 @@ def certainty(logits: Sequence[Tensor]) -> Tensor:
     "ebkd",
     family="multi_teacher",
     paper=Paper(
-        "Adaptive Knowledge Distillation Based on Entropy", "Kwon et al.", 2020, "ICASSP", code="Rorozhl/CA-MKD"
+        title="Adaptive Knowledge Distillation Based on Entropy",
+        authors="Kwon et al.",
+        year=2020,
+        venue="ICASSP",
+        code="Rorozhl/CA-MKD",
     ),
     fidelity="official-code",
 )

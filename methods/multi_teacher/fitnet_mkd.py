@@ -8,11 +8,14 @@ divergences.
 weight 100, second stage, T 4, three teachers of one architecture; the last term starts in the second epoch. The KL
 terms are `aver_mkd`'s and part of the recipe.
 
-Deviations: this is the loss that the code of CA-MKD (Zhang et al., 2022) and of AE-KD (Du et al., 2020) intends. Both
-average the hint terms through `torch.tensor`, which cuts the graph: as published the last term trains nothing, and rows
-of tables made with that code repeat those of `aver_mkd`. A student's map that is smaller than a teacher's by another
-factor than two meets the teacher's map pooled, as in `fitnet`. The official code skips the last partial batch. As the
-teachers' weights sum to 1 anyway, `kd_scale` changes nothing.
+Deviations:
+- This is the loss that the code of CA-MKD (Zhang et al., 2022) and of AE-KD (Du et al., 2020) intends. Both average the
+  hint terms through `torch.tensor`, which cuts the graph: as published the last term trains nothing, and rows of tables
+  made with that code repeat those of `aver_mkd`.
+- A student's map that is smaller than a teacher's by another factor than two meets the teacher's map pooled, as in
+  `fitnet`.
+- The official code skips the last partial batch.
+- As the teachers' weights sum to 1 anyway, `kd_scale` changes nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +33,14 @@ from kdbench.methods.multi_teacher.aver_mkd import AverMKD
 @register(
     "fitnet_mkd",
     family="multi_teacher",
-    paper=Paper("FitNets: Hints for Thin Deep Nets", "Romero et al.", 2015, "ICLR", "1412.6550", "Rorozhl/CA-MKD"),
+    paper=Paper(
+        title="FitNets: Hints for Thin Deep Nets",
+        authors="Romero et al.",
+        year=2015,
+        venue="ICLR",
+        arxiv="1412.6550",
+        code="Rorozhl/CA-MKD",
+    ),
 )
 class FitNetMKD(AverMKD):
     needs = frozenset({"features"})

@@ -15,15 +15,16 @@ T in [2, 6] and 4 where s is not known yet, MLPs of two layers of 128 with dropo
 `assistants=0` leaves the chain out (an ablation of the draft). `attention="heuristic"` and `schedule="heuristic"` are
 those of the authors' library DeepBridge, which is made for tables.
 
-Deviations, from a draft that leaves much open and that its authors' raw results contradict (there "HPM-KD" is plain
-KD): the cosine runs over the link's epochs, where the draft prints T_max; "slope" is the opposite of the formula, as
-the text around it wants. The chain is the pair's assistants, in fixed number: the draft makes them, in geometric sizes,
-and ends it when a link gains less than 1 % over its larger teacher, nearly always at once. KL is times T^2, which the
-text leaves out. Inferred are kd_weight 0.7 (that of the draft's KD), the schedule (to be picked in the first 10 % of
-the training, by no rule), slope_rate 1, t_m of 16 numbers, and x: pixels, pooled where a side is longer than 32. As in
-`takd` the links share the recipe's epochs in equal parts. The draft sets T every 10 epochs; here "cosine" and
-"heuristic" (whose 200 epochs are the link's) do each epoch, "loss" and "slope" each batch. The draft's configuration
-manager, parallel pipeline and shared memory do not touch one run with given values.
+Deviations, from a draft that leaves much open and that its authors' raw results contradict (there it is plain KD):
+- The cosine runs over the link's epochs, where the draft prints T_max; "slope" is the opposite of the formula, as the
+  text around it wants.
+- The chain is the pair's assistants, in fixed number: the draft makes them, in geometric sizes, and ends it when a link
+  gains less than 1 % over its larger teacher, nearly always at once.
+- Inferred are T^2 before KL, kd_weight 0.7 (that of the draft's KD), the schedule (picked in the first 10 % of the
+  training, by no rule), slope_rate 1, t_m of 16 numbers, and x: pixels, pooled where a side is longer than 32.
+- As in `takd` the links share the recipe's epochs equally. T is set every epoch ("loss", "slope": every batch), in the
+  draft every 10; the heuristic's 200 epochs are the link's.
+- The draft's configuration manager, parallel pipeline and shared memory are left out.
 """
 
 from __future__ import annotations
@@ -90,9 +91,9 @@ def heuristic_temperature(epoch: float, divergence: Tensor, lead: Tensor) -> Ten
     "hpm_kd",
     family="multi_teacher",
     paper=Paper(
-        "HPM-KD: Hierarchical Progressive Multi-Teacher Knowledge Distillation for Efficient Model Compression",
-        "Haase et al.",
-        2025,
+        title="HPM-KD: Hierarchical Progressive Multi-Teacher Knowledge Distillation for Efficient Model Compression",
+        authors="Haase et al.",
+        year=2025,
         arxiv="2512.09886",
         code="DeepBridge-Validation/DeepBridge",
     ),

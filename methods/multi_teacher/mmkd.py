@@ -10,17 +10,17 @@ teachers for two steps and then the labels for one would do better on samples th
         inner_steps steps of the optimizer on the last two terms, one on CE, then
         w and v descend d CE(after these steps) / d (their weights); the student is left as it was
 
-T 4, kd_weight 1, weight 100, K 3, SGD with Nesterov momentum. F is the last map, the larger one pooled; an MLP has one
-hidden layer of half its input. Of 256 hard images (`buffer`; 0: the current batch) the first come from the first
-batches, later ones are what the student gets wrong, at random places. The meta networks have an Adam of their own (rate
-1e-3, decay 1e-4) and move in these steps only.
+T 4, kd_weight 1, weight 100, K 3, SGD with Nesterov momentum. F is the last map, the larger pooled; an MLP has a hidden
+layer of half its input. Of 256 hard images (`buffer`; 0: the current batch) the first come from the first batches,
+later ones are what the student gets wrong. The meta networks have their own Adam (1e-3, decay 1e-4) for these steps.
 
-Deviations: the gradient goes through the optimizer's true update; the official code's forgets Nesterov's part of it,
-its steps do not (`nesterov_virtual=False` leaves it out of both). Under another optimizer than SGD the virtual steps
-are plain SGD at its rate. They are in float32. Batches smaller than the recipe's, which the official code skips, are
-used, the rows of their Gram matrices filled up with zeros. A buffer is cut at its size; there it grows on if no whole
-batches fill it. BatchNorm statistics stay, too; the official code moves them once more. An epoch's last batch has a
-meta step as well; on CIFAR the official code skips it. The weights sum to 1 anyway, so `kd_scale` changes nothing.
+Deviations:
+- The gradient goes through the optimizer's true update; the official code's forgets Nesterov's part, its steps do not
+  (`nesterov_virtual=False` leaves it out of both). Virtual steps are in float32, and plain SGD under
+  any other optimizer.
+- Batches smaller than the recipe's are used, their Gram matrices' rows filled up with zeros; the official code skips
+  them, and on CIFAR the meta step of an epoch's last batch.
+- A buffer is cut at its size (there it may grow on), BatchNorm statistics stay, and `kd_scale` changes nothing.
 """
 
 from __future__ import annotations
@@ -68,12 +68,12 @@ class Pupil(nn.Module):
     "mmkd",
     family="multi_teacher",
     paper=Paper(
-        "Adaptive Multi-Teacher Knowledge Distillation with Meta-Learning",
-        "Zhang et al.",
-        2023,
-        "ICME",
-        "2306.06634",
-        "Rorozhl/MMKD",
+        title="Adaptive Multi-Teacher Knowledge Distillation with Meta-Learning",
+        authors="Zhang et al.",
+        year=2023,
+        venue="ICME",
+        arxiv="2306.06634",
+        code="Rorozhl/MMKD",
     ),
     fidelity="official-code",
 )

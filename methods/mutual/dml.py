@@ -24,7 +24,11 @@ from kdbench.connectors import Ensemble
 from kdbench.losses import peer_kl
 
 
-@register("dml", family="mutual", paper=Paper("Deep Mutual Learning", "Zhang et al.", 2018, "CVPR", "1706.00384"))
+@register(
+    "dml",
+    family="mutual",
+    paper=Paper(title="Deep Mutual Learning", authors="Zhang et al.", year=2018, venue="CVPR", arxiv="1706.00384"),
+)
 class DML(MutualMethod):
     def __init__(
         self, n_students: int = 2, weight: float = 1.0, update: str = "simultaneous", deployment: str = "student"

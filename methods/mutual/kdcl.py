@@ -12,12 +12,14 @@ them. Every network sees its own distortion of the image, so that they agree on 
 ce_weight 1, kd_weight 1, T 4, minlogit. The paper finds linear and minlogit best on ImageNet, general on CIFAR-100. It
 trains networks of different capacity together, as `peer="teacher"` does with the pair's two architectures.
 
-Deviations: the paper's text and code were not at hand. The four targets are as others describe them; T and the equal
-weights are those of a public reimplementation. Images are distorted anew for each network in the paper; here the first
-network sees the recipe's view and every second one a view with RandAugment on top (`views="same"`: all see the first).
-The paper measures C on held-out images after each epoch; here on the batches of the epoch before, as they came, and the
-first epoch takes the mean. `linear` is exact for two networks and a few steps of Frank and Wolfe for more. The first
-network is deployed.
+Deviations: the paper's text and code were not at hand.
+- The four targets are as others describe them; T and the equal weights are those of a public reimplementation.
+- Images are distorted anew for each network in the paper; here the first network sees the recipe's view and every
+  second one a view with RandAugment on top (`views="same"`: all see the first).
+- The paper measures C on held-out images after each epoch; here on the batches of the epoch before, as they came, and
+  the first epoch takes the mean.
+- `linear` is exact for two networks and a few steps of Frank and Wolfe for more.
+- The first network is deployed.
 """
 
 from __future__ import annotations
@@ -68,7 +70,9 @@ TARGETS = {"naive": naive, "linear": linear, "minlogit": minlogit}
 @register(
     "kdcl",
     family="mutual",
-    paper=Paper("Online Knowledge Distillation via Collaborative Learning", "Guo et al.", 2020, "CVPR"),
+    paper=Paper(
+        title="Online Knowledge Distillation via Collaborative Learning", authors="Guo et al.", year=2020, venue="CVPR"
+    ),
     fidelity="reconstructed",
 )
 class KDCL(MutualMethod):

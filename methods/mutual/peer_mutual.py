@@ -6,11 +6,14 @@ One teacher teaches several students, which also learn from each other; the teac
 
 K 2 students, a 0.1, b 0.45, c 0.45, T 2. With c 0 each student does KD, with b 0 (a 1, T 1) it does DML.
 
-Deviations: the abstract fixes the structure only; K, the weights and T are inferred, and students are updated at once
-from one forward pass. `teacher_mode="online"` is the paper's: a teacher from scratch in the same steps, under the
-student's recipe; `"pretrained"` takes the suite's frozen teacher and is another method. The paper's claim is about the
-ensemble of students (`deployment="ensemble"`); by default one student is deployed, so that its cost compares with the
-other methods', and the record has the mean student's and the ensemble's accuracy beside it.
+Deviations: the abstract fixes the structure only.
+- K, the weights and T are inferred.
+- Students are updated at once from one forward pass.
+- `teacher_mode="online"` is the paper's: a teacher from scratch in the same steps, under the student's recipe;
+  `"pretrained"` takes the suite's frozen teacher and is another method.
+- The paper's claim is about the ensemble of students (`deployment="ensemble"`); by default one student is deployed, so
+  that its cost compares with the other methods', and the record has the mean student's and the ensemble's accuracy
+  beside it.
 """
 
 from __future__ import annotations
@@ -29,9 +32,9 @@ from kdbench.losses import kl, peer_kl
     "peer_mutual",
     family="mutual",
     paper=Paper(
-        "Augmenting Knowledge Distillation With Peer-To-Peer Mutual Learning For Model Compression",
-        "Niyaz & Bathula",
-        2021,
+        title="Augmenting Knowledge Distillation With Peer-To-Peer Mutual Learning For Model Compression",
+        authors="Niyaz & Bathula",
+        year=2021,
         arxiv="2110.11023",
     ),
     fidelity="reconstructed",

@@ -23,12 +23,12 @@ from kdbench.losses import wide
     "cc",
     family="relations",
     paper=Paper(
-        "Correlation Congruence for Knowledge Distillation",
-        "Peng et al.",
-        2019,
-        "ICCV",
-        "1904.01802",
-        "HobbitLong/RepDistiller",
+        title="Correlation Congruence for Knowledge Distillation",
+        authors="Peng et al.",
+        year=2019,
+        venue="ICCV",
+        arxiv="1904.01802",
+        code="HobbitLong/RepDistiller",
     ),
     fidelity="official-code",
 )

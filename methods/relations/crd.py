@@ -56,7 +56,12 @@ def nce(scores: Tensor, samples: int) -> Tensor:
     "crd",
     family="relations",
     paper=Paper(
-        "Contrastive Representation Distillation", "Tian et al.", 2020, "ICLR", "1910.10699", "HobbitLong/RepDistiller"
+        title="Contrastive Representation Distillation",
+        authors="Tian et al.",
+        year=2020,
+        venue="ICLR",
+        arxiv="1910.10699",
+        code="HobbitLong/RepDistiller",
     ),
     fidelity="official-code",
 )

@@ -16,12 +16,15 @@ weights 1, 20, 0.5, 10. No KL of logits. Four times as many samples pass through
 `views=1` leaves the rotations out (L_corr is then among the upright images). Tables also call it MLKD, a name that MLLD
 shares. MLP_a is larger than most networks for wide teachers (109 M parameters from 1280 to 2048): lower `align_mult`.
 
-Deviations: the code is the preprint's; the journal's abstract names two levels, so that L_sup may have gone
-(`contrast_weight=0`). The official code rotates the image and then crops each view on its own. Here the batch's own
-view, which is flipped and cropped already, is the upright one; the others are its rotations, moved anew by at most
-`shift` of the side (an eighth: 4 px of 32), so that they may lose more of the rim; ImageNet's views are not resized
-anew. What is uncovered is black, as far as the first 32 batches hold it. As there, the correlation's softmax runs over
-the batch, so that its weight is one for batches of 64.
+Deviations:
+- The code is the preprint's; the journal's abstract names two levels, so that L_sup may have gone
+  (`contrast_weight=0`).
+- The official code rotates the image and then crops each view on its own. Here the batch's own view, which is flipped
+  and cropped already, is the upright one; the others are its rotations, moved anew by at most `shift` of the side (an
+  eighth: 4 px of 32), so that they may lose more of the rim.
+- ImageNet's views are not resized anew.
+- What is uncovered is black, as far as the first 32 batches hold it.
+- As in the official code, the correlation's softmax runs over the batch, so that its weight is one for batches of 64.
 """
 
 from __future__ import annotations
@@ -78,12 +81,12 @@ def moved(images: Tensor, distance: int, background: Tensor) -> Tensor:
     "dlkd",
     family="relations",
     paper=Paper(
-        "Dual-Level Knowledge Distillation via Knowledge Alignment and Correlation",
-        "Ding et al.",
-        2024,
-        "TNNLS",
-        "2012.00573",
-        "ifding/DLKD",
+        title="Dual-Level Knowledge Distillation via Knowledge Alignment and Correlation",
+        authors="Ding et al.",
+        year=2024,
+        venue="TNNLS",
+        arxiv="2012.00573",
+        code="ifding/DLKD",
     ),
     fidelity="official-code",
     aliases=("mlkd_align_corr",),

@@ -7,9 +7,10 @@ Stage by stage the similarities within a batch agree, under two kernels: cosine 
 
 CIFAR-100: weight 1, in the toolbox beside KL with weight 1 and T 4. ImageNet: no value known.
 
-Deviations: the code of the SemCKD toolbox, which is what tables compare with. There the decaying weight of the later
-stages is computed and never used; that is kept (`first_weight`). The paper's auxiliary teacher, there a student of
-twice the width trained by pkt, is left out. Cosine similarities are at least 1e-7, so that they have a logarithm.
+Deviations: the code of the SemCKD toolbox, which is what tables compare with.
+- There the decaying weight of the later stages is computed and never used; that is kept (`first_weight`).
+- The paper's auxiliary teacher, there a student of twice the width trained by pkt, is left out.
+- Cosine similarities are at least 1e-7, so that they have a logarithm.
 """
 
 from __future__ import annotations
@@ -46,12 +47,12 @@ def flow_divergence(student: Tensor, teacher: Tensor) -> Tensor:
     "hkd",
     family="relations",
     paper=Paper(
-        "Heterogeneous Knowledge Distillation Using Information Flow Modeling",
-        "Passalis et al.",
-        2020,
-        "CVPR",
-        "2005.00727",
-        "DefangChen/SemCKD",
+        title="Heterogeneous Knowledge Distillation Using Information Flow Modeling",
+        authors="Passalis et al.",
+        year=2020,
+        venue="CVPR",
+        arxiv="2005.00727",
+        code="DefangChen/SemCKD",
     ),
     fidelity="official-code",
 )

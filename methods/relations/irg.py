@@ -46,7 +46,12 @@ def change(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> Tenso
     "irg",
     family="relations",
     paper=Paper(
-        "Knowledge Distillation via Instance Relationship Graph", "Liu et al.", 2019, "CVPR", "", "DefangChen/SemCKD"
+        title="Knowledge Distillation via Instance Relationship Graph",
+        authors="Liu et al.",
+        year=2019,
+        venue="CVPR",
+        arxiv="",
+        code="DefangChen/SemCKD",
     ),
     fidelity="official-code",
 )

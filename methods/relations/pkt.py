@@ -41,12 +41,12 @@ def similarity_loss(student: Tensor, teacher: Tensor) -> Tensor:
     "pkt",
     family="relations",
     paper=Paper(
-        "Learning Deep Representations with Probabilistic Knowledge Transfer",
-        "Passalis & Tefas",
-        2018,
-        "ECCV",
-        "1803.10837",
-        "HobbitLong/RepDistiller",
+        title="Learning Deep Representations with Probabilistic Knowledge Transfer",
+        authors="Passalis & Tefas",
+        year=2018,
+        venue="ECCV",
+        arxiv="1803.10837",
+        code="HobbitLong/RepDistiller",
     ),
     fidelity="official-code",
 )

@@ -39,7 +39,12 @@ def angles(embedding: Tensor) -> Tensor:
     "rkd",
     family="relations",
     paper=Paper(
-        "Relational Knowledge Distillation", "Park et al.", 2019, "CVPR", "1904.05068", "HobbitLong/RepDistiller"
+        title="Relational Knowledge Distillation",
+        authors="Park et al.",
+        year=2019,
+        venue="CVPR",
+        arxiv="1904.05068",
+        code="HobbitLong/RepDistiller",
     ),
     fidelity="official-code",
 )

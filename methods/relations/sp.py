@@ -31,12 +31,12 @@ def similarity_loss(student: Tensor, teacher: Tensor) -> Tensor:
     "sp",
     family="relations",
     paper=Paper(
-        "Similarity-Preserving Knowledge Distillation",
-        "Tung & Mori",
-        2019,
-        "ICCV",
-        "1907.09682",
-        "HobbitLong/RepDistiller",
+        title="Similarity-Preserving Knowledge Distillation",
+        authors="Tung & Mori",
+        year=2019,
+        venue="ICCV",
+        arxiv="1907.09682",
+        code="HobbitLong/RepDistiller",
     ),
     fidelity="official-code",
 )

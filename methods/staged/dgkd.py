@@ -7,10 +7,11 @@ while the student trains one of them, drawn anew for each batch, is left out.
 
 kd_weight 1 (no labels), T 5, dropped 1. The paper's chains have up to three assistants; here two.
 
-Deviations: as in `takd`, the networks share the recipe's epochs in equal parts, the last weights are passed on, and the
-divergence is a mean over classes too, as in the official code (`reduction="classes"` sums): without labels and with 100
-classes a weight decay made for cross-entropy then weighs heavily. The code leaves one network out for whatever it
-trains; here only for the student, and never the last one.
+Deviations:
+- As in `takd`, the networks share the recipe's epochs in equal parts and pass on their last weights.
+- The divergence is a mean over classes too, as in the official code (`reduction="classes"` sums): without labels and
+  with 100 classes a weight decay made for cross-entropy then weighs heavily.
+- The code leaves one network out for whatever it trains; here only for the student, and never the last one.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ from kdbench.methods.staged.takd import TAKD
     "dgkd",
     family="staged",
     paper=Paper(
-        "Densely Guided Knowledge Distillation using Multiple Teacher Assistants",
-        "Son et al.",
-        2021,
-        "ICCV",
-        "2009.08825",
-        "wonchulSon/DGKD",
+        title="Densely Guided Knowledge Distillation using Multiple Teacher Assistants",
+        authors="Son et al.",
+        year=2021,
+        venue="ICCV",
+        arxiv="2009.08825",
+        code="wonchulSon/DGKD",
     ),
     fidelity="official-code",
 )

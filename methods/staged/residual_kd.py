@@ -10,12 +10,14 @@ together. They are the given student made narrower, twice, so that together they
 Deployed is h(e). Student 0.9 and assistant 0.25 times as wide, weight 100. phi, psi: 1x1 convolution and BN to the
 teacher's channels; the larger map is pooled to the smaller one's size.
 
-Deviations: only the abstract was at hand. Inferred are the equations, the adapters, one classifier h on the teacher's
-channels for both predictions, training both networks at once, the widths and the weight (FitNets'). Stages are paired
-from the deepest on where their numbers differ. The squares of the widths add up to 0.87, not 1, because a stem's cost
-does not fall with the square of the width: so the tables' multiplications stay below the plain student's from CIFAR
-networks to ResNet-18 on ImageNet. At another width no network can start from the plain student's weights; the first
-starts from the same random numbers. Layers between a network's last map and its classifier are not used.
+Deviations: only the abstract was at hand.
+- Inferred are the equations, the adapters, one classifier h on the teacher's channels for both predictions, training
+  both networks at once, the widths and the weight (FitNets').
+- Stages are paired from the deepest on where their numbers differ.
+- The squares of the widths add up to 0.87, not 1, because a stem's cost does not fall with the square of the width: so
+  the tables' multiplications stay below the plain student's from CIFAR networks to ResNet-18 on ImageNet.
+- At another width no network can start from the plain student's weights; the first starts from the same random numbers.
+- Layers between a network's last map and its classifier are not used.
 """
 
 from __future__ import annotations
@@ -60,7 +62,7 @@ class Fused(nn.Module):
 @register(
     "residual_kd",
     family="staged",
-    paper=Paper("Residual Knowledge Distillation", "Gao et al.", 2020, arxiv="2002.09168"),
+    paper=Paper(title="Residual Knowledge Distillation", authors="Gao et al.", year=2020, arxiv="2002.09168"),
     fidelity="reconstructed",
 )
 class ResidualKD(MutualMethod):

@@ -9,10 +9,11 @@ then the head alone learns the task. No two losses are ever weighed against each
 
 Not the self-supervised SSKD of Xu et al. (ECCV 2020).
 
-Deviations: the body of the paper was not at hand. Inferred are the greedy freezing (with norms in eval mode), a 1x1
-convolution without activation as adapter where the channels differ (none where they agree), pooling the larger map
-to the smaller, the epochs (40 of 240 for the head, the others split equally over the stages), and the rate's restart
-in each phase with drops at 60 % and 80 % of it. `unfreeze_head_stage=True` trains everything in the last phase.
+Deviations: the body of the paper was not at hand.
+- Inferred are the greedy freezing (with norms in eval mode), a 1x1 convolution without activation as adapter where the
+  channels differ (none where they agree), pooling the larger map to the smaller, the epochs (40 of 240 for the head,
+  the others split equally over the stages), and the rate's restart in each phase with drops at 60 % and 80 % of it.
+- `unfreeze_head_stage=True` trains everything in the last phase.
 """
 
 from __future__ import annotations
@@ -29,7 +30,12 @@ MILESTONES = (0.6, 0.8)
 @register(
     "sskd",
     family="staged",
-    paper=Paper("An Embarrassingly Simple Approach for Knowledge Distillation", "Gao et al.", 2018, arxiv="1812.01819"),
+    paper=Paper(
+        title="An Embarrassingly Simple Approach for Knowledge Distillation",
+        authors="Gao et al.",
+        year=2018,
+        arxiv="1812.01819",
+    ),
     fidelity="reconstructed",
 )
 class SSKD(Method):

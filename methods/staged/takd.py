@@ -11,11 +11,13 @@ kd_weight 0.5, T 5, one assistant. The authors search kd_weight (0.05 to 1), T (
 the test set, and the paper does not give what was found. Asked in their repository they name 0.5 and 5 for a run
 without the search, and for CIFAR-100 0.04 with T 5 or 10.
 
-Deviations: the networks share the recipe's epochs, in equal parts, each with the whole schedule; the paper trains every
-one for all of them, so double the recipe's epochs for the paper's training of the student with one assistant. A network
-passes on its last weights, not those that did best on the test set. As in the official code the divergence is a mean
-over classes too, which is K times less than this benchmark's sum: with 100 classes little of it is left.
-`reduction="classes"` sums. The assistants are the pair's first ones, largest first.
+Deviations:
+- The networks share the recipe's epochs, in equal parts, each with the whole schedule; the paper trains every one for
+  all of them, so double the recipe's epochs for the paper's training of the student with one assistant.
+- A network passes on its last weights, not those that did best on the test set.
+- As in the official code the divergence is a mean over classes too, which is K times less than this benchmark's sum:
+  with 100 classes little of it is left. `reduction="classes"` sums.
+- The assistants are the pair's first ones, largest first.
 """
 
 from __future__ import annotations
@@ -35,12 +37,12 @@ from kdbench.losses import kl
     "takd",
     family="staged",
     paper=Paper(
-        "Improved Knowledge Distillation via Teacher Assistant",
-        "Mirzadeh et al.",
-        2020,
-        "AAAI",
-        "1902.03393",
-        "imirzadeh/Teacher-Assistant-Knowledge-Distillation",
+        title="Improved Knowledge Distillation via Teacher Assistant",
+        authors="Mirzadeh et al.",
+        year=2020,
+        venue="AAAI",
+        arxiv="1902.03393",
+        code="imirzadeh/Teacher-Assistant-Knowledge-Distillation",
     ),
     fidelity="official-code",
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from typer.testing import CliRunner
 from kdbench.board import terminal
 from kdbench.board.compare import compare
 from kdbench.board.power import plan, seeds_needed
+from kdbench.board.results import Tables
 from kdbench.board.runs import protocol_text, runs_table
 from kdbench.board.statistics.intervals import holm, paired, summary
-from kdbench.board.tables import leaderboard_table, write_csv
-from kdbench.board.wide import common_note, ranking, wide_table
+from kdbench.board.statistics.ranks import CriticalDifference
+from kdbench.board.tables import write_csv
 from kdbench.commands.cli import app
 from kdbench.errors import KDBenchError
 
@@ -36,6 +38,7 @@ def record(method: str, top1: float | None, seed: int = 0, pair: str = "T -> S",
         "status": "done" if done else "failed",
         "reason": "" if done else "it broke",
         "cell": {
+            "task": "image",
             "dataset": "d",
             "protocol": changes.pop("protocol", {}),
             "pair": pair,
@@ -65,6 +68,7 @@ def record(method: str, top1: float | None, seed: int = 0, pair: str = "T -> S",
 def cell(method: str, seed: int = 0, pair: str = "T -> S") -> dict[str, Any]:
     return {
         "suite": "s",
+        "task": "image",
         "dataset": "d",
         "protocol": {},
         "pair": pair,
@@ -74,6 +78,23 @@ def cell(method: str, seed: int = 0, pair: str = "T -> S") -> dict[str, Any]:
         "family": "logits",
         "seed": seed,
     }
+
+
+def tables(records: list[dict[str, Any]], expected: Sequence[dict[str, Any]] = (), common: bool = False) -> Tables:
+    made = Tables(records, expected)
+    return made.common() if common else made
+
+
+def leaderboard_table(*args: Any, **options: Any) -> pd.DataFrame:
+    return tables(*args, **options).long
+
+
+def wide_table(*args: Any, **options: Any) -> pd.DataFrame:
+    return tables(*args, **options).wide
+
+
+def ranking(records: list[dict[str, Any]]) -> CriticalDifference | None:
+    return tables(records).ranking
 
 
 THREE = [
@@ -134,9 +155,13 @@ def test_paired_differences_follow_the_paired_t_test() -> None:
     assert d.p == pytest.approx(stats.ttest_rel(a, b).pvalue)
 
 
-@pytest.mark.parametrize(("shift", "p"), [(0.0, 1.0), (1.5, 0.0)])
-def test_equal_differences_are_no_division_by_zero(shift: float, p: float) -> None:
-    assert paired([1.0 + shift, 2.0 + shift], [1.0, 2.0]).p == p
+@pytest.mark.parametrize("shift", [0.0, 1.5, 0.28])
+@pytest.mark.parametrize("scores", [[98.0, 97.5], [90.0, 89.72, 89.44]])
+def test_equal_differences_give_neither_p_nor_interval(shift: float, scores: list[float]) -> None:
+    found = paired([score + shift for score in scores], scores)
+    assert found.mean == pytest.approx(shift)
+    assert np.isnan([found.p, found.low, found.high]).all()
+    assert np.isnan(holm([found.p, 0.4, 0.4])[0])
 
 
 def test_a_pair_row_has_mean_spread_differences_and_cost() -> None:
@@ -249,8 +274,14 @@ def test_a_table_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
 
 def test_a_clear_difference_is_called_one() -> None:
     verdict = compare(THREE, "kd", "student").verdict
-    assert verdict.startswith("kd is better than student by 2.00 points (95 % CI +0.76 to +3.24, p = 0.02")
+    assert verdict.startswith("kd is better than student by 2.00 points of top-1 (95 % CI +0.76 to +3.24, p = 0.02")
     assert compare(THREE, "student", "kd").verdict.startswith("student is worse than kd")
+
+
+def test_equal_differences_are_called_too_coarse_to_test() -> None:
+    runs = [record(name, score, seed) for seed in (0, 1, 2) for name, score in (("a", 70.0 + seed), ("b", 69.5 + seed))]
+    verdict = compare(runs, "a", "b").verdict
+    assert verdict == "cannot tell a and b apart: +0.50 points of top-1 in each of 3 paired runs, too coarse to test"
 
 
 def test_an_unclear_difference_is_called_unclear() -> None:
@@ -273,7 +304,7 @@ def test_comparing_runs_of_different_seeds_is_refused() -> None:
 
 @pytest.mark.parametrize("width", [80, 100, 160])
 def test_the_leaderboard_fits_the_terminal_and_shows_the_essentials(width: int) -> None:
-    text = printed(terminal.leaderboard(leaderboard_table(THREE), width), width)
+    text = printed(terminal.leaderboard(tables(THREE), width), width)
     assert max(map(len, text.splitlines())) <= width
     assert "73.00 ± 1.32 (3)" in text
     assert "+2.00 [+0.76, +3.24]" in text
@@ -282,31 +313,48 @@ def test_the_leaderboard_fits_the_terminal_and_shows_the_essentials(width: int) 
 
 def test_a_star_marks_a_difference_to_kd_that_stands_for_the_number_of_methods() -> None:
     more = [record(m, kd["result"]["top1"] + seed - 1, seed) for m in "xy" for seed, kd in enumerate(THREE[3:6])]
-    few, many = (printed(terminal.leaderboard(leaderboard_table(r), 100), 100) for r in (THREE, [*THREE, *more]))
+    few, many = (printed(terminal.leaderboard(tables(r), 100), 100) for r in (THREE, [*THREE, *more]))
     assert "-2.00*" in few  # the student's p is 0.02: 0.04 of two tests, 0.08 of four
     assert "-2.00 " in many
 
 
+@pytest.mark.parametrize("width", [48, 60, 80, 100])
+def test_a_methods_name_is_never_folded_columns_go_instead(width: int) -> None:
+    name = "cat_kd(temperature=2)"
+    runs = [*NINE, *(record(name, 71.0 + seed, seed, pair) for seed in range(3) for pair in PAIRS)]
+    for part in (terminal.leaderboard, terminal.suite):
+        text = printed(part(tables(runs), width), width)
+        assert name in text
+        assert max(map(len, text.splitlines())) <= width
+
+
 @pytest.mark.parametrize("width", [80, 100, 160])
 def test_the_suites_aggregates_fit_the_terminal(width: int) -> None:
-    text = printed(terminal.suite(wide_table(NINE), width), width)
+    text = printed(terminal.suite(tables(NINE), width), width)
     assert max(map(len, text.splitlines())) <= width
     assert "the suite, 3 pairs" in text
     assert "3/0/0" in text
 
 
 def test_one_pair_has_no_aggregates_to_show() -> None:
-    assert terminal.suite(wide_table(THREE), 100) == []
+    assert terminal.suite(tables(THREE), 100) == []
 
 
 def test_what_is_missing_is_said_in_the_terminal_once_for_all_methods_that_miss_it() -> None:
     records = [record("student", 70.0), record("kd", None), record("dkd", None)]
-    assert "1 failed: it broke: dkd, kd" in printed(terminal.leaderboard(leaderboard_table(records), 100), 100)
+    assert "1 failed: it broke: dkd, kd" in printed(terminal.leaderboard(tables(records), 100), 100)
+
+
+def test_a_terminal_scales_counts_as_the_page_does() -> None:
+    large = [{**r, "cost": {**r["cost"], "deployed_parameters": 999_500}} for r in THREE]
+    text = printed(terminal.leaderboard(tables(large), 200), 200)
+    assert " 1M " in text
+    assert "e+03" not in text
 
 
 def test_a_teacher_that_is_no_better_than_the_student_is_said() -> None:
-    text = printed(terminal.leaderboard(leaderboard_table([record("student", 70.0, teacher=69.0)]), 100), 100)
-    assert "teacher 69.00 (not above the student)" in text
+    text = printed(terminal.leaderboard(tables([record("student", 70.0, teacher=69.0)]), 100), 100)
+    assert "teacher 69.00 (not better than the student)" in text
 
 
 def test_p_values_are_those_of_the_paired_t_test_and_holms_family_is_the_board() -> None:
@@ -411,7 +459,7 @@ def test_common_ranks_over_the_pairs_that_all_methods_finished_and_says_so() -> 
     assert row(long, "kd", "overall")["remark"] == "over 2 of 3 pairs"
     assert row(long, "crd", "U -> S")["failed"] == 1
     assert math.isnan(wide_row(table, "broken")["rank"])
-    assert common_note(records) == (
+    assert tables(records, common=True).note == (
         "Ranked over 2 of 3 pairs; left out: d, U -> S (not finished by crd)."
         " Not ranked, for nothing is finished: broken"
     )
@@ -420,8 +468,8 @@ def test_common_ranks_over_the_pairs_that_all_methods_finished_and_says_so() -> 
 def test_common_falls_back_to_seeds_where_no_pair_is_finished_by_all() -> None:
     records = without(THREE, "dkd", 1, "T -> S")
     assert wide_row(wide_table(records, common=True), "dkd")["vs_kd_n"] == 2
-    assert common_note(records) == "Ranked over 2 of 3 seeds; left out: seed 1 (not finished by dkd)"
-    assert common_note(NINE) == ""
+    assert tables(records, common=True).note == "Ranked over 2 of 3 seeds; left out: seed 1 (not finished by dkd)"
+    assert tables(NINE, common=True).note == ""
     with pytest.raises(KDBenchError, match="no place and no seed is finished by all methods"):
         wide_table([record("a", 70.0, 0), record("b", 70.0, 1)], common=True)
 
@@ -449,7 +497,7 @@ def test_a_suite_in_which_nothing_is_done_has_a_table_of_what_is_missing() -> No
     expected = [cell("student"), cell("kd")]
     assert wide_table([], expected)["missing"].tolist() == [1, 1]
     assert leaderboard_table([], expected)["rank"].isna().all()
-    assert "1 missing: kd, student" in printed(terminal.leaderboard(leaderboard_table([], expected), 100), 100)
+    assert "1 missing: kd, student" in printed(terminal.leaderboard(tables([], expected), 100), 100)
 
 
 def test_the_ranking_is_by_places_and_at_one_place_by_seeds() -> None:

@@ -360,15 +360,97 @@ def records_of(finished: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in finished.glob("records/*.json")}
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"id": 1}', '{"id": 1, "status": 1, "cell": 1, "schema": 1}'])
-@pytest.mark.parametrize("command", ["run", "leaderboard", "status"])
-def test_a_damaged_record_is_named(kdbench: Command, finished: Path, command: str, content: str) -> None:
+LOOKS = {
+    "leaderboard": ("leaderboard",),
+    "status": ("status",),
+    "dry run": ("run", "--dry-run"),
+    "report": ("report", "--no-plots", "-o", "site"),
+}
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_damaged_record_is_named_and_left_and_the_rest_is_shown(
+    kdbench: Command, finished: Path, monkeypatch: pytest.MonkeyPatch, look: str
+) -> None:
+    monkeypatch.chdir(finished)
     record = kd_record(finished)
+    record.write_text("{")
+    before = records_of(finished)
+    command, *more = LOOKS[look]
+    outcome = kdbench(command, finished.parents[1] / "tiny.toml", "--out", finished.parent, *more)
+    assert outcome.code == 0
+    assert f"kdbench: record {str(record)!r} is damaged" in outcome.err
+    assert "kdbench: 1 record left out of what is shown" in outcome.err
+    assert "Traceback" not in outcome.err
+    assert records_of(finished) == before
+
+
+@pytest.mark.parametrize("command", [("compare", "student", "kd", "--suite"), ("power", "--methods", "kd,student")])
+def test_a_damaged_record_is_named_where_nothing_is_left_to_compare(
+    kdbench: Command, finished: Path, command: tuple[str, ...]
+) -> None:
+    record = kd_record(finished)
+    record.write_text("{")
+    outcome = kdbench(*command, finished.parents[1] / "tiny.toml", "--out", finished.parent)
+    assert outcome.code == 2
+    assert f"kdbench: record {str(record)!r} is damaged" in outcome.err
+    assert "Traceback" not in outcome.err
+
+
+@pytest.mark.parametrize("content", ["", '{"id": 1, "status": 1, "cell": 1, "schema": 1}'])
+def test_a_run_puts_a_damaged_record_aside_and_makes_it_again(run: Command, finished: Path, content: str) -> None:
+    record = kd_record(finished)
+    whole = json.loads(record.read_text())
     record.write_text(content)
-    others = records_of(finished)
-    outcome = kdbench(command, finished.parents[1] / "tiny.toml", "--out", finished.parent)
-    outcome.refuses(f"record {str(record)!r} is damaged", "delete it and run again")
-    assert records_of(finished) == others
+    before = records_of(finished)
+    outcome = run()
+    assert outcome.code == 0
+    aside = finished / "records" / "damaged" / record.name
+    assert f"kdbench: record {str(record)!r} is damaged" in outcome.err
+    assert f"it is now {str(aside)!r}, and its cell runs again" in outcome.err
+    assert aside.read_text() == content
+    assert json.loads(record.read_text())["result"] == whole["result"]
+    assert {n: c for n, c in records_of(finished).items() if n != record.name} == {
+        n: c for n, c in before.items() if n != record.name
+    }
+
+
+def test_a_record_that_may_not_be_read_is_never_touched(
+    kdbench: Command, run: Command, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, real = kd_record(finished), Path.read_bytes
+
+    def refuse(self: Path) -> bytes:
+        if self == record:
+            raise PermissionError(13, "Permission denied")
+        return real(self)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    for outcome in (run(), kdbench("status", finished.parents[1] / "tiny.toml", "--out", finished.parent)):
+        assert outcome.code == 0
+        assert f"record {str(record)!r} cannot be read (Permission denied): change its permissions" in outcome.err
+        assert "delete" not in outcome.err
+        assert "damaged" not in outcome.err
+    monkeypatch.undo()
+    assert json.loads(record.read_text())["status"] == "done"
+
+
+def test_a_folder_of_records_that_may_not_be_looked_into_is_a_sentence(
+    kdbench: Command, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Any) -> list[str]:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("kdbench.records.os.listdir", refuse)
+    outcome = kdbench("leaderboard", finished.parents[1] / "tiny.toml", "--out", finished.parent)
+    outcome.refuses(f"folder {str(finished / 'records')!r} cannot be read (Permission denied)")
+
+
+def test_what_a_finder_leaves_beside_records_stops_nothing(run: Command, finished: Path) -> None:
+    (finished / "records" / f"._{kd_record(finished).name}").write_bytes(b"\0\5\x16\7")
+    outcome = run()
+    assert outcome.code == 0
+    assert "is damaged" in outcome.err
 
 
 def test_a_deleted_record_is_made_again_and_no_other(run: Command, finished: Path) -> None:
@@ -383,29 +465,29 @@ def test_a_deleted_record_is_made_again_and_no_other(run: Command, finished: Pat
     assert results[0] == results[1]
 
 
-def test_a_damaged_resume_checkpoint_is_named(run: Command, finished: Path) -> None:
+def test_a_damaged_resume_checkpoint_is_set_aside_and_said(run: Command, finished: Path) -> None:
     record = kd_record(finished)
+    before, result = records_of(finished), json.loads(record.read_text())["result"]
     record.unlink()
-    others = records_of(finished)
     checkpoint = finished / "checkpoints" / f"{record.stem}.pt"
     checkpoint.parent.mkdir(exist_ok=True)
     checkpoint.write_bytes(b"half a file")
-    run().refuses(f"checkpoint {str(checkpoint)!r} is damaged: delete it")
-    assert records_of(finished) == others
-    checkpoint.unlink()
-    assert run().code == 0
+    outcome = run()
+    assert outcome.code == 0
+    assert f"checkpoint {str(checkpoint)!r} is not used (it is no checkpoint of this version" in outcome.out
+    assert json.loads(record.read_text())["result"] == result
+    assert records_of(finished).keys() == before.keys()
+    assert [path.name for path in checkpoint.parent.iterdir()] == [f"{checkpoint.name}.damaged"]
 
 
-def test_damaged_weights_of_a_trained_teacher_are_named_and_made_again_when_deleted(
-    run: Command, finished: Path
-) -> None:
+def test_damaged_weights_of_a_trained_teacher_are_set_aside_said_and_made_again(run: Command, finished: Path) -> None:
     kd_record(finished).unlink()
     (weights,) = (finished.parent / "teachers" / "weights").iterdir()
     whole = weights.read_bytes()
     weights.write_bytes(b"half a file")
-    run().refuses(f"checkpoint {str(weights)!r} cannot be read", "delete it")
-    weights.unlink()
-    assert run().code == 0
+    outcome = run()
+    assert outcome.code == 0
+    assert f"weights {str(weights)!r} are not used (it cannot be read as weights" in outcome.out
     assert weights.read_bytes() == whole
 
 
@@ -491,3 +573,17 @@ def test_ctrl_c_says_how_to_go_on_and_gives_status_130(tmp_path: Path) -> None:
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err == "kdbench: interrupted; the same command goes on from the last finished epoch\n"
+
+
+def test_a_suite_that_is_nested_without_end_is_refused(run: Command) -> None:
+    run(text=f"x = {'[' * 5000}{']' * 5000}\n{SUITE}").refuses("tiny.toml' is nested too deeply")
+
+
+def test_a_suite_with_an_endless_name_is_refused(run: Command) -> None:
+    run(text=changed('name = "tiny"', f'name = "{"x" * 300}"')).refuses("has 300 letters, and it names a folder")
+
+
+def test_a_pretrained_teacher_of_other_classes_is_refused(run: Command) -> None:
+    teacher = '{ network = "test_resnet.r160_in1k", weights = "pretrained" }'
+    outcome = run(text=changed('teacher = "cifar_resnet8"', f"teacher = {teacher}"))
+    outcome.refuses("'test_resnet.r160_in1k' were made for 1000 classes, but the data has 10")

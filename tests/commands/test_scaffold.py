@@ -10,7 +10,7 @@ import pytest
 
 from kdbench import registry
 from kdbench.commands import cli
-from kdbench.commands.scaffold import _BODIES, method_source, write_method
+from kdbench.commands.scaffold import families, method_source, write_method
 from kdbench.errors import KDBenchError
 from kdbench.testing.checks import trains
 from kdbench.testing.trial import Bench
@@ -18,7 +18,7 @@ from kdbench.testing.trial import Bench
 pytestmark = pytest.mark.usefixtures("temporary")
 
 ROOT = Path(__file__).parents[2]
-FAMILIES = sorted(_BODIES)
+FAMILIES = families()
 
 
 def test_there_is_a_template_of_every_family_but_the_baseline() -> None:

@@ -62,6 +62,17 @@ def test_a_docstring_falls_into_its_parts() -> None:
     }
 
 
+def test_each_dash_of_a_docstring_is_a_paragraph() -> None:
+    parts = sections("T.\n\n    L = CE\n\nDeviations: of two\nkinds.\n- One is\n  long - so long.\n- Two.\n\nMore.")
+    assert parts["deviations"] == "of two kinds.\n\n- One is long - so long.\n\n- Two.\n\nMore."
+    assert sections("T.\n\n    L = CE\n\nDeviations:\n- One.\n- Two.")["deviations"] == "- One.\n\n- Two."
+
+
+def test_deviations_of_a_method_are_shown_dash_by_dash() -> None:
+    lines = [line.strip() for line in shown("hkd", 200).splitlines()]
+    assert sum(line.startswith("- ") for line in lines) == 3
+
+
 @pytest.mark.parametrize("name", registry.names())
 def test_every_method_can_be_shown(name: str) -> None:
     parts = sections(inspect.getdoc(inspect.getmodule(registry.get(name))) or "")

@@ -39,6 +39,13 @@ def test_importing_kdbench_loads_no_heavy_library() -> None:
     assert not HEAVY & loaded("import sys, kdbench; print(*sys.modules, file=sys.stderr)")
 
 
+def test_the_metrics_of_a_task_are_told_without_what_the_task_needs() -> None:
+    code = "from kdbench.tasks import metrics; import sys; metrics.of('image'); print(*sys.modules, file=sys.stderr)"
+    modules = loaded(code)
+    assert "kdbench.tasks.image.metrics" in modules
+    assert not HEAVY & modules
+
+
 @pytest.mark.parametrize(
     "arguments",
     ["--help", "run --help", "list", "list --papers", "list suites", "list datasets"],

@@ -1,4 +1,4 @@
-"""Compiled networks: one graph an architecture, whole batches only."""
+"""Compiled networks: one graph per architecture, whole batches only."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from rich.console import Console
-from test_stop_anywhere import without_times
+from support.outcomes import without_times
 from torch import Tensor, nn
 
 from kdbench import Batch, Method, Output, register, registry

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from kdbench.errors import KDBenchError
-from kdbench.hardware.clock import Clock
+from kdbench.hardware.clock import Clock, seconds
 from kdbench.hardware.numerics import Numerics, resolve
 
 
@@ -22,13 +22,19 @@ def cpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def cuda_settings() -> object:
-    """resolve() changes global switches when it finds CUDA; put them back."""
-    switches = [(torch.backends.cuda.matmul, "allow_tf32"), (torch.backends.cudnn, "allow_tf32"),
-                (torch.backends.cudnn, "deterministic"), (torch.backends.cudnn, "benchmark")]  # fmt: skip
-    before = [getattr(owner, name) for owner, name in switches]
+    """Numerics.apply() changes global switches where it computes on CUDA; put them back."""
+    before = switches()
     yield
-    for (owner, name), value in zip(switches, before, strict=True):
+    for (owner, name), value in before.items():
         setattr(owner, name, value)
+
+
+def switches() -> dict[tuple[object, str], bool]:
+    owners = {
+        torch.backends.cuda.matmul: ("allow_tf32",),
+        torch.backends.cudnn: ("allow_tf32", "deterministic", "benchmark"),
+    }
+    return {(owner, name): getattr(owner, name) for owner, names in owners.items() for name in names}
 
 
 def probes(monkeypatch: pytest.MonkeyPatch, there: Sequence[str] = ()) -> None:
@@ -86,9 +92,13 @@ def test_cuda_is_taken_where_it_is_and_fp32_means_fp32(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    torch.backends.cuda.matmul.allow_tf32 = not tf32
+    before = switches()
     numerics = resolve(precision=precision)
+    assert switches() == before, "only Numerics.apply() touches the process"
     assert (numerics.device.type, numerics.compile, numerics.channels_last) == ("cuda", True, True)
     assert numerics.precision == ("bf16" if precision == "auto" else "fp32")
+    numerics.apply()
     assert torch.backends.cuda.matmul.allow_tf32 is torch.backends.cudnn.allow_tf32 is tf32
     assert torch.backends.cudnn.deterministic
     assert not torch.backends.cudnn.benchmark
@@ -138,6 +148,25 @@ def test_convolutions_are_placed_channels_last_where_that_is_on() -> None:
 def test_what_is_not_compiled_is_the_module_itself() -> None:
     layer = nn.Linear(2, 2)
     assert Numerics(torch.device("cpu")).compiled(layer, 4) is layer
+
+
+@pytest.mark.usefixtures("cuda_settings")
+def test_a_cpu_has_no_switches_to_set() -> None:
+    before = switches()
+    resolve("cpu", "bf16").apply()
+    assert switches() == before
+
+
+@pytest.mark.parametrize(("device", "events"), [("cpu", ["call"]), ("cuda", ["wait", "call", "wait"])])
+def test_a_call_is_timed_from_an_idle_device_to_its_end(
+    monkeypatch: pytest.MonkeyPatch, device: str, events: list[str]
+) -> None:
+    happened: list[str] = []
+    times = iter([10.0, 12.5])
+    monkeypatch.setattr("kdbench.hardware.clock.time.perf_counter", lambda: next(times))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: happened.append("wait"))
+    assert seconds(lambda: happened.append("call"), torch.device(device)) == 2.5
+    assert happened == events
 
 
 def test_the_clock_sums_its_spans_and_starts_anew_when_read(monkeypatch: pytest.MonkeyPatch) -> None:

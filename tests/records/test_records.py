@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.sample_record import sample
 
 from kdbench.errors import KDBenchError
 from kdbench.hardware.numerics import Numerics
-from kdbench.records import SCHEMA, Store, read_record
+from kdbench.records import SCHEMA, Store, read_record, stores
 from kdbench.records.files import write_atomically
 from kdbench.training.provenance import provenance, revision
 
 CPU = torch.device("cpu")
-RECORD = {"id": "abc", "status": "done", "cell": {"pair": "a → b"}, "schema": SCHEMA, "top1": 71.25}
+RECORD = sample()
 
 
 def test_a_record_is_read_back_as_it_was_written(tmp_path: Path) -> None:
@@ -77,34 +78,43 @@ def test_trying_the_folder_removes_what_a_kill_left_and_nothing_else(tmp_path: P
     store = Store(tmp_path)
     store.write(RECORD)
     store.save_checkpoint("xyz", {"epoch": 1})
-    for folder in (store.records, store.checkpoints):
-        (folder / ".abc.json.k3x.partial").write_text("half")
+    for folder in ("records", "checkpoints"):
+        (tmp_path / folder / ".abc.json.k3x.partial").write_text("half")
     store.writable()
     kept = sorted(path.name for path in tmp_path.rglob("*") if path.is_file())
     assert kept == ["abc.json", "xyz.pt"]
 
 
-def test_a_record_takes_the_place_of_its_checkpoint(tmp_path: Path) -> None:
+def test_a_forgotten_record_is_gone_and_no_other(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    store.save_checkpoint("abc", {"epoch": 1, "weights": torch.ones(2)})
-    loaded = store.load_checkpoint("abc", CPU)
-    assert loaded is not None
-    assert loaded["epoch"] == 1
-    assert torch.equal(loaded["weights"], torch.ones(2))
+    for identity in ("abc", "xyz"):
+        store.write({**RECORD, "id": identity})
+    store.forget("abc")
+    store.forget("abc")  # there is none any more
+    assert [record["id"] for record in store.all()] == ["xyz"]
+
+
+def test_a_cell_is_interrupted_from_its_first_checkpoint_to_its_record(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    seen = [store.interrupted("abc")]
+    store.save_checkpoint("abc", {"epoch": 1})
+    seen.append(store.interrupted("abc"))
     store.write(RECORD)
-    assert store.load_checkpoint("abc", CPU) is None
+    assert [*seen, store.interrupted("abc")] == [False, True, False]
 
 
-def test_a_checkpoint_never_runs_code(tmp_path: Path) -> None:
-    class Payload:
-        def __reduce__(self) -> object:
-            return os.mkdir, (str(tmp_path / "executed"),)
+def test_a_question_leaves_no_trace(tmp_path: Path) -> None:
+    store = Store(tmp_path / "tiny")
+    assert not any((store.has("abc"), store.interrupted("abc"), store.path("abc").exists(), store.all()))
+    assert list(tmp_path.iterdir()) == []
 
-    store = Store(tmp_path)
-    store.save_checkpoint("abc", {"state": Payload()})
-    with pytest.raises(KDBenchError, match=r"abc\.pt' is damaged: delete it"):
-        store.load_checkpoint("abc", CPU)
-    assert not (tmp_path / "executed").exists()
+
+def test_a_results_folder_has_a_store_per_suite_and_the_teachers(tmp_path: Path) -> None:
+    for name in ("tiny", "teachers"):
+        Store(tmp_path / name).write(RECORD)
+    (tmp_path / "plots").mkdir()
+    assert [store.folder.name for store in stores(tmp_path)] == ["teachers", "tiny"]
+    assert [store.has("abc") for store in stores(tmp_path)] == [True, True]
 
 
 @pytest.mark.parametrize(
@@ -158,11 +168,11 @@ def test_without_git_there_is_no_revision(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_record_of_the_first_schema_is_read_with_what_it_lacks_empty(tmp_path: Path) -> None:
-    old = {**RECORD, "schema": 1, "result": {"top1": 71.25}, "cost": {"seconds_per_epoch": 2.0}}
+    old = {**RECORD, "schema": 1, "cost": {"seconds_per_epoch": 2.0}}
     (tmp_path / "abc.json").write_text(json.dumps(old))
     record = read_record(tmp_path / "abc.json")
     assert record["schema"] == SCHEMA
-    assert record["result"] == {"top1": 71.25, "ece": None, "reliability": None}
+    assert record["result"] == {**RECORD["result"], "ece": None, "reliability": None}
     assert record["cost"]["seconds_per_epoch"] == 2.0
     assert record["cost"]["latency_ms_batch1"] is None
 

@@ -75,6 +75,10 @@ def test_the_grid_is_the_product_of_its_parts() -> None:
     ("table", "sentence"),
     [
         ({**BASE, "metods": ["kd"]}, "unknown suite key 'metods': did you mean 'methods'"),
+        (
+            {**BASE, "datasets": [{"name": "digits"}, {"name": "sst2", "task": "text"}]},
+            "the data sets of suite 's' are of several tasks (image, text), whose scores",
+        ),
         ({**BASE, "recipe": {"epochs": 2, "learning_rat": 0.1}}, "did you mean 'learning_rate'"),
         ({**BASE, "recipe": {"learning_rate": 0.1}}, "recipe has no key 'epochs'"),
         ({**BASE, "recipe": {"epochs": "2"}}, "recipe.epochs is '2', but it must be of type int"),

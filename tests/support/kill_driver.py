@@ -54,7 +54,7 @@ elif point == "epoch":  # between epochs, some learners an epoch ahead of others
 elif point == "checkpoint":
     before(records.Store, "save_checkpoint")
 elif point == "rename":
-    records.os.replace = replace_by_half  # type: ignore[attr-defined]
+    os.replace = replace_by_half
 elif point == "finish":  # after the last checkpoint, before the record
     before(Cohort, "_finish")
 else:

@@ -177,6 +177,7 @@ def grid(
     return [
         {
             "suite": "synthetic",
+            "task": "image",
             "dataset": "cifar10",
             "protocol": {},
             "pair": pair,

@@ -1,8 +1,9 @@
-"""A second task, for tests only: sequences of tokens, no images. It shows what a task must supply, and no more."""
+"""A second task that classifies, for tests only: sequences of tokens, no images. It shows what a task must supply."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from kdbench.hardware.numerics import Numerics
 from kdbench.method import Batch, Network, Output, Shapes
 from kdbench.seeding import derive_seed
 from kdbench.suites.grid import DatasetSpec, Recipe
-from kdbench.tasks import Task, register_task
-from kdbench.tasks.classification import classification, group, logits_of
+from kdbench.tasks import protocols, register_task
+from kdbench.tasks.classification import ClassificationTask
+from kdbench.tasks.classification_metrics import classification_metrics
+from kdbench.tasks.metrics import register
 
 VOCABULARY, LENGTH, CLASSES = 16, 12, 3
 
@@ -44,17 +47,41 @@ class TokenNetwork(Network):
         return self.head
 
 
+@dataclass(frozen=True)
+class TokenSet:
+    """Sequences `[N, LENGTH]` whose class is the residue of their count of small tokens; any protocol fits it."""
+
+    name: str
+    train_tokens: Tensor
+    train_targets: Tensor
+    test_tokens: Tensor
+    test_targets: Tensor
+    num_classes: int = CLASSES
+    classes: tuple[str, ...] = ("none", "one", "two")
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+
+    def select(self, index: Tensor) -> TokenSet:
+        return replace(self, train_tokens=self.train_tokens[index], train_targets=self.train_targets[index])
+
+    def hold_out(self, index: Tensor) -> TokenSet:
+        return replace(self, test_tokens=self.train_tokens[index], test_targets=self.train_targets[index])
+
+
+def residues(name: str) -> TokenSet:
+    tokens = torch.randint(VOCABULARY, (60, LENGTH), generator=torch.Generator().manual_seed(7))
+    targets = (tokens < VOCABULARY // 3).sum(1) % CLASSES
+    return TokenSet(name, tokens, targets, tokens, targets)
+
+
 class TokenData:
-    """Sequences whose class is the residue of their sum."""
+    """What is trained on."""
 
     num_classes = CLASSES
 
-    def __init__(self, samples: int, seed: int, batch_size: int) -> None:
-        generator = torch.Generator().manual_seed(7)
-        self.tokens = torch.randint(VOCABULARY, (samples, LENGTH), generator=generator)
-        self.targets = (self.tokens < VOCABULARY // 3).sum(1) % CLASSES
+    def __init__(self, tokens: TokenSet, seed: int, batch_size: int) -> None:
+        self.tokens, self.targets = tokens.train_tokens, tokens.train_targets
         self.seed, self.batch_size = seed, batch_size
-        self.steps_per_epoch = -(-samples // batch_size)
+        self.steps_per_epoch = -(-len(self) // batch_size)
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -70,17 +97,18 @@ class TokenData:
         return map(self._batch, torch.arange(len(self)).split(self.batch_size))
 
 
-class TokenTask(Task):
+class TokenTask(ClassificationTask):
     num_classes = CLASSES
+    metrics = register(classification_metrics("tokens"))
 
     def __init__(
         self, dataset: DatasetSpec, recipe: Recipe, numerics: Numerics, root: Path | None, download: bool
     ) -> None:
-        self.recipe, self.numerics = recipe, numerics
-        self.test = TokenData(60, 0, recipe.batch_size)
+        self.numerics, self.test_batch_size = numerics, recipe.batch_size
+        self.data = protocols.apply(residues(dataset.name), dataset.protocol)
 
     def training_set(self, seed: int, strong_view: bool) -> TokenData:
-        return TokenData(60, seed, self.recipe.batch_size)
+        return TokenData(self.data, seed, self.test_batch_size)
 
     def network(self, name: str, pretrained: bool = False, **options: Any) -> Network:
         _, width, depth = name.split("_")
@@ -88,17 +116,9 @@ class TokenTask(Task):
         network.to(self.numerics.device)
         return network
 
-    @torch.no_grad()
-    def logits(self, model: Callable[..., object]) -> Tensor:
-        assert isinstance(model, nn.Module)
-        model.eval()
-        return torch.cat([logits_of(model, batch.inputs).float() for batch in self.test.batches()])
-
-    def metrics(self, logits: Tensor, teacher_logits: Tensor | None) -> dict[str, float | None]:
-        return classification(logits, self.test.targets, teacher_logits)
-
-    def group(self, members: list[Tensor]) -> dict[str, float]:
-        return group(members, self.test.targets)
+    def test_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        size = self.test_batch_size
+        return zip(self.data.test_tokens.split(size), self.data.test_targets.split(size), strict=True)
 
     def example(self) -> Tensor:
         return torch.zeros(1, LENGTH, dtype=torch.int64)

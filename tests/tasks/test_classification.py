@@ -8,8 +8,8 @@ from scipy.special import log_softmax
 from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
 from torch import Tensor, nn
 
-from kdbench.method import Output
-from kdbench.tasks.classification import classification, group, logits_of, reliability
+from kdbench.method import Output, answer_of
+from kdbench.tasks.classification import classification, group, reliability
 from kdbench.training.cost import deployed_cost
 
 CLASSES = 12
@@ -135,8 +135,8 @@ def test_frozen_parameters_that_are_deployed_count() -> None:
 
 def test_a_deployed_module_may_give_logits_or_an_output() -> None:
     plain = torch.ones(1, 2)
-    assert logits_of(lambda x: plain, torch.zeros(1)) is plain
-    assert logits_of(lambda x: Output(plain, torch.ones(1, 4)), torch.zeros(1)) is plain
+    assert answer_of(plain) is plain
+    assert answer_of(Output(plain, torch.ones(1, 4))) is plain
 
 
 def test_reliability_bins_hold_every_sample_once_and_their_means(logits: Tensor, targets: Tensor) -> None:

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from support import toy_task
 
+from kdbench import tasks
 from kdbench.errors import KDBenchError
+from kdbench.hardware.numerics import Numerics
 from kdbench.seeding import generator
+from kdbench.suites.parse import parse
 from kdbench.tasks import protocols
 from kdbench.tasks.image.data import ImageData, StreamedData, load_data
 from kdbench.tasks.image.data.sets import Images
+
+TOKENS: dict[str, Any] = {
+    "pairs": [{"teacher": "tokens_24_3", "student": "tokens_8_2"}],
+    "methods": ["student"],
+    "recipe": {"epochs": 1, "batch_size": 16},
+}
 
 
 def draws() -> torch.Generator:
@@ -189,3 +201,25 @@ def test_no_protocol_changes_nothing(protocol):
 def test_a_wrong_protocol_is_refused_in_one_sentence(protocol, message):
     with pytest.raises(KDBenchError, match=message):
         protocols.apply(in_memory([50] * 4), protocol)
+
+
+def residues(**protocol: dict[str, Any]) -> toy_task.TokenTask:
+    """A classification task that is not one of images."""
+    cell = parse({**TOKENS, "datasets": [{"name": "residues", "task": "tokens", "protocol": protocol}]}).cells()[0]
+    task = tasks.create(cell.dataset, cell.recipe, Numerics(torch.device("cpu")), None)
+    assert isinstance(task, toy_task.TokenTask)
+    return task
+
+
+def test_a_task_without_images_has_them_too() -> None:
+    clean, noisy = residues(), residues(label_noise={"kind": "symmetric", "rate": 0.5})
+    assert (clean.training_set(0, False).targets != noisy.training_set(0, False).targets).sum() == 30
+    assert torch.equal(clean.targets, noisy.targets)
+    few = residues(validation={"fraction": 0.5}, subset={"per_class": 4})
+    assert torch.bincount(few.training_set(0, False).targets).tolist() == [4, 4, 4]
+    assert len(few.targets) == 29  # half of each class
+
+
+def test_a_task_without_images_is_told_what_is_wrong_by_its_name() -> None:
+    with pytest.raises(KDBenchError, match="of class 'none' of 'residues': give at most"):
+        residues(subset={"per_class": 1000})

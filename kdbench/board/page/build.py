@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.resources import files
 from operator import attrgetter
 from pathlib import Path
@@ -16,29 +16,36 @@ from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
 from kdbench import __version__
-from kdbench.board.numbers import MINUS, decimals, fixed, known, scaled
+from kdbench.board.numbers import capital, decimals, fixed, in_unit, known, scaled, with_unit
 from kdbench.board.page import plots, summary
-from kdbench.board.page.cells import COLUMNS, Column
+from kdbench.board.page.cells import Column, columns, rounded
 from kdbench.board.page.data import Board, Results
 from kdbench.board.page.latex import latex_tables
 from kdbench.board.page.methods import method_page
 from kdbench.board.tables import write_csv
+from kdbench.papers.reported import metric as reported_metric
 from kdbench.records import Record
 from kdbench.records.files import write_atomically
+from kdbench.tasks.metrics import Metrics
 
 HERE = files("kdbench.board.page")
 MANIFEST = ".kdbench-site.json"  # what the last build wrote, so that the next can take away what it no longer writes
 
 
 def build(
-    results: Results, folder: Path, *, originals: Path | None = None, latex: bool = False, pictures: bool = True
+    results: Results,
+    folder: Path,
+    *,
+    originals: Callable[[str], Path] | None = None,
+    latex: bool = False,
+    pictures: bool = True,
 ) -> Path:
     """Write the site; the same results give the same bytes.
 
     Args:
         results: of one suite, with at least one record.
         folder: where to; files of an earlier site that are no longer part of it are removed, others are left alone.
-        originals: the folder of the records' own files, which are copied as they are; None: written anew.
+        originals: where the own file of a record lies, by its id: it is copied as it is; None: written anew.
         latex: also write `leaderboard.tex`.
         pictures: also write the plots as PNG and SVG.
 
@@ -53,13 +60,13 @@ def build(
     for name in ("page.css", "page.js"):
         site.text(f"assets/{name}", (HERE / "assets" / name).read_text(encoding="utf-8"))
     site.text("assets/plotly.min.js", get_plotlyjs())
-    for name, table in (("leaderboard", results.wide), ("leaderboard_long", results.long), ("runs", results.runs)):
-        write_csv(table, site.place(f"data/{name}.csv"))
+    for name, table in results.files.items():
+        write_csv(table, site.place(f"data/{name}"))
     for board in results.boards:
         site.text(f"data/{board.place.key}.js", _plot_data(results, board))
     for record in results.records:
-        name = f"{record['id']}.json"
-        site.bytes(f"records/{name}", (originals / name).read_bytes() if originals else _as_file(record))
+        content = originals(record["id"]).read_bytes() if originals else _as_file(record)
+        site.bytes(f"records/{record['id']}.json", content)
     if latex:
         site.text("leaderboard.tex", latex_tables(results))
     if pictures:
@@ -108,10 +115,10 @@ def _as_file(record: Record) -> bytes:
 
 def _plot_data(results: Results, board: Board) -> str:
     """A script, because a page on a disk may read no JSON."""
-    figures: dict[str, Any] = {"pareto": plots.pareto(board.rows)}
+    figures: dict[str, Any] = {"pareto": plots.pareto(board.rows, results.metrics.primary)}
     if not board.overall:
         if curves := results.curves(board.place):
-            figures["curves"] = plots.curves(curves)
+            figures["curves"] = plots.curves(curves, results.metrics.primary)
         if bins := results.reliabilities(board.place):
             figures["calibration"] = plots.calibration(bins)
     key, value = (json.dumps(part, sort_keys=True, separators=(",", ":")) for part in (board.place.key, figures))
@@ -129,6 +136,9 @@ def environment() -> Environment:
     )
     made.tests["known"] = known
     made.filters["prose"] = _prose
+    made.filters["capital"] = capital
+    made.filters["in_unit"] = in_unit
+    made.filters["with_unit"] = with_unit
     made.filters["groupby_run"] = _runs_of
     made.filters["groupby_run_items"] = _items_of
     return made
@@ -160,7 +170,8 @@ def _write_pages(results: Results, site: _Site, latex: bool, pictures: bool) -> 
         "seeds": seeds,
         "families": sorted(set(results.runs["family"])),
         "fidelities": sorted({row["fidelity"] for board in results.boards for row in board.rows}),
-        "minus": MINUS,
+        "score": results.metrics.primary,
+        "reported_score": reported_metric(),
         "pictures": pictures,
     }
     first, place = results.boards[0], next(board for board in results.boards if not board.overall)
@@ -170,7 +181,7 @@ def _write_pages(results: Results, site: _Site, latex: bool, pictures: bool) -> 
         "root": "",
         "first_board": first.place.key,
         "first_place": place.place.key,
-        "columns": _columns(results.boards),
+        "columns": _columns(results.boards, results.metrics),
         "counts": summary.counts(results),
         "findings": findings,
         "resolution": findings[0][1].resolution,
@@ -200,8 +211,8 @@ def _write_pages(results: Results, site: _Site, latex: bool, pictures: bool) -> 
             "root": "../",
             "first_board": board.place.key,
             "board": board,
-            "columns": _columns([board]),
-            "finding": summary.finding(board, results.baseline),
+            "columns": _columns([board], results.metrics),
+            "finding": summary.finding(board, results.baseline, results.metrics.primary),
             "pair_facts": _pair_facts(results, board),
             "shown": results.shown(board),
             "calibrated": bool(results.reliabilities(board.place)),
@@ -211,7 +222,7 @@ def _write_pages(results: Results, site: _Site, latex: bool, pictures: bool) -> 
 
 def _write_method_pages(results: Results, site: _Site, templates: Environment, shared: dict[str, Any]) -> None:
     template = templates.get_template("method.html.j2")
-    columns = _columns(results.boards)
+    columns = _columns(results.boards, results.metrics)
     with_curves = {place.key: set(results.curves(place)) for place in results.places}
     calibrated = {place.key: set(results.reliabilities(place)) for place in results.places}
     boards = {board.place.key: board for board in results.boards}
@@ -230,49 +241,49 @@ def _write_method_pages(results: Results, site: _Site, templates: Environment, s
         site.text(f"methods/{results.slugs[label]}.html", template.render(page))
 
 
-def _columns(boards: Sequence[Board]) -> list[Column]:
+def _columns(boards: Sequence[Board], metrics: Metrics) -> list[Column]:
     """The columns that say something on at least one board."""
-    return [column for column in COLUMNS if any(column.key in board.cells for board in boards)]
+    return [column for column in columns(metrics) if any(column.key in board.cells for board in boards)]
 
 
 def _findings(results: Results) -> list[tuple[Board, summary.Finding]]:
-    """One a data set and protocol: of all pairs, or of the only one."""
+    """One per data set and protocol: of all pairs, or of the only one."""
     first = {board.place.where: board for board in reversed(results.boards)}
     boards = [board for board in results.boards if board is first[board.place.where]]
-    return [(board, summary.finding(board, results.baseline)) for board in boards]
+    return [(board, summary.finding(board, results.baseline, results.metrics.primary)) for board in boards]
 
 
 def _pair_facts(results: Results, board: Board) -> list[tuple[str, str]]:
     """Teacher, student, and how large they are."""
     found = [record for records in results.at(board.place).values() for record in records]
-    teacher = next((row["teacher_top1"] for row in board.rows if known(row["teacher_top1"])), None)
+    score = results.metrics.primary
+    teacher = next((row["teacher_score"] for row in board.rows if known(row["teacher_score"])), None)
     size = next((r["cost"]["student_parameters"] for r in found if r["status"] == "done"), None)
-    student = next((row for row in board.rows if row["name"] == "student" and known(row["top1_mean"])), None)
-    facts = [("teacher's top-1, %", fixed(teacher, 2))] if teacher is not None else []
+    student = next((row for row in board.rows if row["name"] == "student" and known(row["score_mean"])), None)
+    facts = [(f"teacher's {score.heading}", fixed(teacher, score.decimals))] if teacher is not None else []
     if student is not None:
-        facts.append(("student's top-1, %", fixed(student["top1_mean"], decimals(student["top1_std"]))))
+        facts.append((f"student's {score.heading}", rounded(student, score)[0]))
     if size is not None:
         facts.append(("student's parameters", scaled(size)))
     reported = results.teacher_reported(board.place)
-    return [*facts, ("teacher's top-1 reported", f"{reported[0].top1:g}")] if reported else facts
+    return [*facts, (f"teacher's {reported_metric().title} reported", f"{reported[0].value:g}")] if reported else facts
 
 
 def _comparisons(results: Results) -> Iterator[dict[str, Any]]:
     """What papers report beside what was measured: the same data, pair and label; the epoch as the paper chose it."""
+    score = results.metrics.primary
     for board in results.boards:
         for row in board.rows:
             for reported in row["reported"]:
-                measured = row["best_top1_mean"] if reported.selection == "best" else row["top1_mean"]
-                digits = decimals(row["top1_std"])
+                measured = row["best_score_mean"] if reported.selection == "best" else row["score_mean"]
+                digits = decimals(row["score_std"], score.decimals)
                 yield {
                     "place": board.place,
                     "slug": row["slug"],
                     "reported": reported,
-                    "theirs": fixed(reported.top1, 2),
+                    "theirs": fixed(reported.value, score.decimals),
                     "their_spread": f"± {reported.std:g}" if reported.std is not None else "",
                     "ours": fixed(measured, digits) if known(measured) else "",
-                    "our_spread": f"± {fixed(row['top1_std'], digits)}"
-                    if known(row["top1_std"]) and reported.selection != "best"
-                    else "",
-                    "difference": fixed(measured - reported.top1, digits, True) if known(measured) else "",
+                    "our_spread": rounded(row, score)[1] if reported.selection != "best" else "",
+                    "difference": fixed(measured - reported.value, digits, True) if known(measured) else "",
                 }

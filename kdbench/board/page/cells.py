@@ -9,8 +9,22 @@ from typing import Any
 
 import numpy as np
 
-from kdbench.board.numbers import TIMES, aligned, decimals, fixed, interval, known, probability, scaled
+from kdbench.board.numbers import (
+    TIMES,
+    aligned,
+    capital,
+    decimals,
+    fixed,
+    in_unit,
+    interval,
+    known,
+    probability,
+    scaled,
+    with_unit,
+)
 from kdbench.board.statistics.intervals import SURE
+from kdbench.papers.reported import metric as reported_metric
+from kdbench.tasks.metrics import Metric, Metrics
 
 Row = Mapping[str, Any]
 
@@ -59,23 +73,30 @@ class Column:
     pooled: bool = True
 
 
-def _score(rows: Sequence[Row]) -> list[Cell]:
-    texts, asides = [], []
-    for row in rows:
-        digits = decimals(row["top1_std"])
-        texts.append(fixed(row["top1_mean"], digits) if known(row["top1_mean"]) else "")
-        asides.append(f"± {fixed(row['top1_std'], digits)}" if known(row["top1_std"]) else "")
-    return [
-        Cell(text, aside, _order(row["top1_mean"]), hint=_score_hint(row))
-        for row, text, aside in zip(rows, aligned(texts), asides, strict=True)
-    ]
+def rounded(row: Row, score: Metric) -> tuple[str, str]:
+    """A row's mean score and its spread as text, rounded to the spread: `79.65` and `± 0.15`, or nothing."""
+    mean, std = row["score_mean"], row["score_std"]
+    digits = decimals(std, score.decimals)
+    return fixed(mean, digits) if known(mean) else "", f"± {fixed(std, digits)}" if known(std) else ""
 
 
-def _score_hint(row: Row) -> str:
+def _score(score: Metric) -> Callable[[Sequence[Row]], list[Cell]]:
+    def cells(rows: Sequence[Row]) -> list[Cell]:
+        texts, asides = zip(*(rounded(row, score) for row in rows), strict=True) if rows else ((), ())
+        return [
+            Cell(text, aside, _order(row["score_mean"]), hint=_score_hint(row, score))
+            for row, text, aside in zip(rows, aligned(texts), asides, strict=True)
+        ]
+
+    return cells
+
+
+def _score_hint(row: Row, score: Metric) -> str:
     if not known(row["ci95_low"]):
         return ""
-    best = f"; best epoch {row['best_top1_mean']:.2f} (never ranked)" if known(row["best_top1_mean"]) else ""
-    return f"{row['top1_mean']:.2f}, 95 % interval {row['ci95_low']:.2f} to {row['ci95_high']:.2f}{best}"
+    keys = ("score_mean", "ci95_low", "ci95_high", "best_score_mean")
+    mean, low, high, best = (fixed(row[key], score.decimals) if known(row[key]) else "" for key in keys)
+    return f"{mean}, 95 % interval {low} to {high}" + (f"; best epoch {best} (never ranked)" if best else "")
 
 
 def _counts(rows: Sequence[Row]) -> list[Cell]:
@@ -87,24 +108,25 @@ def _counts(rows: Sequence[Row]) -> list[Cell]:
     return cells
 
 
-def differences(baseline: str) -> Callable[[Sequence[Row]], list[Cell]]:
-    """The column of paired differences to a baseline."""
+def differences(baseline: str, score: Metric) -> Callable[[Sequence[Row]], list[Cell]]:
+    """The column of paired differences to a baseline, as measured."""
     name = f"vs_{baseline}"
 
     def cells(rows: Sequence[Row]) -> list[Cell]:
         ends: list[tuple[Any, Any]] = [(row.get(f"{name}_ci95_low"), row.get(f"{name}_ci95_high")) for row in rows]
-        digits = [decimals((high - low) / 2) if known(low) and known(high) else 2 for low, high in ends]
+        widths = [(high - low) / 2 if known(low) and known(high) else math.nan for low, high in ends]
+        digits = [decimals(width, score.decimals) for width in widths]
         means: list[Any] = [row.get(name) for row in rows]
         texts = [fixed(mean, d, True) if known(mean) else "" for mean, d in zip(means, digits, strict=True)]
-        place = _axis([*ends, *((mean, mean) for mean in means)])
+        place = _axis(score.sign, [*ends, *((mean, mean) for mean in means)])
         return [
             Cell(
                 text,
                 interval(low, high, d) if known(low) and known(high) else "",
                 _order(mean),
-                mark_of(row, baseline),
+                mark_of(row, baseline, score),
                 (place(low), place(mean), place(high), place(0.0)) if known(low) and known(high) else None,
-                difference_hint(row, baseline),
+                difference_hint(row, baseline, score),
             )
             for row, mean, text, (low, high), d in zip(rows, means, aligned(texts), ends, digits, strict=True)
         ]
@@ -112,22 +134,23 @@ def differences(baseline: str) -> Callable[[Sequence[Row]], list[Cell]]:
     return cells
 
 
-def mark_of(row: Row, baseline: str) -> str:
+def mark_of(row: Row, baseline: str, score: Metric) -> str:
     """Whether a row is better or worse than a baseline after Holm's correction; nothing if it cannot be told."""
     p = row.get(f"vs_{baseline}_p_holm")
     if not known(p) or p >= SURE:
         return ""
-    return "better" if row[f"vs_{baseline}"] > 0 else "worse"
+    return "better" if score.gain(row[f"vs_{baseline}"], over=0.0) > 0 else "worse"
 
 
-def difference_hint(row: Row, baseline: str) -> str:
+def difference_hint(row: Row, baseline: str, score: Metric) -> str:
     """`+2.32 points to kd, 95 % interval +1.06 to +3.58, p = 0.016, after Holm 0.13, 3 paired runs`."""
     mean, low, high = (row.get(f"vs_{baseline}{part}") for part in ("", "_ci95_low", "_ci95_high"))
     if not known(mean):
         return ""
-    parts = [f"{fixed(mean, 2, True)} points to {baseline}"]
+    digits = score.decimals
+    parts = [f"{with_unit(fixed(mean, digits, True), score.points)} to {baseline}"]
     if known(low) and known(high):
-        parts.append(f"95 % interval {fixed(low, 2, True)} to {fixed(high, 2, True)}")
+        parts.append(f"95 % interval {fixed(low, digits, True)} to {fixed(high, digits, True)}")
     for part, word in (("_p", "p"), ("_p_holm", "after Holm's correction p")):
         p = row.get(f"vs_{baseline}{part}")
         if known(p):
@@ -135,13 +158,15 @@ def difference_hint(row: Row, baseline: str) -> str:
     return ", ".join([*parts, f"{row[f'vs_{baseline}_n']:.0f} paired runs"])
 
 
-def _axis(ends: Sequence[tuple[Any, Any]]) -> Callable[[float], float]:
-    """Where a difference stands on the column's axis, in %; what lies far below must not press the others together."""
-    values = np.array([value for pair in ends for value in pair if known(value)] or [0.0])
+def _axis(sign: int, ends: Sequence[tuple[Any, Any]]) -> Callable[[float], float]:
+    """Where a difference stands on the column's axis, in %, the better to the right; what is far worse must not press
+    the others together. `sign` is -1 where lower is better.
+    """
+    values = sign * np.array([value for pair in ends for value in pair if known(value)] or [0.0])
     high = max(float(values.max()), 0.0)
     low = min(max(float(values.min()), -2 * max(high, float(np.median(np.abs(values))))), 0.0)
     span = (high - low) or 1.0
-    return lambda value: round(5 + 90 * min(max((value - low) / span, 0.0), 1.0), 2)
+    return lambda value: round(5 + 90 * min(max((sign * value - low) / span, 0.0), 1.0), 2)
 
 
 def _plain(key: str, digits: int, times: float = 1.0, unit: str = "") -> Callable[[Sequence[Row]], list[Cell]]:
@@ -166,14 +191,14 @@ def _count(key: str) -> Callable[[Sequence[Row]], list[Cell]]:
 
 def _reported(rows: Sequence[Row]) -> list[Cell]:
     """What papers report for this method on this pair; `reported` is put into the rows by `data`."""
-    found = [row.get("reported") or [] for row in rows]
-    texts = aligned([fixed(values[0].top1, 2) if values else "" for values in found])
+    found, digits = [row.get("reported") or [] for row in rows], reported_metric().decimals
+    texts = aligned([fixed(values[0].value, digits) if values else "" for values in found])
     return [
         Cell(
             text,
             f"± {values[0].std:g}" if values and values[0].std is not None else "",
-            values[0].top1 if values else None,
-            hint="; ".join(f"{v.top1:g} in {v.paper} ({v.selection} epoch, {v.recipe})" for v in values[:4]),
+            values[0].value if values else None,
+            hint="; ".join(f"{v.value:g} in {v.paper} ({v.selection} epoch, {v.recipe})" for v in values[:4]),
         )
         for text, values in zip(texts, found, strict=True)
     ]
@@ -191,34 +216,54 @@ def _order(value: Any) -> float | None:
     return value if known(value) else None
 
 
-COLUMNS = (
-    Column("rank", "#", "", "Rank by mean top-1; equal means share it", _rank, "ascending"),
-    Column("family", "family", "", "What the method works on", _family, "ascending"),
-    Column("top1", "top-1, %", "Accuracy", "Test accuracy after the last epoch: mean ± sample std", _score),
-    Column("n", "runs", "Accuracy", "Finished runs", _counts),
-    Column("vs_student", "to student", "Difference in points",
-           "To no distillation, paired by seed: mean and 95 % interval", differences("student")),
-    Column("vs_kd", "to kd", "Difference in points",
-           "To Hinton's distillation, paired by seed: mean and 95 % interval", differences("kd")),
-    Column("gap", "gap closed", "Behaviour", "Share of the way from the student to its teacher",
-           _plain("gap_closed", 0, 100, "\u202f%")),
-    Column("agreement", "agreement", "Behaviour", "Test samples on which student and teacher name the same class",
-           _plain("agreement", 1, unit="\u202f%")),
-    Column("ece", "ECE", "Behaviour", "Expected calibration error, 15 bins: how far confidence is from accuracy",
-           _plain("ece", 1, unit="\u202f%"), "ascending"),
-    Column("time", "time", "Cost of training", "Seconds an epoch as a multiple of the plain student's",
-           _plain("time_ratio_to_student", 2, unit=f"\u202f{TIMES}"), "ascending"),
-    Column("extra", "extra params", "Cost of training", "Parameters trained beside the student",
-           _count("extra_parameters"), "ascending"),
-    Column("memory", "memory", "Cost of training", "Peak memory, MB", _plain("peak_memory_mb", 0), "ascending"),
-    Column("reported", "reported", "Papers", "What a paper reports for this pair, under its own recipe", _reported,
-           pooled=False),
-)  # fmt: skip
+def columns(metrics: Metrics) -> tuple[Column, ...]:
+    """The columns of a leaderboard of a task with these metrics."""
+    score = metrics.primary
+    first, unit = _best_first(score), capital(f"difference{in_unit(score.points)}")
+    return (
+        Column("rank", "#", "", f"Rank by mean {score.title}; equal means share it", _rank, "ascending"),
+        Column("family", "family", "", "What the method works on", _family, "ascending"),
+        Column("score", score.heading, "Score", _described(score), _score(score), first),
+        Column("n", "runs", "Score", "Finished runs", _counts),
+        *(
+            Column(f"vs_{baseline}", f"to {baseline}", unit, hint, differences(baseline, score), first)
+            for baseline, hint in (
+                ("student", "To no distillation, paired by seed: mean and 95 % interval"),
+                ("kd", "To Hinton's distillation, paired by seed: mean and 95 % interval"),
+            )
+        ),
+        Column("gap", "gap closed", "Behaviour", "Share of the way from the student to its teacher",
+               _plain("gap_closed", 0, 100, "\u202f%")),
+        *(_other(metric) for metric in metrics.shown),
+        Column("time", "time", "Cost of training", "Seconds per epoch as a multiple of the plain student's",
+               _plain("time_ratio_to_student", 2, unit=f"\u202f{TIMES}"), "ascending"),
+        Column("extra", "extra params", "Cost of training", "Parameters trained beside the student",
+               _count("extra_parameters"), "ascending"),
+        Column("memory", "memory", "Cost of training", "Peak memory, MB", _plain("peak_memory_mb", 0), "ascending"),
+        Column("reported", "reported", "Papers", "What a paper reports for this pair, under its own recipe", _reported,
+               _best_first(reported_metric()), pooled=False),
+    )  # fmt: skip
 
 
-def table(rows: Sequence[Row]) -> dict[str, list[Cell]]:
+def _other(metric: Metric) -> Column:
+    """The column of another score than the primary one."""
+    cells = _plain(metric.name, max(metric.decimals - 1, 0), unit=f"\u202f{metric.unit}" if metric.unit else "")
+    return Column(
+        f"score-{metric.name}", metric.title, "Behaviour", capital(metric.meaning), cells, _best_first(metric)
+    )
+
+
+def _described(score: Metric) -> str:
+    return f"Test {score.title} after the last epoch: mean ± sample std{'; lower is better' * (score.sign < 0)}"
+
+
+def _best_first(metric: Metric) -> str:
+    return "ascending" if metric.sign < 0 else "descending"
+
+
+def table(rows: Sequence[Row], metrics: Metrics) -> dict[str, list[Cell]]:
     """All columns' cells, by key; a column without any content is left out."""
-    made = {column.key: column.cells(rows) for column in COLUMNS}
+    made = {column.key: column.cells(rows) for column in columns(metrics)}
     return {key: cells for key, cells in made.items() if any(cell.text for cell in cells)}
 
 

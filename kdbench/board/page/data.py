@@ -11,12 +11,13 @@ from typing import Any
 
 import pandas as pd
 
-from kdbench.board.grid import Grid, make_grid
+from kdbench.board.columns import rows_of
+from kdbench.board.numbers import known
 from kdbench.board.page.cells import Cell, table
 from kdbench.board.page.series import Curve, Reliability, curve, reliability
-from kdbench.board.runs import place_name, protocol_text, runs_table
-from kdbench.board.tables import OVERALL, leaderboard_table
-from kdbench.board.wide import wide_table
+from kdbench.board.results import Tables
+from kdbench.board.runs import place_name, protocol_text
+from kdbench.board.tables import OVERALL
 from kdbench.papers.reported import TEACHER, Reported, by_paper
 from kdbench.records import Record
 from kdbench.registry.about import Described
@@ -50,8 +51,9 @@ class Board:
 
     Attributes:
         place: where.
-        rows: those of `leaderboard_table`, with `slug`, `fidelity`, `seeds` and `reported`.
-        cells: key of a column -> a cell a row.
+        rows: those of `leaderboard_table`, by what their columns mean (`kdbench.board.columns`), with `slug`,
+            `fidelity`, `seeds` and `reported`.
+        cells: key of a column -> one cell per row.
     """
 
     place: Place
@@ -63,13 +65,13 @@ class Board:
         return self.place.pair == OVERALL
 
 
-class Results:
+class Results(Tables):
     """All that a suite's pages are made of.
 
     Args:
         suite, description: its name and what it says of itself.
         records: those that belong in its tables.
-        expected: the grid's cells, as `runs_table` takes them.
+        expected: the grid's cells (`kdbench.board.results.grid_rows`).
         described: registered name -> `Described`; names of methods that are not at hand may be absent.
         reported: what papers report.
     """
@@ -83,27 +85,10 @@ class Results:
         described: Mapping[str, Described] | None = None,
         reported: Sequence[Reported] = (),
     ) -> None:
+        super().__init__(records, expected)
         self.suite, self.description = suite, description
-        self.records = sorted(records, key=lambda record: record["id"])
-        self.expected = list(expected)
         self.described = dict(described or {})
         self.reported = list(reported)
-
-    @cached_property
-    def runs(self) -> pd.DataFrame:
-        return runs_table(self.records, self.expected)
-
-    @cached_property
-    def grid(self) -> Grid:
-        return make_grid(self.runs)
-
-    @cached_property
-    def long(self) -> pd.DataFrame:
-        return leaderboard_table(self.records, self.expected)
-
-    @cached_property
-    def wide(self) -> pd.DataFrame:
-        return wide_table(self.records, self.expected)
 
     @cached_property
     def methods(self) -> list[str]:
@@ -128,7 +113,7 @@ class Results:
 
     @cached_property
     def boards(self) -> list[Board]:
-        """A board a place, each data set's and protocol's overall board (where it has several pairs) before its own."""
+        """One board per place; before those of a data set and protocol with several pairs, one over all of them."""
         pairs: dict[tuple[str, str], list[tuple[str, str, str]]] = {}
         for place in self.places:
             pairs.setdefault((place.dataset, place.protocol), []).append((place.dataset, place.protocol, place.pair))
@@ -149,14 +134,14 @@ class Results:
     def _board(self, place: Place) -> Board:
         where = {"dataset": place.dataset, "protocol": place.protocol, "pair": place.pair}
         frame = self.long[(self.long[list(where)] == pd.Series(where)).all(axis=1)]
-        rows: list[dict[str, Any]] = [{str(k): v for k, v in row.items()} for row in frame.to_dict("records")]
+        rows = rows_of(frame, self.metrics)
         for row in rows:
             row["slug"] = self.slugs[row["method"]]
             described = self.described.get(row["name"])
             row["fidelity"] = described.fidelity if described else "unknown"
             row["seeds"] = self._least_seeds(row, place)
             row["reported"] = self._reported(row["method"], place)
-        return Board(place, rows, table(rows))
+        return Board(place, rows, table(rows, self.metrics))
 
     def _least_seeds(self, row: Mapping[str, Any], place: Place) -> int:
         """Seeds finished at the place, or overall at every place."""
@@ -204,15 +189,24 @@ class Results:
 
     def curves(self, place: Place) -> dict[str, Curve]:
         """Label -> learning curve, of the methods that finished a run."""
-        return {method: made for method, records in self.at(place).items() if (made := curve(records))}
+        return {
+            method: made
+            for method, records in self.at(place).items()
+            if (made := curve(records, self.metrics.primary.name))
+        }
 
     def reliabilities(self, place: Place) -> dict[str, Reliability]:
         """Label -> reliability diagram, of the methods that were measured."""
         return {method: made for method, records in self.at(place).items() if (made := reliability(records))}
 
+    @property
+    def calibrates(self) -> bool:
+        """Whether runs of this task are held against their confidence, as far as their records say."""
+        return any("reliability" in (record.get("result") or {}) for record in self.records)
+
     def shown(self, board: Board, most: int = 5) -> list[str]:
         """The methods that plots show at first: the baselines and the best, `most` in all."""
-        scored = [row for row in board.rows if row["top1_mean"] == row["top1_mean"]]
+        scored = [row for row in board.rows if known(row["score_mean"])]
         baselines = [row["method"] for name in BASELINES for row in scored if row["name"] == name]
         best = [row["method"] for row in scored if row["method"] not in baselines]
         return [*baselines, *best][: max(most, len(baselines))]

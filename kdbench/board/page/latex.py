@@ -1,14 +1,16 @@
-"""The leaderboards as LaTeX tables for papers: booktabs, one a board."""
+"""The leaderboards as LaTeX tables for papers: booktabs, one per board."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from kdbench.board.numbers import decimals, fixed, known, scaled
+from kdbench.board.numbers import capital, decimals, fixed, in_unit, known, scaled
 from kdbench.board.page.cells import mark_of
 from kdbench.board.page.data import Board, Results
+from kdbench.tasks.metrics import Metric
 
 SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -43,17 +45,18 @@ def latex_tables(results: Results) -> str:
 
 
 def _table(results: Results, board: Board) -> str:
-    baseline = results.baseline
-    best = next((row["top1_mean"] for row in board.rows if known(row["top1_mean"])), None)
-    lines = [_row(row, baseline, best) for row in board.rows]
+    baseline, score = results.baseline, results.metrics.primary
+    best = next((row["score_mean"] for row in board.rows if known(row["score_mean"])), None)
+    lines = [_row(row, baseline, best, score) for row in board.rows]
     seeds = set(results.runs["seed"])
-    headings = ["Method", "Top-1", *(["To student"] if baseline != "student" else [])]
+    headings = ["Method", escape(capital(score.title)), *(["To student"] if baseline != "student" else [])]
     headings += [f"To {escape(baseline)}", "Time", "Extra parameters"]
     caption = (
-        f"{escape(results.suite)}, {escape(board.place.title)}: top-1 of the last epoch in \\%, mean $\\pm$ sample "
-        f"standard deviation over {len(seeds)} seeds; differences in points, paired by seed, with 95\\,\\% intervals; "
-        f"$^{{+}}$, $^{{-}}$: better or worse than {escape(baseline)} with $p < 0.05$ after Holm's correction; "
-        "training time as a multiple of the plain student's."
+        f"{escape(results.suite)}, {escape(board.place.title)}: {escape(score.title + ' of the last epoch')}"
+        f"{escape(in_unit(score.unit))}{', lower is better' * (score.sign < 0)}, mean $\\pm$ sample standard deviation "
+        f"over {len(seeds)} seeds; differences{escape(in_unit(score.points))}, paired by seed, with 95\\,\\% "
+        f"intervals; $^{{+}}$, $^{{-}}$: better or worse than {escape(baseline)} with $p < 0.05$ after Holm's "
+        "correction; training time as a multiple of the plain student's."
     )
     return "\n".join(
         [
@@ -74,29 +77,29 @@ def _table(results: Results, board: Board) -> str:
     )
 
 
-def _row(row: Mapping[str, Any], baseline: str, best: float | None) -> str:
-    score = r"\multicolumn{1}{c}{--}"
-    if known(row["top1_mean"]):
-        digits = decimals(row["top1_std"])
-        number = fixed(row["top1_mean"], digits)
-        score = rf"\textbf{{{number}}}" if row["top1_mean"] == best else number
-        score += rf" $\pm$ {fixed(row['top1_std'], digits)}" if known(row["top1_std"]) else ""
-    sign = {"better": "$^{+}$", "worse": "$^{-}$"}.get(mark_of(row, baseline), "")
-    columns = [escape(row["method"]), score]
-    columns += [_difference(row, "student")] if baseline != "student" else []
-    columns += [_difference(row, baseline) + sign]
+def _row(row: Mapping[str, Any], baseline: str, best: float | None, score: Metric) -> str:
+    text = r"\multicolumn{1}{c}{--}"
+    if known(row["score_mean"]):
+        digits = decimals(row["score_std"], score.decimals)
+        number = _dashed(fixed(row["score_mean"], digits))
+        text = rf"\textbf{{{number}}}" if row["score_mean"] == best else number
+        text += rf" $\pm$ {fixed(row['score_std'], digits)}" if known(row["score_std"]) else ""
+    sign = {"better": "$^{+}$", "worse": "$^{-}$"}.get(mark_of(row, baseline, score), "")
+    columns = [escape(row["method"]), text]
+    columns += [_difference(row, "student", score)] if baseline != "student" else []
+    columns += [_difference(row, baseline, score) + sign]
     ratio = row["time_ratio_to_student"]
     columns += [rf"{ratio:.2f}$\times$" if known(ratio) else ""]
-    columns += [scaled(row["extra_parameters"]) if known(row["extra_parameters"]) else ""]
+    columns += [scaled(row["extra_parameters"])]
     return " & ".join(columns) + r" \\"
 
 
-def _difference(row: Mapping[str, Any], baseline: str) -> str:
+def _difference(row: Mapping[str, Any], baseline: str, score: Metric) -> str:
     mean, low, high = (row[f"vs_{baseline}{part}"] for part in ("", "_ci95_low", "_ci95_high"))
     if not known(mean):
         return ""
     both = known(low) and known(high)
-    digits = decimals((high - low) / 2) if both else 2
+    digits = decimals((high - low) / 2 if both else math.nan, score.decimals)
     text = f"${fixed(mean, digits, True)}$"
     return _dashed(text + (f" $[{fixed(low, digits, True)}, {fixed(high, digits, True)}]$" if both else ""))
 

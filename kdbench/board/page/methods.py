@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kdbench.board.columns import rows_of
 from kdbench.board.numbers import fixed, known, scaled
 from kdbench.board.page.cells import Cell, table
 from kdbench.board.page.data import Board, Place, Results
 from kdbench.papers.reported import Reported, by_paper, of_method
 from kdbench.registry.about import Described
+from kdbench.tasks.metrics import Metrics
 
 COSTS = (
     ("seconds_per_epoch", "seconds an epoch", 2),
@@ -23,16 +25,18 @@ COSTS = (
     ("latency_ms_batch1", "latency, 1 input, ms", 2),
     ("latency_ms_batch128", "latency, 128 inputs, ms", 1),
 )
-SCORES = (
-    ("top1_mean", "top-1, %", 2),
-    ("best_top1_mean", "best epoch, %", 2),
-    ("teacher_top1", "teacher, %", 2),
-    ("top5", "top-5, %", 2),
-    ("nll", "NLL, nats", 3),
-    ("ece", "ECE, %", 2),
-    ("agreement", "agreement with teacher, %", 2),
-    ("kl_to_teacher", "KL to teacher, nats", 3),
-)
+
+
+def score_columns(metrics: Metrics) -> list[tuple[str, str, int | None]]:
+    """Key, heading and decimals of every score."""
+    score = metrics.primary
+    unit = score.heading.removeprefix(score.title)
+    return [
+        ("score_mean", score.heading, score.decimals),
+        ("best_score_mean", f"best epoch{unit}", score.decimals),
+        ("teacher_score", f"teacher{unit}", score.decimals),
+        *((metric.name, metric.heading, metric.decimals) for metric in metrics.others),
+    ]
 
 
 @dataclass(frozen=True)
@@ -51,8 +55,9 @@ class MethodPage:
 
     Attributes:
         hyperparameters: name, value, and the default where it differs.
-        scores, costs: headings, then a row a place.
-        runs: a row a cell of the grid.
+        scores, costs: headings, then one row per place.
+        run_scores: headings of the scores of single runs.
+        runs: one row per cell of the grid.
         reported: paper -> its values.
     """
 
@@ -65,6 +70,7 @@ class MethodPage:
     standings: list[Standing]
     scores: tuple[list[str], list[tuple[Place, list[str]]]]
     costs: tuple[list[str], list[tuple[Place, list[str]]]]
+    run_scores: list[str]
     runs: list[dict[str, Any]]
     reported: dict[str, list[Reported]]
 
@@ -77,7 +83,7 @@ def method_page(results: Results, label: str) -> MethodPage:
         for row in board.rows
         if row["method"] == label
     ]
-    cells = table([row for _, row, _ in found])
+    cells = table([row for _, row, _ in found], results.metrics)
     standings = [
         Standing(board, row, {key: column[i] for key, column in cells.items()}, of)
         for i, (board, row, of) in enumerate(found)
@@ -93,8 +99,9 @@ def method_page(results: Results, label: str) -> MethodPage:
         described,
         _hyperparameters(results.hyperparameters(label), described.defaults if described else {}),
         standings,
-        _numbers(single, SCORES),
+        _numbers(single, score_columns(results.metrics)),
         _numbers(single, COSTS),
+        [results.metrics.primary.heading, "best (epoch)", *(metric.heading for metric in results.metrics.shown)],
         _runs(results, label),
         by_paper(of_method(results.reported, name)),
     )
@@ -112,7 +119,7 @@ def _value(value: Any) -> str:
 
 
 def _numbers(
-    standings: list[Standing], wanted: tuple[tuple[str, str, int | None], ...]
+    standings: list[Standing], wanted: Sequence[tuple[str, str, int | None]]
 ) -> tuple[list[str], list[tuple[Place, list[str]]]]:
     """A table without its empty columns."""
     kept = [column for column in wanted if any(known(standing.row.get(column[0])) for standing in standings)]
@@ -131,7 +138,8 @@ def _number(value: Any, digits: int | None) -> str:
 
 def _runs(results: Results, label: str) -> list[dict[str, Any]]:
     places = {(place.dataset, place.protocol, place.pair): place for place in results.places}
-    mine = results.runs[results.runs["method"] == label].to_dict("records")
+    mine = rows_of(results.runs[results.runs["method"] == label], results.metrics)
+    shown, digits = results.metrics.shown, results.metrics.primary.decimals
     return [
         {
             "place": places[run["dataset"], run["protocol"], run["pair"]],
@@ -140,10 +148,9 @@ def _runs(results: Results, label: str) -> list[dict[str, Any]]:
             "reason": run["reason"] or "",
             "id": run["id"] or "",
             "numbers": [
-                _number(run["top1"], 2),
-                f"{_number(run['best_top1'], 2)} ({run['best_epoch']:.0f})" if known(run["best_epoch"]) else "",
-                _number(run["agreement"], 2),
-                _number(run["ece"], 2),
+                _number(run["score"], digits),
+                f"{_number(run['best_score'], digits)} ({run['best_epoch']:.0f})" if known(run["best_epoch"]) else "",
+                *(_number(run[metric.name], metric.decimals) for metric in shown),
                 _number(run["seconds_per_epoch"], 2),
             ],
         }

@@ -10,9 +10,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kdbench.board.numbers import TIMES, known
+from kdbench.board.numbers import TIMES, known, with_unit
 from kdbench.board.page.series import Curve, Reliability
 from kdbench.suites.grid import BASELINES
+from kdbench.tasks.metrics import Metric
 
 Figure = dict[str, Any]
 BLANK: Figure = {"showlegend": False, "hovermode": "closest", "margin": {"l": 56, "r": 16, "t": 16, "b": 48}}
@@ -20,7 +21,7 @@ BLANK: Figure = {"showlegend": False, "hovermode": "closest", "margin": {"l": 56
 
 def cost_key(rows: Sequence[Mapping[str, Any]]) -> str:
     """What training costs: the multiple of the student's time where that is known, else seconds an epoch."""
-    ratios = [row["time_ratio_to_student"] for row in rows if known(row["top1_mean"])]
+    ratios = [row["time_ratio_to_student"] for row in rows if known(row["score_mean"])]
     return "time_ratio_to_student" if ratios and all(map(known, ratios)) else "seconds_per_epoch"
 
 
@@ -28,29 +29,38 @@ def cost_title(key: str) -> str:
     return f"training time, {TIMES} student's" if key == "time_ratio_to_student" else "training time, s an epoch"
 
 
-def pareto(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Top-1 against training cost, the front joined by a line and named; the rest speak when pointed at."""
+def score_title(score: Metric) -> str:
+    """The title of an axis; where lower is better, it says so."""
+    return f"test {score.heading}{' (lower is better)' * (score.sign < 0)}"
+
+
+def pareto(rows: Sequence[Mapping[str, Any]], score: Metric) -> Figure:
+    """The score against training cost, the front joined by a line and named; the rest speak when pointed at."""
     key = cost_key(rows)
     points = sorted(
-        (row for row in rows if known(row["top1_mean"]) and known(row[key]) and row[key] > 0),
-        key=lambda row: (row[key], row["top1_mean"]),
+        (row for row in rows if known(row["score_mean"]) and known(row[key]) and row[key] > 0),
+        key=lambda row: (row[key], score.sign * row["score_mean"]),
     )
     front = [row for row in points if row.get("pareto") is True]
     baselines = [row for row in points if row["name"] in BASELINES and row not in front]
     rest = [row for row in points if row not in front and row not in baselines]
     traces = [
-        _points(rest, key, {"color": "$muted", "size": 8, "opacity": 0.75}),
-        _points(baselines, key, {"color": "$paper", "size": 9, "symbol": "diamond", "line": _line("$ink", 1.5)}, True),
+        _points(rest, key, score, {"color": "$muted", "size": 8, "opacity": 0.75}),
+        _points(
+            baselines,
+            key,
+            score,
+            {"color": "$paper", "size": 9, "symbol": "diamond", "line": _line("$ink", 1.5)},
+            True,
+        ),
         {
-            **_points(front, key, {"color": "$series1", "size": 10}, True),
+            **_points(front, key, score, {"color": "$series1", "size": 10}, True),
             "line": {**_line("$series1", 1.5), "shape": "hv"},
         },
     ]
     traces[-1]["mode"] = "lines+markers+text"
-    traces[-1]["textposition"] = [
-        "bottom center",
-        *["top left"] * (len(front) - 1),
-    ]  # nothing is cheaper than the first
+    first, rest_of_them = ("bottom center", "top left") if score.sign > 0 else ("top center", "bottom left")
+    traces[-1]["textposition"] = [first, *[rest_of_them] * (len(front) - 1)]  # nothing is cheaper than the first
     ticks, least, most = cost_ticks([row[key] for row in points])
     layout = {
         **BLANK,
@@ -61,22 +71,22 @@ def pareto(rows: Sequence[Mapping[str, Any]]) -> Figure:
             "tickvals": ticks,
             "ticktext": [f"{tick:g}" for tick in ticks],
         },
-        "yaxis": {"title": {"text": "test top-1, %"}},
+        "yaxis": {"title": {"text": score_title(score)}},
     }
     return {"data": [trace for trace in traces if trace["x"]], "layout": layout}
 
 
 def _points(
-    rows: Sequence[Mapping[str, Any]], key: str, marker: Mapping[str, Any], named: bool = False
+    rows: Sequence[Mapping[str, Any]], key: str, score: Metric, marker: Mapping[str, Any], named: bool = False
 ) -> dict[str, Any]:
     return {
         "type": "scatter",
         "mode": "markers+text" if named else "markers",
         "x": [row[key] for row in rows],
-        "y": [row["top1_mean"] for row in rows],
+        "y": [row["score_mean"] for row in rows],
         "error_y": {
             "type": "data",
-            "array": [row["top1_std"] if known(row["top1_std"]) else 0 for row in rows],
+            "array": [row["score_std"] if known(row["score_std"]) else 0 for row in rows],
             "color": "$muted",
             "thickness": 1,
             "width": 0,
@@ -87,9 +97,15 @@ def _points(
         "textfont": {"color": "$ink", "size": 12},
         "customdata": [row["slug"] for row in rows],
         "marker": dict(marker),
-        "hovertemplate": "<b>%{hovertext}</b><br>top-1 %{y:.2f} %<br>cost %{x:.3g}<extra></extra>",
+        "hovertemplate": f"<b>%{{hovertext}}</b><br>{html.escape(score.title)} {_hovered(score)}<br>"
+        "cost %{x:.3g}<extra></extra>",
         "cliponaxis": False,
     }
+
+
+def _hovered(score: Metric) -> str:
+    """The place of a score in what a plot says of a point."""
+    return html.escape(with_unit(f"%{{y:.{score.decimals}f}}", score.unit))
 
 
 def short(label: str, most: int = 28) -> str:
@@ -114,8 +130,8 @@ def cost_ticks(values: Sequence[float]) -> tuple[list[float], float, float]:
     return [tick for tick in ticks if least <= tick <= most], least, most
 
 
-def curves(series: Mapping[str, Curve]) -> Figure:
-    """Test top-1 by epoch: two traces a method, the band of its seeds and their mean; page.js shows the chosen ones."""
+def curves(series: Mapping[str, Curve], score: Metric) -> Figure:
+    """Test score by epoch: two traces per method, the band of its seeds and their mean; page.js shows those chosen."""
     data: list[dict[str, Any]] = []
     for method, curve in series.items():
         band = {"x": [*curve.epochs, *reversed(curve.epochs)], "y": [*curve.high, *reversed(curve.low)]}
@@ -123,12 +139,12 @@ def curves(series: Mapping[str, Curve]) -> Figure:
         if curve.seeds > 1:
             data.append({**common, **band, "mode": "lines", "fill": "toself", "hoverinfo": "skip"})
         line = {"x": curve.epochs, "y": curve.mean, "mode": "lines+markers" if len(curve.epochs) < 4 else "lines"}
-        data.append({**common, **line, "hovertemplate": "%{y:.2f} %"})
+        data.append({**common, **line, "hovertemplate": _hovered(score)})
     layout = {
         **BLANK,
         "hovermode": "x unified",
         "xaxis": {"title": {"text": "epoch"}, "rangemode": "tozero"},
-        "yaxis": {"title": {"text": "test top-1, %"}},
+        "yaxis": {"title": {"text": score_title(score)}},
     }
     return {"data": data, "layout": layout}
 

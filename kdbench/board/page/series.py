@@ -12,7 +12,7 @@ from kdbench.records import Record
 
 @dataclass(frozen=True)
 class Curve:
-    """Test top-1 by epoch: mean, least and greatest of the seeds, `[epochs]` each."""
+    """Test score by epoch: mean, least and greatest of the seeds, `[epochs]` each."""
 
     epochs: list[int]
     mean: list[float]
@@ -30,10 +30,14 @@ class Reliability:
     share: list[float]
 
 
-def curve(records: Sequence[Record]) -> Curve | None:
-    """The curve of one method's finished runs on one pair: the epochs at which all of them were evaluated."""
+def curve(records: Sequence[Record], score: str) -> Curve | None:
+    """The curve of one method's finished runs on one pair: the epochs at which all of them were evaluated.
+
+    Args:
+        score: the metric's name.
+    """
     runs = [
-        {entry["epoch"]: entry["top1"] for entry in record.get("curve") or [] if entry.get("top1") is not None}
+        {entry["epoch"]: entry[score] for entry in record.get("curve") or [] if entry.get(score) is not None}
         for record in records
         if record["status"] == "done"
     ]

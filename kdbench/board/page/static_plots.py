@@ -14,12 +14,13 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from kdbench.board.numbers import MINUS, known
+from kdbench.board.numbers import known
 from kdbench.board.page import summary
 from kdbench.board.page.data import Board, Results
-from kdbench.board.page.plots import cost_key, cost_ticks, cost_title, short
+from kdbench.board.page.plots import cost_key, cost_ticks, cost_title, score_title, short
 from kdbench.board.page.series import Curve, Reliability
 from kdbench.suites.grid import BASELINES
+from kdbench.tasks.metrics import Metric
 
 # Okabe and Ito's colours, which all kinds of sight tell apart
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#4a4f57")
@@ -56,11 +57,13 @@ def draw_all(results: Results) -> Iterator[tuple[str, bytes]]:
         if ranks is not None:
             yield from _saved("ranks", critical_difference(ranks))
         for board in results.boards:
-            yield from _saved(f"pareto-{board.place.key}", pareto(board))
+            yield from _saved(f"pareto-{board.place.key}", pareto(board, results.metrics.primary))
             if board.overall:
                 continue
             shown = results.shown(board)
-            yield from _saved(f"curves-{board.place.key}", curves(results.curves(board.place), shown))
+            yield from _saved(
+                f"curves-{board.place.key}", curves(results.curves(board.place), shown, results.metrics.primary)
+            )
             bins = results.reliabilities(board.place)
             if bins:
                 yield from _saved(f"calibration-{board.place.key}", calibration(bins, shown))
@@ -79,7 +82,7 @@ def _axes(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def heat(results: Results) -> Figure:
-    """Methods x pairs: difference to the baseline in points, a dot where Holm's correction leaves one."""
+    """Methods x pairs: difference to the baseline, a dot where Holm's correction leaves one."""
     table = summary.heat(results)
     columns, rows = len(table.places), len(table.rows)
     figure, axes = _axes(2.2 + 1.1 * columns, 1.0 + 0.22 * rows)
@@ -96,8 +99,10 @@ def heat(results: Results) -> Figure:
     axes.grid(False)
     axes.spines[:].set_visible(False)
     bar = figure.colorbar(image, ax=axes, orientation="horizontal", fraction=0.05, pad=0.02, aspect=30)
-    bar.set_ticks([-100, 0, 100], labels=[f"{MINUS}{table.limit}", "0", f"+{table.limit}"])
-    bar.set_label(f"points to {results.baseline}; • after Holm's correction", fontsize=7)
+    bar.set_ticks([-100, 0, 100], labels=[table.worst, "0", table.best])
+    bar.set_label(
+        f"{results.metrics.primary.points or 'difference'} to {results.baseline}; • after Holm's correction", fontsize=7
+    )
     bar.ax.tick_params(labelsize=7)
     bar.outline.set_visible(False)  # type: ignore[operator]
     return figure
@@ -152,23 +157,23 @@ def _rank_ticks(count: int) -> list[int]:
     return [1, *range(1 + step, count - step // 2, step), count] if count > 1 else [1]
 
 
-def pareto(board: Board) -> Figure:
-    """Top-1 against training cost; the front is joined and named."""
+def pareto(board: Board, score: Metric) -> Figure:
+    """The score against training cost; the front is joined and named."""
     figure, axes = _axes(*SIZE)
     key = cost_key(board.rows)
-    points = [row for row in board.rows if known(row["top1_mean"]) and known(row[key]) and row[key] > 0]
+    points = [row for row in board.rows if known(row["score_mean"]) and known(row[key]) and row[key] > 0]
     front = sorted((row for row in points if row.get("pareto") is True), key=lambda row: row[key])
     rest = [row for row in points if row not in front]
     for rows, colour in ((rest, MUTED), (front, COLOURS[0])):
-        spread = [row["top1_std"] if known(row["top1_std"]) else 0.0 for row in rows]
-        where = [row[key] for row in rows], [row["top1_mean"] for row in rows]
+        spread = [row["score_std"] if known(row["score_std"]) else 0.0 for row in rows]
+        where = [row[key] for row in rows], [row["score_mean"] for row in rows]
         axes.errorbar(*where, yerr=spread, fmt="o", markersize=4, color=colour, elinewidth=0.6)
-    line = [row[key] for row in front], [row["top1_mean"] for row in front]
+    line = [row[key] for row in front], [row["score_mean"] for row in front]
     axes.step(*line, where="post", color=COLOURS[0], linewidth=1)
     # names stand beside the plot, since the points of a front lie close together
-    named = sorted([*front, *(row for row in rest if row["name"] in BASELINES)], key=lambda row: -row["top1_mean"])
+    named = sorted([*front, *(row for row in rest if row["name"] in BASELINES)], key=lambda row: -row["score_mean"])
     for place, row in enumerate(named):
-        at, beside = (row[key], row["top1_mean"]), (1.04, 0.98 - 0.055 * place)
+        at, beside = (row[key], row["score_mean"]), (1.04, 0.98 - 0.055 * place)
         leader = {"arrowstyle": "-", "color": MUTED, "linewidth": 0.4, "shrinkB": 3}
         name = axes.annotate(_plain(row["method"]), at, beside, textcoords="axes fraction", arrowprops=leader)
         name.set(fontsize=7, va="center")
@@ -178,7 +183,7 @@ def pareto(board: Board) -> Figure:
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.set_xlabel(cost_title(key))
-    axes.set_ylabel("test top-1, %")
+    axes.set_ylabel(score_title(score))
     return figure
 
 
@@ -189,8 +194,8 @@ def _styles(shown: list[str]) -> dict[str, dict[str, Any]]:
     }
 
 
-def curves(series: Mapping[str, Curve], shown: list[str]) -> Figure:
-    """Test top-1 by epoch: mean of the seeds and their range."""
+def curves(series: Mapping[str, Curve], shown: list[str], score: Metric) -> Figure:
+    """Test score by epoch: mean of the seeds and their range."""
     figure, axes = _axes(*SIZE)
     for method, style in _styles(shown).items():
         curve = series.get(method)
@@ -201,7 +206,7 @@ def curves(series: Mapping[str, Curve], shown: list[str]) -> Figure:
             axes.fill_between(curve.epochs, curve.low, curve.high, color=style["color"], alpha=0.15, linewidth=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("epoch")
-    axes.set_ylabel("test top-1, %")
+    axes.set_ylabel(score_title(score))
     if axes.lines:
         axes.legend(fontsize=7)
     return figure

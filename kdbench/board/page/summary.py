@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from kdbench.board.columns import rows_of
 from kdbench.board.grid import STATES
-from kdbench.board.numbers import aligned, decimals, fixed, interval, known, probability
-from kdbench.board.page.cells import Cell, mark_of, resolution
+from kdbench.board.numbers import aligned, decimals, fixed, interval, known, probability, with_unit
+from kdbench.board.page.cells import Cell, mark_of, resolution, rounded
 from kdbench.board.page.data import Board, Place, Results
 from kdbench.board.statistics.intervals import SURE
 from kdbench.board.statistics.ranks import CriticalDifference
-from kdbench.board.wide import ranking
+from kdbench.tasks.metrics import Metric
 
 FEW = 5  # seeds below which a t interval is wide
 
@@ -26,8 +28,8 @@ class Finding:
 
     Attributes:
         best: its first row, or None if nothing is finished.
-        score: `79.65 ± 0.15`.
-        gain, gain_interval: points over the plain student, `+3.39` and `+3.17 to +3.62`, or nothing.
+        score: `79.65 ± 0.15`; the unit is the metric's.
+        gain, gain_interval: difference to the plain student, `+3.39` and `+3.17 to +3.62`, or nothing.
         better, worse, compared: methods that Holm's correction leaves better or worse than the baseline, of how many.
         resolution: half the width of the middle interval of the differences, or nothing.
     """
@@ -42,36 +44,34 @@ class Finding:
     resolution: str
 
 
-def finding(board: Board, baseline: str) -> Finding:
-    """Sum a board up."""
-    scored = [row for row in board.rows if known(row["top1_mean"])]
-    marks = Counter(mark_of(row, baseline) for row in scored)
+def finding(board: Board, baseline: str, metric: Metric) -> Finding:
+    """Sum a board up, whose primary score is `metric`."""
+    scored = [row for row in board.rows if known(row["score_mean"])]
+    marks = Counter(mark_of(row, baseline, metric) for row in scored)
     compared = sum(known(row[f"vs_{baseline}"]) for row in scored)
     half = resolution(scored, baseline)
-    width = fixed(half, decimals(half)) if known(half) else ""
+    width = fixed(half, decimals(half, metric.decimals)) if known(half) else ""
     if not scored:
         return Finding(None, "", "", "", 0, 0, 0, "")
     best = scored[0]
-    digits = decimals(best["top1_std"])
-    score = fixed(best["top1_mean"], digits)
-    score += f" ± {fixed(best['top1_std'], digits)}" if known(best["top1_std"]) else ""
-    gain, _, ends = _difference(best, "student").partition(" ")
+    score = " ".join(filter(None, rounded(best, metric)))
+    gain, _, ends = _difference(best, "student", metric).partition(" ")
     between = ends.strip("[]").replace(", ", " to ")
     return Finding(best, score, gain, between, marks["better"], marks["worse"], compared, width)
 
 
-def _difference(row: Mapping[str, Any], baseline: str) -> str:
+def _difference(row: Mapping[str, Any], baseline: str, metric: Metric) -> str:
     mean, low, high = (row[f"vs_{baseline}{part}"] for part in ("", "_ci95_low", "_ci95_high"))
     if not known(mean):
         return ""
-    digits = decimals((high - low) / 2) if known(low) and known(high) else 2
+    digits = decimals((high - low) / 2 if known(low) and known(high) else math.nan, metric.decimals)
     return f"{fixed(mean, digits, True)} {interval(low, high, digits)}".strip()
 
 
 @dataclass(frozen=True)
 class HeatRow:
-    """A method's differences to the baseline: a cell a place, its strength in % of the scale, its state if it has no
-    number.
+    """A method's differences to the baseline: one cell per place, its strength in % of the scale (above 0 where it is
+    better), its state if it has no number.
     """
 
     method: str
@@ -83,42 +83,44 @@ class HeatRow:
 
 @dataclass(frozen=True)
 class Heat:
-    """Methods x places. `limit` is the difference in points at the end of the colour scale."""
+    """Methods x places. `worst` and `best` are the differences at the ends of the colour scale."""
 
     places: list[Place]
     rows: list[HeatRow]
-    limit: str
+    worst: str
+    best: str
 
 
 def heat(results: Results) -> Heat:
     """The heat map, best method first."""
     boards = [board for board in results.boards if not board.overall]
-    name = f"vs_{results.baseline}"
+    name, metric = f"vs_{results.baseline}", results.metrics.primary
     rows = [{row["method"]: row for row in board.rows} for board in boards]
     values = np.array([[row.get(m, {}).get(name, np.nan) for row in rows] for m in results.methods], dtype=float)
     size = np.abs(values[np.isfinite(values)])
-    limit = max(float(np.quantile(size, 0.9)), 0.1) if len(size) else 1.0
-    digits = 1 if limit >= 1 else 2
+    limit = max(float(np.quantile(size, 0.9)), 10.0 ** (1 - metric.decimals)) if len(size) else 1.0
+    digits = max(metric.decimals - (limit >= 1), 0)
     columns = [aligned([fixed(v, digits, True) if known(v) else "" for v in column]) for column in values.T.tolist()]
     made = [
         HeatRow(
             method,
             results.slugs[method],
-            [_heat_cell(row.get(method), columns[p][m], results.baseline) for p, row in enumerate(rows)],
-            [_strength(values[m, p], limit) for p in range(len(rows))],
+            [_heat_cell(row.get(method), columns[p][m], results.baseline, metric) for p, row in enumerate(rows)],
+            [_strength(metric.sign * values[m, p], limit) for p in range(len(rows))],
             [_state(row.get(method)) for row in rows],
         )
         for m, method in enumerate(results.methods)
     ]
     order = list(results.wide["method"]) if len(boards) > 1 else [row["method"] for row in boards[0].rows]
     made.sort(key=lambda row: order.index(row.method))
-    return Heat([board.place for board in boards], made, fixed(limit, digits))
+    worst, best = (fixed(sign * limit, digits, True) for sign in (-metric.sign, metric.sign))
+    return Heat([board.place for board in boards], made, worst, best)
 
 
-def _heat_cell(row: Mapping[str, Any] | None, text: str, baseline: str) -> Cell:
+def _heat_cell(row: Mapping[str, Any] | None, text: str, baseline: str, metric: Metric) -> Cell:
     if row is None:
         return Cell()
-    return Cell(text, mark=mark_of(row, baseline), hint=_difference(row, baseline))
+    return Cell(text, mark=mark_of(row, baseline, metric), hint=_difference(row, baseline, metric))
 
 
 def _strength(value: float, limit: float) -> int:
@@ -128,7 +130,7 @@ def _strength(value: float, limit: float) -> int:
 def _state(row: Mapping[str, Any] | None) -> str:
     if row is None:
         return "missing"
-    if known(row["top1_mean"]):
+    if known(row["score_mean"]):
         return ""
     return next((state for state in STATES if row[state]), "missing")
 
@@ -154,7 +156,7 @@ class Ranks:
 
 def ranks(results: Results) -> Ranks | None:
     """Average ranks of the complete methods; None if there are not two of them, or nothing to average over."""
-    data = ranking(results.records, results.expected)
+    data = results.ranking
     if data is None or data.blocks < 2:
         return None
     least, span = 1.0, max(len(data.methods) - 1.0, 1.0)
@@ -175,28 +177,28 @@ def ranks(results: Results) -> Ranks | None:
 
 def aggregates(results: Results) -> list[dict[str, Any]]:
     """The wide table's rows as text, best first."""
-    rows = []
-    for row in results.wide.to_dict("records"):
-        digits = decimals(row["top1_std"])
+    rows, metric = [], results.metrics.primary
+    for row in rows_of(results.wide, results.metrics):
+        mean, spread = rounded(row, metric)
         counts = [row["wins"], row["ties"], row["losses"]]
         rows.append(
             {
                 "method": row["method"],
                 "slug": results.slugs[row["method"]],
                 "rank": f"{row['rank']:.0f}" if known(row["rank"]) else "",
-                "top1": fixed(row["top1_mean"], digits) if known(row["top1_mean"]) else "",
-                "top1_std": f"± {fixed(row['top1_std'], digits)}" if known(row["top1_std"]) else "",
+                "score": mean,
+                "spread": spread,
                 "mean_rank": _number(row["mean_rank"], 1),
                 "borda": _number(row["borda"], 1),
-                "iqm": _number(row["iqm"], 2),
-                "iqm_interval": _plain_interval(row["iqm_ci95_low"], row["iqm_ci95_high"]),
+                "iqm": _number(row["iqm"], metric.decimals),
+                "iqm_interval": _plain_interval(row["iqm_ci95_low"], row["iqm_ci95_high"], metric.decimals),
                 "improvement": _number(row["probability_of_improvement"], 2),
                 "counts": " / ".join(f"{count:.0f}" for count in counts) if known(counts[0]) else "",
                 "ari": _number(row["ari"], 1) + "\u202f%" * known(row["ari"]),
                 "remark": row["remark"] or "",
             }
         )
-    for key in ("top1", "mean_rank", "borda", "iqm"):
+    for key in ("score", "mean_rank", "borda", "iqm"):
         for made, text in zip(rows, aligned([made[key] for made in rows]), strict=True):
             made[key] = text
     return rows
@@ -206,8 +208,8 @@ def _number(value: Any, digits: int) -> str:
     return fixed(value, digits) if known(value) else ""
 
 
-def _plain_interval(low: Any, high: Any) -> str:
-    return f"[{low:.2f}, {high:.2f}]" if known(low) and known(high) else ""
+def _plain_interval(low: Any, high: Any, digits: int) -> str:
+    return f"[{fixed(low, digits)}, {fixed(high, digits)}]" if known(low) and known(high) else ""
 
 
 def counts(results: Results) -> dict[str, int]:
@@ -216,7 +218,7 @@ def counts(results: Results) -> dict[str, int]:
 
 
 def unfinished(results: Results) -> list[dict[str, Any]]:
-    """What is not done and why, a row a method, place and state, its seeds together."""
+    """What is not done and why, one row per method, place and state, its seeds together."""
     grid = results.grid
     rows: dict[tuple[int, int, str, str], list[int]] = {}
     for m, s, p in np.argwhere(grid.states != "done").tolist():
@@ -273,16 +275,18 @@ def _recipe(recipe: Mapping[str, Any]) -> str:
 
 
 def _teachers(results: Results) -> list[str]:
-    """Every teacher once: network, seed, data, top-1."""
+    """Every teacher once: network, seed, data, score."""
+    metric = results.metrics.primary
     found = {
-        (record["cell"]["dataset"], t["network"], t["seed"], t["top1"])
+        (record["cell"]["dataset"], t["network"], t["seed"], t[metric.name])
         for record in results.records
         for t in record.get("teachers") or []
     }
     several = len({entry[0] for entry in found}) > 1
     return [
-        f"{network}@{seed}{f' on {dataset}' if several else ''}: {top1:.2f} %" if known(top1) else f"{network}@{seed}"
-        for dataset, network, seed, top1 in sorted(found, key=str)
+        f"{network}@{seed}{f' on {dataset}' if several else ''}"
+        + (f": {with_unit(fixed(score, metric.decimals), metric.unit)}" if known(score) else "")
+        for dataset, network, seed, score in sorted(found, key=str)
     ]
 
 

@@ -6,50 +6,41 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from kdbench.board.publishing.problem import Problem, misfits
+from kdbench.board.publishing.problem import Problem
+from kdbench.errors import KDBenchError
 from kdbench.records import Record
+from kdbench.records.shape import DONE, SHAPE, misfits
 from kdbench.suites.grid import ENGINE, identity
+from kdbench.tasks.metrics import Metric, Metrics, of
 
-TEACHER_TOLERANCE = 0.5  # points by which a teacher's score may shift on another device or in another precision
-PERCENT = ("top1", "top5", "ece", "best_top1", "agreement")
-# the keys that every record has, and those of a finished one, with their types
-SHAPE: dict[str, Any] = {
-    "suite": str,
-    "status": str,
-    "reason": str,
-    "cell": {
-        "role": str,
-        "dataset": str,
-        "task": str,
-        "protocol": dict,
-        "pair": str,
-        "teachers": [{"network": str, "seed": int, "weights": str}],
-        "teacher_recipes": [dict],
-        "student": str,
-        "method": {"name": str, "label": str, "family": str, "hyperparameters": dict, "source": str},
-        "seed": int,
-        "recipe": {"epochs": int},
-    },
-    "provenance": {
-        "versions": dict,
-        "hardware": dict,
-        "numerics": {"device": str, "precision": str, "compile": bool},
-        "git": (str, type(None)),
-        "finished_at": str,
-    },
-}
-DONE: dict[str, Any] = {
-    "result": {"top1": float, "best_top1": float, "best_epoch": int, "extra": dict},
-    "cost": {"seconds_per_epoch": float},
-    "curve": [{"epoch": int, "loss": float, "terms": dict}],
-    "teachers": [{"network": str, "seed": int, "weights": str, "top1": float}],
-}
+# by how much a teacher's score may shift on another device or in another precision: points of a percentage, and of
+# any other score a share of it
+TEACHER_POINTS, TEACHER_SHARE = 0.5, 0.01
+# what a score that is told again may differ by: points of a percentage, for samples whose two best answers are equal in
+# bf16 are decided one way by the score and another by what is kept; of any other score a share of it
+TIES, ROUNDING = 1.0, 1e-6
+
+
+def done_shape(metrics: Metrics) -> dict[str, Any]:
+    """The keys that a finished record has besides."""
+    scores = {metrics.primary.name: float, metrics.best_name: float}
+    teacher = {**DONE["teachers"][0], metrics.primary.name: float}
+    return {**DONE, "result": {**scores, **DONE["result"]}, "teachers": [teacher]}
 
 
 def shape(file: str, record: Record) -> list[Problem]:
-    """Keys that are missing or of a wrong type: where there are any, nothing else can be said of the record."""
-    wanted = {**SHAPE, **(DONE if record.get("status") == "done" else {})}
-    found = [Problem(file, rule, where) for where, rule in misfits(record, wanted)]
+    """Keys that are missing or of a wrong type, or a task that is unknown: where there are any, nothing else can be
+    said of the record.
+    """
+    found, wanted, task = [], SHAPE, record["cell"].get("task")
+    try:
+        metrics = of(task) if isinstance(task, str) else None
+    except KDBenchError as error:
+        metrics = None
+        found.append(Problem(file, str(error), "cell.task", task))
+    if metrics and record.get("status") == "done":
+        wanted = {**SHAPE, **done_shape(metrics)}
+    found += [Problem(file, rule, where) for where, rule in misfits(record, wanted)]
     if record.get("status") not in ("done", "failed", "not_applicable"):
         found.append(Problem(file, "it is none of done, failed, not_applicable", "status", record.get("status")))
     return found
@@ -81,27 +72,56 @@ def audit(file: str, record: Record, original_schema: int) -> Iterator[Problem]:
         if not record["reason"]:
             yield Problem(file, f"a record that is {status.replace('_', ' ')} says why", "reason")
         return
-    yield from _numbers(file, "result", record["result"])
-    yield from _numbers(file, "cost", record["cost"])
+    metrics = of(cell["task"])
+    ranges = {metric.name: metric for metric in metrics.scores} | {metrics.best_name: metrics.primary}
+    yield from _numbers(file, "result", record["result"], ranges)
+    extra = {metric.name: metric for metric in metrics.extra}
+    measured = {name: value for name, value in record["result"]["extra"].items() if name in extra}
+    yield from _numbers(file, "result.extra", measured, extra)
+    yield from _numbers(file, "cost", record["cost"], {})
     for number, teacher in enumerate(record["teachers"]):
-        yield from _numbers(file, f"teachers[{number}]", {"top1": teacher["top1"]})
-    yield from _curve(file, record)
+        score = {metrics.primary.name: teacher[metrics.primary.name]}
+        yield from _numbers(file, f"teachers[{number}]", score, ranges)
+    yield from _curve(file, record, metrics, ranges)
+    yield from _told_again(file, record["result"], metrics)
 
 
-def _numbers(file: str, part: str, values: Mapping[str, Any]) -> Iterator[Problem]:
+def _numbers(file: str, part: str, values: Mapping[str, Any], ranges: Mapping[str, Metric]) -> Iterator[Problem]:
+    """Numbers that are not finite, or outside of their range: 0 or more, where nothing else is said."""
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             continue
+        low, high = (ranges[name].low, ranges[name].high) if name in ranges else (0.0, math.inf)
         where = f"{part}.{name}"
         if not math.isfinite(value):
             yield Problem(file, "it is not finite", where, value)
-        elif name in PERCENT and not 0 <= value <= 100:
-            yield Problem(file, "it is not between 0 and 100", where, value)
-        elif value < (-1e-4 if name == "kl_to_teacher" else 0):
-            yield Problem(file, "it is negative", where, value)
+        elif not low <= value <= high:
+            yield Problem(file, _outside(low, high), where, value)
 
 
-def _curve(file: str, record: Record) -> Iterator[Problem]:
+def _outside(low: float, high: float) -> str:
+    if math.isfinite(low) and math.isfinite(high):
+        return f"it is not between {low:g} and {high:g}"
+    if math.isfinite(high):
+        return f"it is above {high:g}"
+    return "it is negative" if round(low, 3) == 0 else f"it is below {low:g}"
+
+
+def _told_again(file: str, result: Mapping[str, Any], metrics: Metrics) -> Iterator[Problem]:
+    """Scores that are not what the rest of the result gives."""
+    try:
+        again = metrics.recompute(result) if metrics.recompute else {}
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        yield Problem(file, f"its scores cannot be told again from the rest of it ({type(error).__name__})", "result")
+        return
+    points = {metric.name for metric in metrics.scores if metric.unit == "%"}
+    for name, value in again.items():
+        score, most = result.get(name), TIES if name in points else ROUNDING * abs(value)
+        if isinstance(score, int | float) and not abs(score - value) <= most:
+            yield Problem(file, f"the rest of the result gives {value:.6g}", f"result.{name}", score)
+
+
+def _curve(file: str, record: Record, metrics: Metrics, ranges: Mapping[str, Metric]) -> Iterator[Problem]:
     """The curve has every epoch, ends in the result, and has no better epoch than the best."""
     curve, result, epochs = record["curve"], record["result"], record["cell"]["recipe"]["epochs"]
     if len(curve) != epochs:
@@ -109,7 +129,8 @@ def _curve(file: str, record: Record) -> Iterator[Problem]:
     elif [point["epoch"] for point in curve] != list(range(1, epochs + 1)):
         yield Problem(file, "its epochs are not 1, 2, ... in order", "curve")
     for number, point in enumerate(curve):
-        yield from _numbers(file, f"curve[{number}]", {k: v for k, v in point.items() if k not in ("loss", "terms")})
+        measured = {k: v for k, v in point.items() if k not in ("loss", "terms")}
+        yield from _numbers(file, f"curve[{number}]", measured, ranges)
         for name, value in {"loss": point["loss"], **point["terms"]}.items():
             if not isinstance(value, int | float) or not math.isfinite(value):
                 yield Problem(file, "it is not a finite number", f"curve[{number}].{name}", value)
@@ -118,22 +139,28 @@ def _curve(file: str, record: Record) -> Iterator[Problem]:
     for name in sorted(curve[-1].keys() & result.keys()):
         if curve[-1][name] != result[name]:
             yield Problem(file, f"the last point of the curve has {curve[-1][name]}", f"result.{name}", result[name])
-    scores = {point["epoch"]: point["top1"] for point in curve if isinstance(point.get("top1"), int | float)}
-    if result["best_top1"] < result["top1"]:
-        yield Problem(file, f"it is below the last epoch's {result['top1']}", "result.best_top1", result["best_top1"])
-    elif scores and result["best_top1"] != max(scores.values()):
-        rule = f"the best point of the curve has {max(scores.values())}"
-        yield Problem(file, rule, "result.best_top1", result["best_top1"])
-    elif scores and scores.get(result["best_epoch"]) != result["best_top1"]:
-        rule = f"that epoch of the curve has {scores.get(result['best_epoch'])}, not {result['best_top1']}"
+    yield from _best_epoch(file, record, metrics)
+
+
+def _best_epoch(file: str, record: Record, metrics: Metrics) -> Iterator[Problem]:
+    """The best epoch is no worse than the last, and the best of the curve."""
+    result, name = record["result"], metrics.primary.name
+    last, best, where = result[name], result[metrics.best_name], f"result.{metrics.best_name}"
+    scores = {point["epoch"]: point[name] for point in record["curve"] if isinstance(point.get(name), int | float)}
+    if metrics.primary.better(last, than=best):
+        yield Problem(file, f"it is worse than the last epoch's {last}", where, best)
+    elif scores and best != metrics.primary.best(scores.values()):
+        yield Problem(file, f"the best point of the curve has {metrics.primary.best(scores.values())}", where, best)
+    elif scores and scores.get(result["best_epoch"]) != best:
+        rule = f"that epoch of the curve has {scores.get(result['best_epoch'])}, not {best}"
         yield Problem(file, rule, "result.best_epoch", result["best_epoch"])
 
 
-def placed(file: str, record: Record, suite: Mapping[str, Any]) -> Iterator[Problem]:
+def misplaced(file: str, record: Record, suite: Mapping[str, Any]) -> Iterator[Problem]:
     """What keeps a record from being a cell of the suite: another place, seed, recipe or setting.
 
     Args:
-        suite: a `kdbench.board.publishing.card.suite_table`.
+        suite: a `kdbench.board.results.suite_table`.
     """
     cell, method = record["cell"], record["cell"]["method"]
 
@@ -173,7 +200,7 @@ def _networks(file: str, cell: Mapping[str, Any], pair: Mapping[str, Any]) -> It
         names = ", ".join(f"{spec['network']}@{spec['seed']}" for spec in cell["teachers"])
         yield Problem(file, "they are neither the pair's teacher nor its pool", "cell.teachers", names)
     if len(cell["teacher_recipes"]) != len(cell["teachers"]):
-        yield Problem(file, "it is not one a teacher", "cell.teacher_recipes")
+        yield Problem(file, "it is not one per teacher", "cell.teacher_recipes")
     used = cell.get("assistants", [])
     if used != pair["assistants"][: len(used)]:
         yield Problem(file, f"the pair's are {pair['assistants']}", "cell.assistants", used)
@@ -186,13 +213,14 @@ def _unlike(file: str, where: str, mine: Mapping[str, Any], theirs: Mapping[str,
             yield Problem(file, rule, f"{where}.{key}", mine.get(key))
 
 
-def taught(file: str, record: Record, teachers: Mapping[str, Record], wanted: Sequence[str]) -> Iterator[Problem]:
-    """Whether the teachers that a record names are there, and score as it says.
+def untaught(file: str, record: Record, teachers: Mapping[str, Record], wanted: Sequence[str]) -> Iterator[Problem]:
+    """Teachers that a record names and that are not there, or do not score as it says.
 
     Args:
         teachers: their records by id.
         wanted: ids of those that kdbench trained.
     """
+    primary = of(record["cell"]["task"]).primary
     for number, teacher in enumerate(record.get("teachers") or ()):
         identity_, where = teacher["weights"], f"teachers[{number}]"
         if identity_ not in wanted:
@@ -203,8 +231,13 @@ def taught(file: str, record: Record, teachers: Mapping[str, Record], wanted: Se
         theirs = teachers[identity_]
         if theirs["status"] != "done":
             yield Problem(file, f"its own record is {theirs['status']}", where, identity_)
-        elif abs(theirs["result"]["top1"] - teacher["top1"]) > TEACHER_TOLERANCE:
-            rule = f"the teacher's own record has {theirs['result']['top1']}"
-            yield Problem(file, rule, f"{where}.top1", teacher["top1"])
+        elif _shifted(primary, theirs["result"][primary.name], teacher[primary.name]):
+            rule = f"the teacher's own record has {theirs['result'][primary.name]}"
+            yield Problem(file, rule, f"{where}.{primary.name}", teacher[primary.name])
         if theirs["cell"]["role"] != "teacher" or theirs["cell"]["student"] != teacher["network"]:
             yield Problem(file, "its record is of another network or of no teacher", where, identity_)
+
+
+def _shifted(metric: Metric, score: float, other: float) -> bool:
+    """Whether two scores of one teacher differ by more than another device explains."""
+    return abs(score - other) > (TEACHER_POINTS if metric.unit == "%" else TEACHER_SHARE * abs(score))

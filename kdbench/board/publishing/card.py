@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kdbench import registry
-from kdbench.board.publishing.problem import misfits
 from kdbench.errors import KDBenchError
 from kdbench.records import Record
-from kdbench.suites.grid import Suite, plain
+from kdbench.records.shape import misfits
 
 VERSION = 1  # of the card's format
 Card = dict[str, Any]
@@ -33,40 +30,6 @@ SHAPE: Card = {  # what must be in a card so that it can be worked with
 }
 
 
-def suite_table(suite: Suite) -> dict[str, Any]:
-    """A suite with every default filled in, as plain values."""
-    table = plain(dataclasses.asdict(suite))
-    for entry, pair in zip(table["pairs"], suite.pairs, strict=True):
-        entry["name"] = str(pair)
-    methods = []
-    for spec in suite.methods:
-        info = registry.get(spec.name).info
-        values = plain(registry.resolve(spec.name, dict(spec.hyperparameters)))
-        methods.append({"name": info.name, "label": spec.label, "family": info.family, "hyperparameters": values})
-    return {**table, "methods": methods}
-
-
-def grid_rows(suite: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The cells of a `suite_table` as the tables want them (`kdbench.board.runs.runs_table`)."""
-    return [
-        {
-            "suite": suite["name"],
-            "dataset": dataset["name"],
-            "protocol": dataset["protocol"],
-            "pair": pair["name"],
-            "student": pair["student"],
-            "label": method["label"],
-            "name": method["name"],
-            "family": method["family"],
-            "seed": seed,
-        }
-        for dataset in suite["datasets"]
-        for pair in suite["pairs"]
-        for seed in suite["seeds"]
-        for method in suite["methods"]
-    ]
-
-
 def make_card(
     suite: Mapping[str, Any],
     records: Sequence[Record],
@@ -76,7 +39,7 @@ def make_card(
     """The card, made of the files it is about and of nothing else, so that it can be checked.
 
     Args:
-        suite: a `suite_table`.
+        suite: a `kdbench.board.results.suite_table`.
         records: those that the tables are made of.
         left_out: ids of the records that lie in the folder but not in the tables.
         digests: sha256 by file name, of the `tables`, and by id, of the `records` and `teachers`.
@@ -113,7 +76,7 @@ def read_card(path: Path) -> Card:
         raise KDBenchError(f"it does not exist: {again}")
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise KDBenchError(f"it cannot be read ({error}): {again}") from error
     version = card.get("card") if isinstance(card, dict) else None
     if version != VERSION:

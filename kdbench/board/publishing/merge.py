@@ -12,6 +12,8 @@ from typing import Any
 from kdbench.errors import KDBenchError
 from kdbench.records import Record, read_record
 from kdbench.records.files import explained, write_atomically
+from kdbench.records.leftovers import sweep_half_written
+from kdbench.tasks.metrics import of
 
 TEACHERS = "teachers"  # the folder of the teachers, beside those of the suites
 
@@ -35,7 +37,7 @@ def entries(folder: Path) -> list[Entry]:
 
 
 def unite(found: Iterable[Entry]) -> dict[str, Entry]:
-    """One entry a cell: of equal results the first, of failures the last; a failure gives way to anything else.
+    """One entry per cell: of equal results the first, of failures the last; a failure gives way to anything else.
 
     Raises:
         KDBenchError: listing every cell that has different results in different files.
@@ -67,12 +69,20 @@ def differences(a: Record, b: Record) -> dict[str, tuple[Any, Any]]:
 
 def _conflict(first: Entry, second: Entry) -> str:
     cell, found = first.record["cell"], differences(first.record, second.record)
-    name = next((name for name in ("status", "top1") if name in found), min(found))
+    name = next((name for name in ("status", *_scores(cell["task"])) if name in found), min(found))
     a, b = found[name]
     return (
         f"  {first.record['id']} {cell['method']['label']}, seed {cell['seed']}, {cell['pair']}: {name} is {a} in"
         f" {str(first.path)!r} and {b} in {str(second.path)!r}"
     )
+
+
+def _scores(task: str) -> list[str]:
+    """The scores of a task, the primary one first; none of a task that is unknown here, whose records merge as well."""
+    try:
+        return [metric.name for metric in of(task).scores]
+    except KDBenchError:
+        return []
 
 
 def stores(folder: Path) -> dict[str, Path]:
@@ -117,6 +127,7 @@ def merge(sources: Sequence[Path], to: Path) -> dict[str, int]:
     united = _all_or_none(found)
     with explained(to):
         to.parent.mkdir(parents=True, exist_ok=True)
+        sweep_half_written(to.parent, name=to.name)
         staged = Path(tempfile.mkdtemp(dir=to.parent, prefix=f".{to.name}.", suffix=".partial"))
         try:
             for name, kept in united.items():

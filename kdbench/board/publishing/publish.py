@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,18 @@ from typing import Any
 import pandas as pd
 
 from kdbench.board.curves import curves_table, need_pyarrow, parquet
-from kdbench.board.publishing.card import Card, card_bytes, grid_rows, make_card, read_card, sha256, suite_table
+from kdbench.board.publishing.audit import audit, shape
+from kdbench.board.publishing.card import Card, card_bytes, make_card, read_card, sha256
 from kdbench.board.publishing.merge import TEACHERS, Entry, entries, unite
+from kdbench.board.publishing.problem import Problem
 from kdbench.board.publishing.readme import readme
-from kdbench.board.runs import runs_table
+from kdbench.board.results import Tables, grid_rows, suite_table
 from kdbench.board.select import current
-from kdbench.board.tables import csv_bytes, leaderboard_table
-from kdbench.board.wide import wide_table
+from kdbench.board.tables import csv_bytes
 from kdbench.errors import KDBenchError
 from kdbench.records import Record
 from kdbench.records.files import write_atomically
+from kdbench.records.leftovers import sweep_half_written
 from kdbench.suites.grid import Suite
 
 CURVES = "curves.parquet"
@@ -69,11 +72,30 @@ def publish(suite: Suite, out: Path, to: Path) -> Published:
         )
     counted = {record["id"] for record in records}
     old = {entry.record["id"] for entry in there} - counted
+    refuse_unsound(entry for entry in kept.values() if entry.record["id"] in counted)
     teachers = _teachers(records, out, to)
+    refuse_unsound(teachers.values())
     wanted = {identity: entry for identity, entry in kept.items() if identity in counted | old}
     _write(folder, suite_table(suite), wanted, sorted(old), teachers)
     aside = len({entry.record["id"] for entry in mine} - counted)
     return Published(folder, len(records), len(teachers), aside)
+
+
+def refuse_unsound(found: Iterable[Entry]) -> None:
+    """Look at records before they are published, as `kdbench validate` would afterwards.
+
+    Raises:
+        KDBenchError: naming the first thing that is wrong, and how many there are.
+    """
+    problems = [p for entry in found for p in _problems(entry)]
+    if problems:
+        more = f" ({len(problems) - 1} more like this)" if len(problems) > 1 else ""
+        raise KDBenchError(f"nothing was published, for a record is not what a run leaves: {problems[0]}{more}")
+
+
+def _problems(entry: Entry) -> list[Problem]:
+    file = str(entry.path)
+    return shape(file, entry.record) or list(audit(file, entry.record, json.loads(entry.content)["schema"]))
 
 
 def remake(folder: Path) -> Published:
@@ -105,6 +127,8 @@ def _write(
     teachers: Mapping[str, Entry],
 ) -> None:
     content = folder_content(suite, kept, left_out, teachers, plots_in(folder))
+    for place in (folder, folder / "records", folder.parent / TEACHERS / "records"):
+        sweep_half_written(place)
     for entry in teachers.values():
         write_atomically(folder.parent / TEACHERS / "records" / entry.path.name, entry.content)
     for identity, entry in sorted(kept.items()):
@@ -123,7 +147,7 @@ def folder_content(
     """Every file of a published suite beside its records: name -> content. The card comes last.
 
     Args:
-        suite: a `kdbench.board.publishing.card.suite_table`.
+        suite: a `kdbench.board.results.suite_table`.
         kept: the records by id.
         left_out: ids of those that are not in the tables.
         teachers: the teachers' records by id.
@@ -144,13 +168,12 @@ def folder_content(
 
 
 def suite_tables(suite: Mapping[str, Any], records: Sequence[Record]) -> dict[str, pd.DataFrame]:
-    """The CSV files of a published suite, by name."""
-    expected = grid_rows(suite)
-    return {
-        "leaderboard.csv": wide_table(records, expected),
-        "leaderboard_long.csv": leaderboard_table(records, expected),
-        "runs.csv": runs_table(records, expected),
-    }
+    """The CSV files of a published suite, by name.
+
+    Raises:
+        KDBenchError: if its task is unknown, or it has several, or two records are of one run.
+    """
+    return Tables(records, grid_rows(suite)).files
 
 
 def plots_in(folder: Path) -> list[str]:

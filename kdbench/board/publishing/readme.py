@@ -9,23 +9,16 @@ from typing import Any
 
 import pandas as pd
 
-from kdbench.board.numbers import fixed, interval, known, scaled
+from kdbench.board.columns import rows_of
+from kdbench.board.numbers import capital, fixed, in_unit, interval, known, scaled
 from kdbench.board.publishing.card import Card
 from kdbench.board.runs import place_name, protocol_text
 from kdbench.board.statistics.intervals import SURE
 from kdbench.board.tables import OVERALL
+from kdbench.tasks.metrics import Metric, of_tasks
 
 STUDENT, KD = "student", "kd"
-HEADER = (
-    "#", "method", "top-1, %", "n", "vs student", "vs kd", "gap closed", "time", "extra parameters", "remark",
-)  # fmt: skip
 RIGHT = ("#", "n", "gap closed", "time", "extra parameters")
-CAPTION = (
-    "Top-1 of the last epoch in %, mean ± sample standard deviation over seeds; n: finished runs. Differences in"
-    " points, paired by seed, [95 % t interval]; `*`: p < 0.05 after Holm's correction for the number of methods. Gap"
-    " closed: the share of the teacher's lead over the plain student that is won. Time: an epoch's, as a multiple of"
-    " the plain student's. Extra parameters are trained beside the student and not deployed."
-)
 Row = Mapping[str, Any]
 
 
@@ -38,20 +31,22 @@ def readme(card: Card, tables: Mapping[str, pd.DataFrame], plots: Sequence[str])
         plots: paths of images, seen from the page.
     """
     suite = card["suite"]
-    boards = _boards(tables)
+    metrics = of_tasks(dataset["task"] for dataset in suite["datasets"])
+    score = metrics.primary
+    boards = _boards({name: rows_of(table, metrics) for name, table in tables.items()}, score)
     parts = [
         f"# {text(suite['name'])}",
         text(suite["description"]),
         "Made by `kdbench publish` from the files in `records/`, and never edited. kdbench's `docs/results.md` explains"
         " every file and column.",
         "## In short",
-        _summary(boards, card),
+        _summary(boards, card, score),
         "## Leaderboard",
-        CAPTION,
-        *(part for board in boards for part in (f"### {board.title}", _markdown(board.rows))),
+        _caption(score),
+        *(part for board in boards for part in (f"### {board.title}", _markdown(board.rows, score))),
         *(f"![{text(path.removeprefix('plots/').removesuffix('.png'))}]({path})" for path in plots),
         "## What did not finish",
-        _unfinished(_rows(tables["runs.csv"])),
+        _unfinished(rows_of(tables["runs.csv"], metrics)),
         "## The suite",
         _suite(suite),
         "## How it was run",
@@ -74,27 +69,31 @@ class _Board:
 
     title: str
     where: str
-    rows: list[Row]
+    rows: Sequence[Row]
 
 
-def _boards(tables: Mapping[str, pd.DataFrame]) -> list[_Board]:
-    """One a place, and before them the one over all if there are several."""
-    long = tables["leaderboard_long.csv"]
+def _boards(tables: Mapping[str, Sequence[Row]], score: Metric) -> list[_Board]:
+    """One per place, and before them the one over all if there are several."""
+    places: dict[tuple[str, ...], list[Row]] = {}
+    for row in tables["leaderboard_long.csv"]:
+        if row["pair"] != OVERALL:
+            places.setdefault((row["dataset"], row["protocol"], row["pair"]), []).append(row)
     boards = []
-    for place, part in long[long["pair"] != OVERALL].groupby(["dataset", "protocol", "pair"], sort=True):
-        name, teacher = text(place_name(tuple(place))), part["teacher_top1"].dropna()
-        score = f", teacher {teacher.iloc[0]:.2f}" if len(teacher) else ""
-        boards.append(_Board(name + score, f"on {name}", _rows(part)))
+    for place, rows in sorted(places.items()):
+        name = text(place_name(place))
+        teacher = next((row["teacher_score"] for row in rows if known(row["teacher_score"])), None)
+        beside = "" if teacher is None else f", teacher {fixed(teacher, score.decimals)}"
+        boards.append(_Board(name + beside, f"on {name}", rows))
     if len(boards) > 1:
         what = f"over all {len(boards)} pairs"
-        boards.insert(0, _Board(what.capitalize(), what, _rows(tables["leaderboard.csv"])))
+        boards.insert(0, _Board(what.capitalize(), what, tables["leaderboard.csv"]))
     return boards
 
 
 # ------------------------------------------------------------------------------------------ the summary
 
 
-def _summary(boards: Sequence[_Board], card: Card) -> str:
+def _summary(boards: Sequence[_Board], card: Card, score: Metric) -> str:
     """The verdict over all pairs; where no method can be compared there, the verdict on each pair."""
     counts = ", ".join(f"{n} {state.replace('_', ' ')}" for state, n in card["counts"].items() if n)
     lines = [f"Runs: {counts}; seeds {', '.join(map(str, card['suite']['seeds']))}."]
@@ -104,43 +103,44 @@ def _summary(boards: Sequence[_Board], card: Card) -> str:
     elif tested[0] is not boards[0]:
         lines.append("No method can be compared with kd over all pairs, so each pair is told of by itself.")
     for board in tested if boards[0] not in tested else tested[:1]:
-        lines += _verdicts(board)
+        lines += _verdicts(board, score)
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _verdicts(board: _Board) -> list[str]:
-    """Which methods are above kd, not told apart, and below, and the cheapest of those above."""
+def _verdicts(board: _Board, score: Metric) -> list[str]:
+    """Which methods are better than kd, not told apart, and worse, and the cheapest of the better ones."""
     tested = [row for row in board.rows if known(row["vs_kd"])]
     methods = [row for row in tested if row["name"] != STUDENT]
     sure = [row for row in methods if known(row["vs_kd_p_holm"]) and row["vs_kd_p_holm"] < SURE]
-    above, below = ([row for row in sure if row["vs_kd"] * sign > 0] for sign in (1, -1))
+    above, below = ([row for row in sure if row["vs_kd"] * sign > 0] for sign in (score.sign, -score.sign))
+    better, worse, those = ("Above", "Below", "above") if score.sign > 0 else ("Better than", "Worse than", "better")
     alike = [row for row in methods if row not in sure]
     alone = [row for row in alike if known(row["vs_kd_p"]) and row["vs_kd_p"] < SURE]
     test = f"{board.where}, p < {SURE:g} after Holm's correction for {len(tested)} comparisons"
-    named = ", ".join(f"{text(row['method'])} {_difference(row, KD)}" for row in above) or "none"
-    lines = [f"**Above kd** ({test}): {named}."]
+    named = ", ".join(f"{text(row['method'])} {_difference(row, KD, score)}" for row in above) or "none"
+    lines = [f"**{better} kd** ({test}): {named}."]
     if above:
         cheap = min(above, key=lambda row: (_cost(row), row["method"]))
         lines.append(
-            f"**Cheapest of those above**: {_named([cheap])}, at {_times(cheap)} the plain student's training time, and"
-            f" with {_count(cheap['extra_parameters'])} extra parameters in training."
+            f"**Cheapest of those {those}**: {_named([cheap], score)}, at {_times(cheap)} the plain student's training"
+            f" time, and with {_count(cheap['extra_parameters'])} extra parameters in training."
         )
-    lines.append(f"**Not told apart from kd**: {_named(alike)}.")
+    lines.append(f"**Not told apart from kd**: {_named(alike, score)}.")
     if alone:
         lines.append(
-            f"Of these, {_named(alone)} would differ if it were the only comparison; of many, some do by chance."
+            f"Of these, {_named(alone, score)} would differ if it were the only comparison; of many, some do by chance."
         )
-    lines.append(f"**Below kd**: {_named(below)}.")
+    lines.append(f"**{worse} kd**: {_named(below, score)}.")
     own = next((row for row in board.rows if row["name"] == KD and known(row["vs_student"])), None)
     if own:
-        lines.append(f"kd itself against the plain student: {_difference(own, STUDENT)}.")
+        lines.append(f"kd itself against the plain student: {_difference(own, STUDENT, score)}.")
     if not any(known(row["vs_kd_p"]) for row in tested):
         lines.append("With one seed nothing can be told apart: run at least two, better five.")
     return lines
 
 
-def _named(rows: Iterable[Row]) -> str:
-    return ", ".join(f"{text(row['method'])} {fixed(row['vs_kd'], 2, True)}" for row in rows) or "none"
+def _named(rows: Iterable[Row], score: Metric) -> str:
+    return ", ".join(f"{text(row['method'])} {fixed(row['vs_kd'], score.decimals, True)}" for row in rows) or "none"
 
 
 def _cost(row: Row) -> float:
@@ -150,22 +150,45 @@ def _cost(row: Row) -> float:
 # ------------------------------------------------------------------------------------------ the tables
 
 
-def _markdown(rows: Sequence[Row]) -> str:
+def _caption(score: Metric) -> str:
+    lower = " Lower is better." if score.sign < 0 else ""
+    return (
+        f"{capital(score.title)} of the last epoch{in_unit(score.unit)}, mean ± sample standard deviation over seeds;"
+        f" n: finished runs.{lower} Differences{in_unit(score.points)}, paired by seed, [95 % t interval]; `*`: p <"
+        " 0.05 after Holm's correction for the number of methods. Gap closed: the share of the teacher's lead over the"
+        " plain student that is won. Time: an epoch's, as a multiple of the plain student's. Extra parameters are"
+        " trained beside the student and not deployed."
+    )
+
+
+def _markdown(rows: Sequence[Row], score: Metric) -> str:
     """The rows that have a run; methods without any are told of below the tables."""
-    cells = [_cells(row) for row in rows if row["n"] or row["failed"] or row["not_applicable"]]
-    lines = [HEADER, tuple("---:" if name in RIGHT else "---" for name in HEADER), *cells]
+    header = (
+        "#",
+        "method",
+        score.heading,
+        "n",
+        "vs student",
+        "vs kd",
+        "gap closed",
+        "time",
+        "extra parameters",
+        "remark",
+    )
+    cells = [_cells(row, score) for row in rows if row["n"] or row["failed"] or row["not_applicable"]]
+    lines = [header, tuple("---:" if name in RIGHT else "---" for name in header), *cells]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) if cells else "No run yet."
 
 
-def _cells(row: Row) -> tuple[str, ...]:
-    spread = f" ± {row['top1_std']:.2f}" if known(row["top1_std"]) else ""
+def _cells(row: Row, score: Metric) -> tuple[str, ...]:
+    mean, std = (fixed(row[key], score.decimals) if known(row[key]) else "" for key in ("score_mean", "score_std"))
     return (
         f"{row['rank']:.0f}" if known(row["rank"]) else "",
         text(row["method"]),
-        f"{row['top1_mean']:.2f}{spread}" if known(row["top1_mean"]) else "",
+        f"{mean} ± {std}" if std else mean,
         f"{row['n']:.0f}",
-        _marked(row, STUDENT),
-        _marked(row, KD),
+        _marked(row, STUDENT, score),
+        _marked(row, KD, score),
         f"{fixed(100 * row['gap_closed'], 0)} %" if known(row["gap_closed"]) else "",
         _times(row),
         _count(row["extra_parameters"]),
@@ -173,15 +196,16 @@ def _cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def _marked(row: Row, baseline: str) -> str:
+def _marked(row: Row, baseline: str, score: Metric) -> str:
     """The difference, with a star if it stands after Holm's correction."""
     p = row[f"vs_{baseline}_p_holm"]
-    return _difference(row, baseline) + (r" \*" if known(p) and p < SURE else "")
+    return _difference(row, baseline, score) + (r" \*" if known(p) and p < SURE else "")
 
 
-def _difference(row: Row, baseline: str) -> str:
+def _difference(row: Row, baseline: str, score: Metric) -> str:
+    digits = score.decimals
     value, low, high = (row[f"vs_{baseline}{part}"] for part in ("", "_ci95_low", "_ci95_high"))
-    return f"{fixed(value, 2, True)} {interval(low, high, 2)}".strip() if known(value) else ""
+    return f"{fixed(value, digits, True)} {interval(low, high, digits)}".strip() if known(value) else ""
 
 
 def _times(row: Row) -> str:
@@ -269,7 +293,3 @@ def _revision(revision: str | None) -> str:
     if not revision:
         return "unknown"
     return f"{revision[:12]}{' with uncommitted changes' if revision.endswith('+') else ''}"
-
-
-def _rows(frame: pd.DataFrame) -> list[Row]:
-    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]

@@ -1,6 +1,7 @@
 """What the columns of a published suite's tables hold: types, ranges and meaning.
 
-docs/results.md shows them (`markdown`), and `kdbench validate` holds the files against them (`violations`).
+docs/results.md shows them (`markdown`), and `kdbench validate` holds the files against them (`violations`). Those of
+scores follow from the task's metrics.
 """
 
 from __future__ import annotations
@@ -8,13 +9,16 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from kdbench.board.columns import as_meant, filed_as
 from kdbench.board.publishing.problem import Problem
 from kdbench.errors import KDBenchError
+from kdbench.tasks.metrics import Metric, Metrics
 
 try:
     import pandera.pandas as pa
@@ -23,8 +27,7 @@ except ImportError:
 
 STATUSES = ("done", "failed", "not_applicable", "missing")
 ID = r"[0-9a-f]{16}"
-# how far below zero rounding may bring a divergence
-TINY = -1e-4
+FILES = ("leaderboard.csv", "leaderboard_long.csv", "runs.csv", "curves.parquet")
 
 Columns = dict[str, pa.Column]
 
@@ -55,6 +58,8 @@ def _number(
     values = kind
     if low > -float("inf"):
         values = f"{kind}, {low:g} or more" if high == float("inf") else f"{kind}, {low:g} to {high:g}"
+    elif high < float("inf"):
+        values = f"{kind}, {high:g} or less"
     if values != kind:
         checks.append(pa.Check.in_range(low, high, error=f"it is not a {values}".replace(",", " of", 1)))
     if whole:
@@ -62,8 +67,17 @@ def _number(
     return pa.Column(float, checks, nullable=empty, description=meaning, metadata={"values": values})
 
 
-def _percent(meaning: str, empty: bool = True) -> pa.Column:
-    return _number(meaning, 0, 100, empty=empty)
+def _score(metric: Metric, meaning: str) -> pa.Column:
+    return _number(meaning, metric.low, metric.high)
+
+
+def _scores(metrics: Sequence[Metric]) -> Columns:
+    return {metric.name: _score(metric, metric.meaning) for metric in metrics}
+
+
+def _titled(metric: Metric, text: str) -> str:
+    """What is said of a score, with its unit."""
+    return f"{text}, {metric.unit}" if metric.unit else text
 
 
 def _count(meaning: str, empty: bool = True) -> pa.Column:
@@ -94,21 +108,13 @@ STATES: Columns = {
     "not_applicable": _count("runs that the pair does not allow", empty=False),
     "missing": _count("runs that nobody made", empty=False),
 }
-SCORES: Columns = {
-    "top5": _percent("top-5 accuracy, %"),
-    "nll": _amount("negative log-likelihood, nats"),
-    "ece": _percent("expected calibration error, 15 bins, %"),
-}
-FIDELITY: Columns = {
-    "agreement": _percent("test samples on which the teacher names the same class, %"),
-    "kl_to_teacher": _number("divergence from the teacher's prediction, nats", TINY),
-}
 
 
-def _difference(baseline: str) -> Columns:
-    name = f"vs_{baseline}"
+def _difference(baseline: str, metric: Metric) -> Columns:
+    name, most = f"vs_{baseline}", metric.high - metric.low
+    meaning = f"mean paired difference of {metric.title} to `{baseline}`"
     return {
-        name: _number(f"mean paired difference of top-1 to `{baseline}`, points", -100, 100),
+        name: _number(f"{meaning}, {metric.points}" if metric.points else meaning, -most, most),
         f"{name}_ci95_low": _number("lower end of its 95 % t interval"),
         f"{name}_ci95_high": _number("upper end"),
         f"{name}_n": _count("paired runs"),
@@ -117,144 +123,187 @@ def _difference(baseline: str) -> Columns:
     }
 
 
-RUNS: Columns = {
-    "suite": _name("suite"),
-    **PLACE,
-    **METHOD,
-    "seed": _count("seed", empty=False),
-    "status": _choice("how the run ended", *STATUSES),
-    "reason": _text("why it is not done", empty=True),
-    "teacher": _text("teachers as `network@seed`, joined by ` + `", empty=True),
-    "teacher_top1": _percent("top-1 of the first teacher, %"),
-    "student": _name("student network"),
-    "top1": _percent("top-1 accuracy after the last epoch, %"),
-    **SCORES,
-    "best_top1": _percent("best top-1 of any epoch on the test set, %; never ranked"),
-    "best_epoch": _number("its epoch", 1, whole=True),
-    **FIDELITY,
-    "seconds_per_epoch": _amount("seconds an epoch takes alone"),
-    "own_seconds_per_epoch": _amount("of these, without batches and teachers, which a cohort shares"),
-    "joules_per_epoch": _amount("energy of an epoch, where the device tells"),
-    "peak_memory_mb": _amount("peak memory of a step, MiB"),
-    "extra_parameters": _count("parameters trained beside the one student"),
-    "student_parameters": _count("parameters of the student"),
-    "deployed_parameters": _count("parameters of what is evaluated"),
-    "deployed_macs": _count("multiply-accumulates of it for one input"),
-    "latency_ms_batch1": _amount("median forward pass of it for 1 input, ms"),
-    "latency_ms_batch128": _amount("for 128 inputs, ms"),
-    "extra.*": _number("scores that only some methods have: of the ensemble of several students, ..."),
-    "device": _text("where it ran", empty=True),
-    "precision": _choice("numbers it trained in", "fp32", "bf16", empty=True),
-    "compile": _choice("whether networks were compiled", "true", "false", empty=True),
-    "id": _pattern("the cell's id; empty if missing", ID, "16 hex digits", empty=True),
-}
-WIDE: Columns = {
-    "rank": _number("by `top1_mean`; equal means share it", 1, whole=True),
-    **METHOD,
-    **STATES,
-    "top1_mean": _percent("top-1 of the last epoch, %: over seeds, of a seed's mean over the places"),
-    "top1_std": _amount("its sample standard deviation over seeds"),
-    "mean_rank": _number("rank at a place, averaged over the places", 1),
-    "borda": _amount("methods beaten, summed over the places; a tie is half"),
-    "iqm": _percent("interquartile mean of all runs, %"),
-    "iqm_ci95_low": _percent("lower end of its 95 % bootstrap interval"),
-    "iqm_ci95_high": _percent("upper end"),
-    "probability_of_improvement": _share("chance that a run beats one of `kd` at the same place"),
-    "probability_of_improvement_ci95_low": _share("lower end of its 95 % bootstrap interval"),
-    "probability_of_improvement_ci95_high": _share("upper end"),
-    "ari": _number("average relative improvement over `kd`, %"),
-    "wins": _count("places where it is better than `kd`"),
-    "ties": _count("places where the two cannot be told apart"),
-    "losses": _count("places where it is worse"),
-    **_difference("student"),
-    **_difference("kd"),
-    "gap_closed": _number("share of the teacher's lead over `student` that is won"),
-    "time_ratio_to_student": _amount("training time as a multiple of `student`'s"),
-    "extra_parameters": _amount("parameters trained beside the one student"),
-    "remark": _text("what is missing and why", empty=True),
-    "place*": _percent("a column a place, named after it: mean top-1 over its finished seeds, %"),
-}
-LONG: Columns = {
-    **PLACE,
-    **METHOD,
-    "rank": _number("by `top1_mean` among the rows of its place; equal means share it", 1, whole=True),
-    **STATES,
-    "top1_mean": _percent("top-1 of the last epoch over seeds, %"),
-    "top1_std": _amount("its sample standard deviation"),
-    "ci95_low": _number("lower end of its 95 % t interval"),
-    "ci95_high": _number("upper end"),
-    "bootstrap_low": _percent("lower end of its 95 % bootstrap interval"),
-    "bootstrap_high": _percent("upper end"),
-    "best_top1_mean": _percent("mean of the best epochs on the test set, %; never ranked"),
-    "teacher_top1": _percent("top-1 of the first teacher, %"),
-    **_difference("student"),
-    **_difference("kd"),
-    "gap_closed": _number("share of the teacher's lead over `student` that is won"),
-    **SCORES,
-    **FIDELITY,
-    "seconds_per_epoch": _amount("means over the finished runs, from here on"),
-    "time_ratio_to_student": _amount("training time as a multiple of `student`'s"),
-    "joules_per_epoch": _amount("energy of an epoch"),
-    "peak_memory_mb": _amount("peak memory of a step, MiB"),
-    "latency_ms_batch1": _amount("forward pass of what is deployed for 1 input, ms"),
-    "latency_ms_batch128": _amount("for 128 inputs, ms"),
-    "extra_parameters": _amount("parameters trained beside the one student"),
-    "deployed_parameters": _amount("parameters of what is evaluated"),
-    "deployed_macs": _amount("multiply-accumulates of it for one input"),
-    "pareto": _choice("whether no row is as good in less time, or better in the same", "true", "false", empty=True),
-    "remark": _text("what is missing and why", empty=True),
-}
-CURVES: Columns = {
-    "id": _pattern("the cell's id", ID, "16 hex digits"),
-    **PLACE,
-    "method": METHOD["method"],
-    "seed": _count("seed", empty=False),
-    "epoch": _number("epoch, from 1", 1, whole=True, empty=False),
-    "learning_rate": _amount("learning rate of the first parameter group at its end"),
-    "loss": _number("mean loss of its steps", empty=False),
-    "seconds": _amount("how long it took"),
-    "top1": _percent("top-1 accuracy on the test set after it, %; empty where it was not evaluated"),
-    **SCORES,
-    **FIDELITY,
-    "terms": _name("the loss's terms by name, as a JSON object"),
-    "watched": _text("numbers of the method's own, as a JSON object", empty=True),
-}
-TABLES: dict[str, Columns] = {
-    "leaderboard.csv": WIDE,
-    "leaderboard_long.csv": LONG,
-    "runs.csv": RUNS,
-    "curves.parquet": CURVES,
-}
-Rule = tuple[str, str, Callable[[pd.DataFrame], pd.Series]]  # what is wrong, the column it shows in, where it is right
-RULES: dict[str, tuple[Rule, ...]] = {
-    "runs.csv": (
-        ("a done run has a top-1", "top1", lambda f: (f["status"] != "done") | f["top1"].notna()),
-        ("only a done run has a top-1", "top1", lambda f: (f["status"] == "done") | f["top1"].isna()),
-        ("a run that was made has an id", "id", lambda f: (f["status"] == "missing") | f["id"].notna()),
-        ("a missing run has no id", "id", lambda f: (f["status"] != "missing") | f["id"].isna()),
-        ("the best epoch is not below the last", "best_top1", lambda f: ~(f["best_top1"] < f["top1"])),
-        ("the same cell stands there twice", "id", lambda f: ~(f["id"].notna() & f["id"].duplicated())),
-        (
-            "the same method, place and seed stand there twice",
-            "seed",
-            lambda f: ~f.duplicated(["dataset", "protocol", "pair", "method", "seed"]),
+def _runs(metrics: Metrics) -> Columns:
+    score, title = metrics.primary, metrics.primary.title
+    return {
+        "suite": _name("suite"),
+        **PLACE,
+        **METHOD,
+        "seed": _count("seed", empty=False),
+        "status": _choice("how the run ended", *STATUSES),
+        "reason": _text("why it is not done", empty=True),
+        "teacher": _text("teachers as `network@seed`, joined by ` + `", empty=True),
+        "teacher_score": _score(score, _titled(score, f"{title} of the first teacher")),
+        "student": _name("student network"),
+        "score": _score(score, _titled(score, f"{title} after the last epoch")),
+        **_scores(metrics.own),
+        "best_score": _score(score, _titled(score, f"best {title} of any epoch on the test set") + "; never ranked"),
+        "best_epoch": _number("its epoch", 1, whole=True),
+        **_scores(metrics.of_teacher),
+        "seconds_per_epoch": _amount("seconds an epoch takes alone"),
+        "own_seconds_per_epoch": _amount("of these, without batches and teachers, which a cohort shares"),
+        "joules_per_epoch": _amount("energy of an epoch, where the device tells"),
+        "peak_memory_mb": _amount("peak memory of a step, MiB"),
+        "extra_parameters": _count("parameters trained beside the one student"),
+        "student_parameters": _count("parameters of the student"),
+        "deployed_parameters": _count("parameters of what is evaluated"),
+        "deployed_macs": _count("multiply-accumulates of it for one input"),
+        "latency_ms_batch1": _amount("median forward pass of it for 1 input, ms"),
+        "latency_ms_batch128": _amount("for 128 inputs, ms"),
+        "extra.*": _number("scores that only some methods have: of the ensemble of several students, ..."),
+        "device": _text("where it ran", empty=True),
+        "precision": _choice("numbers it trained in", "fp32", "bf16", empty=True),
+        "compile": _choice("whether networks were compiled", "true", "false", empty=True),
+        "id": _pattern("the cell's id; empty if missing", ID, "16 hex digits", empty=True),
+    }
+
+
+def _wide(metrics: Metrics) -> Columns:
+    score, title = metrics.primary, metrics.primary.title
+    return {
+        "rank": _number(f"by `{filed_as('score_mean', metrics)}`; equal means share it", 1, whole=True),
+        **METHOD,
+        **STATES,
+        "score_mean": _score(
+            score, _titled(score, f"{title} of the last epoch") + ": over seeds, of a seed's mean over the places"
         ),
-    ),
-    "leaderboard.csv": (
-        ("the same method stands there twice", "method", lambda f: ~f["method"].duplicated()),
-        ("a method that is ranked has a mean", "top1_mean", lambda f: f["rank"].isna() | f["top1_mean"].notna()),
-    ),
-    "leaderboard_long.csv": (
-        (
-            "the same method stands twice at a place",
-            "method",
-            lambda f: ~f.duplicated(["dataset", "protocol", "pair", "method"]),
+        "score_std": _amount("its sample standard deviation over seeds"),
+        "mean_rank": _number("rank at a place, averaged over the places", 1),
+        "borda": _amount("methods beaten, summed over the places; a tie is half"),
+        "iqm": _score(score, _titled(score, "interquartile mean of all runs")),
+        "iqm_ci95_low": _score(score, "lower end of its 95 % bootstrap interval"),
+        "iqm_ci95_high": _score(score, "upper end"),
+        "probability_of_improvement": _share("chance that a run beats one of `kd` at the same place"),
+        "probability_of_improvement_ci95_low": _share("lower end of its 95 % bootstrap interval"),
+        "probability_of_improvement_ci95_high": _share("upper end"),
+        "ari": _number("average relative improvement over `kd`, %"),
+        "wins": _count("places where it is better than `kd`"),
+        "ties": _count("places where the two cannot be told apart"),
+        "losses": _count("places where it is worse"),
+        **_difference("student", score),
+        **_difference("kd", score),
+        "gap_closed": _number("share of the teacher's lead over `student` that is won"),
+        "time_ratio_to_student": _amount("training time as a multiple of `student`'s"),
+        "extra_parameters": _amount("parameters trained beside the one student"),
+        "remark": _text("what is missing and why", empty=True),
+        "place*": _score(
+            score, _titled(score, f"one column per place, named after it: mean {title} over its finished seeds")
         ),
-        ("a method that is ranked has a mean", "top1_mean", lambda f: f["rank"].isna() | f["top1_mean"].notna()),
-        ("the best epochs are not below the last", "best_top1_mean", lambda f: ~(f["best_top1_mean"] < f["top1_mean"])),
-    ),
-    "curves.parquet": (("the same epoch stands there twice", "epoch", lambda f: ~f.duplicated(["id", "epoch"])),),
-}
+    }
+
+
+def _long(metrics: Metrics) -> Columns:
+    score, title = metrics.primary, metrics.primary.title
+    return {
+        **PLACE,
+        **METHOD,
+        "rank": _number(
+            f"by `{filed_as('score_mean', metrics)}` among the rows of its place; equal means share it", 1, whole=True
+        ),
+        **STATES,
+        "score_mean": _score(score, _titled(score, f"{title} of the last epoch over seeds")),
+        "score_std": _amount("its sample standard deviation"),
+        "ci95_low": _number("lower end of its 95 % t interval"),
+        "ci95_high": _number("upper end"),
+        "bootstrap_low": _score(score, "lower end of its 95 % bootstrap interval"),
+        "bootstrap_high": _score(score, "upper end"),
+        "best_score_mean": _score(score, _titled(score, "mean of the best epochs on the test set") + "; never ranked"),
+        "teacher_score": _score(score, _titled(score, f"{title} of the first teacher")),
+        **_difference("student", score),
+        **_difference("kd", score),
+        "gap_closed": _number("share of the teacher's lead over `student` that is won"),
+        **_scores(metrics.others),
+        "seconds_per_epoch": _amount("means over the finished runs, from here on"),
+        "time_ratio_to_student": _amount("training time as a multiple of `student`'s"),
+        "joules_per_epoch": _amount("energy of an epoch"),
+        "peak_memory_mb": _amount("peak memory of a step, MiB"),
+        "latency_ms_batch1": _amount("forward pass of what is deployed for 1 input, ms"),
+        "latency_ms_batch128": _amount("for 128 inputs, ms"),
+        "extra_parameters": _amount("parameters trained beside the one student"),
+        "deployed_parameters": _amount("parameters of what is evaluated"),
+        "deployed_macs": _amount("multiply-accumulates of it for one input"),
+        "pareto": _choice("whether no row is as good in less time, or better in the same", "true", "false", empty=True),
+        "remark": _text("what is missing and why", empty=True),
+    }
+
+
+def _curves(metrics: Metrics) -> Columns:
+    score = metrics.primary
+    return {
+        "id": _pattern("the cell's id", ID, "16 hex digits"),
+        **PLACE,
+        "method": METHOD["method"],
+        "seed": _count("seed", empty=False),
+        "epoch": _number("epoch, from 1", 1, whole=True, empty=False),
+        "learning_rate": _amount("learning rate of the first parameter group at its end"),
+        "loss": _number("mean loss of its steps", empty=False),
+        "seconds": _amount("how long it took"),
+        "score": _score(
+            score, _titled(score, f"{score.title} on the test set after it") + "; empty where it was not evaluated"
+        ),
+        **_scores(metrics.others),
+        "terms": _name("the loss's terms by name, as a JSON object"),
+        "watched": _text("numbers of the method's own, as a JSON object", empty=True),
+    }
+
+
+@cache
+def tables(metrics: Metrics) -> dict[str, Columns]:
+    """The columns of each of `FILES`, for a task with these metrics."""
+    made = dict(zip(FILES, (_wide(metrics), _long(metrics), _runs(metrics), _curves(metrics)), strict=True))
+    return {name: {filed_as(key, metrics): spec for key, spec in columns.items()} for name, columns in made.items()}
+
+
+# what is wrong, the column it shows in, where it is right; columns as `kdbench.board.columns` calls them
+Rule = tuple[str, str, Callable[[pd.DataFrame], pd.Series]]
+
+
+@cache
+def _rules(metrics: Metrics) -> dict[str, tuple[Rule, ...]]:
+    """What the rows of each of `FILES` must hold besides."""
+    score, title = metrics.primary, metrics.primary.title
+    ranked: Rule = (
+        "a method that is ranked has a mean",
+        "score_mean",
+        lambda f: f["rank"].isna() | f["score_mean"].notna(),
+    )
+
+    def no_worse(best: str, last: str) -> Callable[[pd.DataFrame], pd.Series]:
+        return lambda f: ~(score.sign * f[best] < score.sign * f[last])
+
+    return {
+        "runs.csv": (
+            (f"a done run has a {title}", "score", lambda f: (f["status"] != "done") | f["score"].notna()),
+            (f"only a done run has a {title}", "score", lambda f: (f["status"] == "done") | f["score"].isna()),
+            ("a run that was made has an id", "id", lambda f: (f["status"] == "missing") | f["id"].notna()),
+            ("a missing run has no id", "id", lambda f: (f["status"] != "missing") | f["id"].isna()),
+            ("the best epoch is not worse than the last", "best_score", no_worse("best_score", "score")),
+            ("the same cell stands there twice", "id", lambda f: ~(f["id"].notna() & f["id"].duplicated())),
+            (
+                "the same method, place and seed stand there twice",
+                "seed",
+                lambda f: ~f.duplicated(["dataset", "protocol", "pair", "method", "seed"]),
+            ),
+        ),
+        "leaderboard.csv": (
+            ("the same method stands there twice", "method", lambda f: ~f["method"].duplicated()),
+            ranked,
+        ),
+        "leaderboard_long.csv": (
+            (
+                "the same method stands twice at a place",
+                "method",
+                lambda f: ~f.duplicated(["dataset", "protocol", "pair", "method"]),
+            ),
+            ranked,
+            (
+                "the best epochs are not worse than the last",
+                "best_score_mean",
+                no_worse("best_score_mean", "score_mean"),
+            ),
+        ),
+        "curves.parquet": (("the same epoch stands there twice", "epoch", lambda f: ~f.duplicated(["id", "epoch"])),),
+    }
 
 
 def read_csv(path: Path) -> pd.DataFrame:
@@ -292,26 +341,28 @@ def parse_csv(content: bytes) -> pd.DataFrame:
     return pd.DataFrame(body, columns=header, dtype=object)
 
 
-def violations(name: str, frame: pd.DataFrame) -> Iterator[Problem]:
+def violations(name: str, frame: pd.DataFrame, metrics: Metrics) -> Iterator[Problem]:
     """Everything in a table that its columns do not allow. Rows are counted as in a spreadsheet: the header is row 1.
 
     Args:
-        name: of `TABLES`.
+        name: of `FILES`.
         frame: as `read_csv` gives it, or a Parquet file's.
+        metrics: of the suite's task.
     """
-    columns = _resolved(TABLES[name], list(frame.columns))
+    fixed = tables(metrics)[name]
+    columns = _resolved(fixed, list(frame.columns))
     yield from _headers(name, columns, list(frame.columns))
     data = frame.astype(object).replace("", None)
     wrong: set[tuple[object, str]] = set()  # (row, column) of what is told already
-    for column in set(columns) & set(data.columns):
-        if columns[column].dtype is None:  # text
+    for header in set(columns) & set(data.columns):
+        if columns[header].dtype is None:  # text
             continue
-        numbers = pd.to_numeric(data[column], errors="coerce").astype(float)
-        for index in data.index[data[column].notna() & numbers.isna()]:
-            wrong.add((index, column))
-            yield Problem(name, "it is not a number", _cell(index, column), data.at[index, column])
-        data[column] = numbers
-    schema = pa.DataFrameSchema({column: columns[column] for column in columns if column in data.columns})
+        numbers = pd.to_numeric(data[header], errors="coerce").astype(float)
+        for index in data.index[data[header].notna() & numbers.isna()]:
+            wrong.add((index, header))
+            yield Problem(name, "it is not a number", _cell(index, header), data.at[index, header])
+        data[header] = numbers
+    schema = pa.DataFrameSchema({header: columns[header] for header in columns if header in data.columns})
     try:
         schema.validate(data, lazy=True)
     except pa.errors.SchemaErrors as error:
@@ -321,10 +372,12 @@ def violations(name: str, frame: pd.DataFrame) -> Iterator[Problem]:
                 rule = "it is empty" if case.check == "not_nullable" else str(case.check)
                 value = None if case.check == "not_nullable" else case.failure_case
                 yield Problem(name, rule, _cell(case.index, case.column), value)
-    if set(TABLES[name]) - {"extra.*", "place*"} <= set(data.columns):
-        for rule, column, right in RULES[name]:
-            for index in data.index[~right(data)]:
-                yield Problem(name, rule, _cell(index, column), frame.at[index, column] or None)
+    if set(fixed) - {"extra.*", "place*"} <= set(data.columns):
+        meant = as_meant(data, metrics)
+        for rule, about, right in _rules(metrics)[name]:
+            called = filed_as(about, metrics)
+            for index in data.index[~right(meant)]:
+                yield Problem(name, rule, _cell(index, called), frame.at[index, called] or None)
 
 
 def _cell(index: Any, column: object) -> str:
@@ -358,11 +411,11 @@ def _headers(name: str, columns: Columns, present: list[str]) -> Iterator[Proble
         yield Problem(name, "the columns are not in the order of docs/results.md, from this one on", "row 1", first)
 
 
-def markdown(name: str) -> str:
+def markdown(name: str, metrics: Metrics) -> str:
     """The columns of a table as docs/results.md shows them."""
     lines = ["| column | holds | meaning |", "|---|---|---|"]
-    for column, spec in TABLES[name].items():
-        shown = "(one a place)" if column == "place*" else f"`{column}`"
+    for header, spec in tables(metrics)[name].items():
+        shown = "(one per place)" if header == "place*" else f"`{header}`"
         empty = "; may be empty" if spec.nullable else ""
         lines.append(f"| {shown} | {spec.metadata['values']}{empty} | {spec.description} |")
     return "\n".join(lines)

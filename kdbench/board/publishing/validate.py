@@ -13,19 +13,21 @@ from typing import Any
 import pandas as pd
 
 from kdbench import registry, suites
+from kdbench.board.columns import metrics_of
 from kdbench.board.curves import need_pyarrow, read_parquet
-from kdbench.board.publishing.audit import audit, placed, shape, taught
-from kdbench.board.publishing.card import Card, read_card, sha256, suite_table
+from kdbench.board.publishing.audit import audit, misplaced, shape, untaught
+from kdbench.board.publishing.card import Card, read_card, sha256
 from kdbench.board.publishing.merge import TEACHERS, Entry
 from kdbench.board.publishing.problem import Problem, shown
-from kdbench.board.publishing.publish import CURVES, folder_content, plots_in, suite_tables, trained
-from kdbench.board.publishing.schemas import TABLES, parse_csv, read_csv, violations
+from kdbench.board.publishing.publish import CURVES, folder_content, plots_in, trained
+from kdbench.board.publishing.schemas import FILES, parse_csv, read_csv, violations
+from kdbench.board.results import suite_table
 from kdbench.board.runs import GROUP, protocol_text
-from kdbench.board.tables import csv_bytes
 from kdbench.errors import KDBenchError
 from kdbench.records import Record, read_record
 from kdbench.registry.digest import source_digest
 from kdbench.suites.parse import load
+from kdbench.tasks.metrics import Metrics, of_tasks
 
 KEYS = {"runs.csv": [*GROUP, "seed"], "leaderboard_long.csv": GROUP, "leaderboard.csv": ["method"]}
 FIXED = ("datasets", "pairs", "seeds", "recipe", "teacher_recipe", "student_recipes", "teacher_recipes")
@@ -86,12 +88,13 @@ def check_folder(folder: Path) -> Report:
     for identity, entry in kept.items():
         file = f"records/{entry.path.name}"
         if card and identity not in left_out:
-            found += placed(file, entry.record, card["suite"])
+            found += misplaced(file, entry.record, card["suite"])
         records = {key: teacher.record for key, teacher in teachers.items()}
-        found += taught(file, entry.record, records, trained(entry.record))
+        found += untaught(file, entry.record, records, trained(entry.record))
     counted = {identity: entry.record for identity, entry in kept.items() if identity not in left_out}
     found += _twice(counted)
-    tables = {name: _table(folder, name, found) for name in TABLES}
+    metrics = _metrics(card, counted, found)
+    tables = {name: _table(folder, name, metrics, found) for name in FILES} if metrics else {}
     if card:
         if card["suite"]["name"] != folder.name:
             found.append(Problem("card.json", "its folder is named otherwise", "suite.name", card["suite"]["name"]))
@@ -164,14 +167,25 @@ def _notes(records: Any) -> Iterator[str]:
 # ------------------------------------------------------------------------------------------ tables
 
 
-def _table(folder: Path, name: str, found: list[Problem]) -> pd.DataFrame | None:
+def _metrics(card: Card | None, records: Mapping[str, Record], found: list[Problem]) -> Metrics | None:
+    """Of the suite's task; None if it is not known here."""
+    try:
+        return (
+            of_tasks(dataset["task"] for dataset in card["suite"]["datasets"]) if card else metrics_of(records.values())
+        )
+    except KDBenchError as error:
+        found.append(Problem("card.json" if card else "records", str(error), "suite.datasets" if card else "cell.task"))
+        return None
+
+
+def _table(folder: Path, name: str, metrics: Metrics, found: list[Problem]) -> pd.DataFrame | None:
     """A table as it stands there, held against its columns; None if it cannot be read."""
     try:
         frame = read_csv(folder / name) if name.endswith(".csv") else read_parquet(folder / name)
     except KDBenchError as error:
         found.append(Problem(name, str(error)))
         return None
-    found += violations(name, frame)
+    found += violations(name, frame, metrics)
     return frame
 
 
@@ -186,16 +200,14 @@ def _made_anew(
     left_out = card["left_out"]
     try:
         content = folder_content(card["suite"], kept, left_out, teachers, plots_in(folder))
-        records = [entry.record for identity, entry in sorted(kept.items()) if identity not in left_out]
-        anew = suite_tables(card["suite"], records)
     except KDBenchError as error:
         yield Problem("records", f"no tables can be made of them: {error}")
         return
     for name, keys in KEYS.items():
-        frame = tables[name]
+        frame = tables.get(name)
         if frame is not None:
-            yield from _unlike(name, frame, parse_csv(csv_bytes(anew[name])), keys)
-    curves = tables[CURVES]
+            yield from _unlike(name, frame, parse_csv(content[name]), keys)
+    curves = tables.get(CURVES)
     if curves is not None and not curves.equals(read_parquet(io.BytesIO(content[CURVES]))):
         yield Problem(CURVES, "it is not what the records' curves give: publish again")
     ours = json.loads(content["card.json"])
@@ -247,7 +259,7 @@ def _digests(folder: Path, card: Card, kept: Mapping[str, Entry], teachers: Mapp
     for name, digest in sorted(card["tables"].items()):
         if (folder / name).is_file() and sha256((folder / name).read_bytes()) != digest:
             yield Problem(name, "it was changed after it was published: card.json has another digest")
-    for name in TABLES.keys() - card["tables"].keys():
+    for name in [name for name in FILES if name not in card["tables"]]:
         yield Problem("card.json", "it has no digest of this file", "tables", name)
     for kind, place, entries in (("records", "records", kept), ("teachers", f"../{TEACHERS}/records", teachers)):
         for identity in sorted(card[kind].keys() | entries.keys()):

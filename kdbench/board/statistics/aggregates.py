@@ -1,7 +1,7 @@
 """One number for a method over many places, from arrays of its runs.
 
-A place is a (data set, protocol, pair). `scores` are top-1 in %, `[..., seeds, places]`; means over seeds are
-`[..., places]`. A missing run is NaN and makes every aggregate over it NaN.
+A place is a (data set, protocol, pair). `scores` are `[..., seeds, places]`, more is better (`Grid.merits`); means over
+seeds are `[..., places]`. A missing run is NaN and makes every aggregate over it NaN.
 """
 
 from __future__ import annotations

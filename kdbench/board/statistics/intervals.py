@@ -12,6 +12,7 @@ from scipy import stats
 CONFIDENCE = 0.95
 SURE = 0.05  # the p-value below which a difference is called one
 RESAMPLES = 9999  # of every bootstrap, each from the same stream: the same values give the same interval
+SAME = 1e-9  # differences closer than this are equal: they are of percentages, after rounding errors
 DIGITS = 9  # means are rounded here, so that equal results are equal whatever the order of their sum
 
 
@@ -55,17 +56,14 @@ def summary(values: Sequence[float]) -> Summary:
 def paired(a: Sequence[float], b: Sequence[float]) -> Paired:
     """Compare `a` `[n]` with `b` `[n]`, which share seeds (and pairs, data sets) element by element.
 
-    Where all differences are equal the t-test is degenerate: p is 1 if they are zero and 0 otherwise.
+    Where all differences are equal there is no spread to hold them against, most of all on a small test set, whose
+    scores are few: neither p nor interval.
     """
     differences = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
     s = summary(differences.tolist())
-    if s.n < 2:
-        p = math.nan
-    elif s.std == 0 or np.ptp(differences) < 1e-12:
-        p = 1.0 if abs(s.mean) < 1e-12 else 0.0
-    else:
-        p = float(stats.ttest_rel(a, b).pvalue)
-    return Paired(s.n, s.mean, s.std, s.low, s.high, p)
+    if s.n < 2 or np.ptp(differences) < SAME:
+        return Paired(s.n, s.mean, s.std, math.nan, math.nan, math.nan)
+    return Paired(s.n, s.mean, s.std, s.low, s.high, float(stats.ttest_rel(a, b).pvalue))
 
 
 def bootstrap(values: Sequence[float] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,26 +1,29 @@
-"""Image classification: on-device or streamed images, timm networks, top-1."""
+"""Image classification: on-device or streamed images, timm networks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kdbench.hardware.numerics import Numerics
 from kdbench.method import Network
-from kdbench.reads import Taps
 from kdbench.suites.grid import DatasetSpec, Recipe
-from kdbench.tasks import Task, TrainingSet
-from kdbench.tasks.classification import classification, group, logits_of, reliability
+from kdbench.tasks.classification import ClassificationTask
 from kdbench.tasks.image.data import load_data, make_loader
+from kdbench.tasks.image.metrics import METRICS
 from kdbench.tasks.image.networks import create
+from kdbench.tasks.task import TrainingSet
 
 
-class ImageTask(Task):
+class ImageTask(ClassificationTask):
     """An image data set under one recipe, on one device."""
+
+    metrics = METRICS
 
     def __init__(
         self, dataset: DatasetSpec, recipe: Recipe, numerics: Numerics, root: Path | None, download: bool = True
@@ -31,8 +34,9 @@ class ImageTask(Task):
             dataset.name, root=root, protocol=dict(dataset.protocol), image_size=size, download=download
         )
         self.num_classes = self.data.num_classes
+        self.content = self.data.content
         self._test = self._loader(seed=0, strong_view=False)
-        self._targets: Tensor | None = None
+        self.test_batch_size: int = self._test.test_batch_size
 
     def training_set(self, seed: int, strong_view: bool) -> TrainingSet:
         return self._loader(seed, strong_view)
@@ -66,29 +70,12 @@ class ImageTask(Task):
         """(C, H, W) of what networks are given."""
         return self.data.input_size
 
-    @torch.no_grad()
-    def logits(self, model: Callable[..., object]) -> Tensor:
-        assert isinstance(model, nn.Module)
-        model.eval()
-        run = self.numerics.compiled(model, self._test.test_batch_size, taps=Taps())
-        with self.numerics.autocast():
-            return torch.cat([logits_of(run, inputs).float() for inputs, _ in self._test.test_batches()])
+    def test_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return self._test.test_batches()
 
-    @property
+    @cached_property
     def targets(self) -> Tensor:
-        """The test set's, `[N]`."""
-        if self._targets is None:
-            self._targets = torch.cat([targets for _, targets in self._test.test_batches()])
-        return self._targets
-
-    def metrics(self, logits: Tensor, teacher_logits: Tensor | None) -> dict[str, float | None]:
-        return classification(logits, self.targets, teacher_logits)
-
-    def reliability(self, logits: Tensor) -> dict[str, list[float]]:
-        return reliability(logits, self.targets)
-
-    def group(self, members: list[Tensor]) -> dict[str, float]:
-        return group(members, self.targets)
+        return self.data.test_targets.to(self.numerics.device)  # without opening the images
 
     def example(self) -> Tensor:
         return torch.zeros(1, *self.input_size)

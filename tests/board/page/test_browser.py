@@ -136,12 +136,12 @@ def settled(tab: Tab) -> None:
 def test_the_board_is_sorted_by_rank_and_a_click_sorts_by_another_column(index: Tab) -> None:
     assert index.sorting("rank") == "ascending"
     assert len(index.shown()) == 61
-    index.one("#board th.ece button").click()
-    assert (index.sorting("ece"), index.sorting("rank")) == ("ascending", "none")
-    values = [float(value) for value in index.column("ece") if value is not None]
+    index.one("#board th.score-ece button").click()
+    assert (index.sorting("score-ece"), index.sorting("rank")) == ("ascending", "none")
+    values = [float(value) for value in index.column("score-ece") if value is not None]
     assert values == sorted(values)
-    index.one("#board th.ece button").click()
-    values = [float(value) for value in index.column("ece") if value is not None]
+    index.one("#board th.score-ece button").click()
+    values = [float(value) for value in index.column("score-ece") if value is not None]
     assert values == sorted(values, reverse=True)
 
 
@@ -156,13 +156,13 @@ def test_cells_without_a_number_are_last_whichever_way(index: Tab, clicks: int) 
 
 
 def test_a_column_is_sorted_from_the_keyboard(index: Tab) -> None:
-    button = index.one("#board th.top1 button")
+    button = index.one("#board th.score button")
     index.run("arguments[0].focus()", button)
     button.send_keys(Keys.ENTER)
-    assert index.sorting("top1") == "descending"
+    assert index.sorting("score") == "descending"
     button.send_keys(Keys.SPACE)
-    assert index.sorting("top1") == "ascending"
-    values = [float(value) for value in index.column("top1") if value is not None]
+    assert index.sorting("score") == "ascending"
+    values = [float(value) for value in index.column("score") if value is not None]
     assert values == sorted(values)
 
 
@@ -172,7 +172,7 @@ def test_the_first_tab_stop_skips_to_the_content_and_focus_is_seen(index: Tab) -
     assert index.run("return document.activeElement.getBoundingClientRect().left") >= 0
     index.browser.switch_to.active_element.send_keys(Keys.ENTER)
     assert index.run("return location.hash") == "#main"
-    button = index.one("#board th.top1 button")
+    button = index.one("#board th.score button")
     button.send_keys(Keys.TAB)
     assert index.run("return getComputedStyle(document.activeElement).outlineStyle") == "solid"
 

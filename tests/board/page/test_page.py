@@ -19,13 +19,13 @@ from typer.testing import CliRunner
 
 from kdbench.board.numbers import DIGIT, MINUS, POINT, aligned, decimals, fixed, scaled
 from kdbench.board.page import plots, summary
-from kdbench.board.page.cells import COLUMNS, differences
+from kdbench.board.page.cells import columns, differences
 from kdbench.board.page.data import Results, slugs
 from kdbench.board.page.series import curve, reliability
 from kdbench.commands.cli import app
 from kdbench.papers.reported import Reported
-from kdbench.records import Store
 from kdbench.registry.about import Described
+from kdbench.tasks.image.metrics import METRICS
 
 pytest.importorskip("plotly")
 from kdbench.board.page.build import build
@@ -101,7 +101,7 @@ def test_points_stand_below_each_other() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0, "0"), (999, "999"), (999.9, "1k"), (77754, "77.8k"), (999_900, "1M"), (9.3e6, "9.3M")]
+    ("value", "text"), [(0, "0"), (999, "999"), (999.9, "1k"), (77754, "77.8k"), (999_500, "1M"), (9.3e6, "9.3M")]
 )
 def test_counts_have_suffixes(value: float, text: str) -> None:
     assert scaled(value) == text
@@ -119,7 +119,7 @@ def test_only_a_difference_that_holms_correction_leaves_is_marked() -> None:
     sure = row_of(vs_kd=1.0, vs_kd_ci95_low=0.8, vs_kd_ci95_high=1.2, vs_kd_p=0.001, vs_kd_p_holm=0.01)
     unsure = {**sure, "vs_kd_p_holm": 0.06}
     worse = {**sure, "vs_kd": -1.0, "vs_kd_ci95_low": -1.2, "vs_kd_ci95_high": -0.8}
-    cells = differences("kd")([sure, unsure, worse, row_of()])
+    cells = differences("kd", METRICS.primary)([sure, unsure, worse, row_of()])
     assert [cell.mark for cell in cells] == ["better", "", "worse", ""]
     assert cells[0].hint == (
         "+1.00 points to kd, 95 % interval +0.80 to +1.20, p = 0.001, after Holm's correction p = 0.01, 3 paired runs"
@@ -128,14 +128,14 @@ def test_only_a_difference_that_holms_correction_leaves_is_marked() -> None:
 
 
 def test_a_difference_without_an_interval_is_shown_without_one() -> None:
-    (cell,) = differences("kd")([row_of(vs_kd=0.5, vs_kd_n=1)])
+    (cell,) = differences("kd", METRICS.primary)([row_of(vs_kd=0.5, vs_kd_n=1)])
     assert (cell.text, cell.aside, cell.whisker) == ("+0.50", "", None)
 
 
 def test_a_whisker_stays_on_its_axis_and_in_order() -> None:
     far = row_of(vs_kd=-40.0, vs_kd_ci95_low=-41.0, vs_kd_ci95_high=-39.0)
     near = row_of(vs_kd=1.0, vs_kd_ci95_low=0.5, vs_kd_ci95_high=1.5)
-    for cell in differences("kd")([near, near, far]):
+    for cell in differences("kd", METRICS.primary)([near, near, far]):
         assert cell.whisker is not None
         low, mean, high, zero = cell.whisker
         assert 0 <= low <= mean <= high <= 100
@@ -148,7 +148,7 @@ def test_a_whisker_stays_on_its_axis_and_in_order() -> None:
 def test_a_curve_is_the_mean_of_the_seeds_where_all_were_evaluated() -> None:
     runs = [page_record("kd", seed=seed, top1=70.0 + seed) for seed in (0, 1)]
     runs[1]["curve"][3].pop("top1")
-    made = curve(runs)
+    made = curve(runs, "top1")
     assert made is not None
     assert 4 not in made.epochs
     ends = [run["result"]["top1"] for run in runs]
@@ -184,7 +184,7 @@ def test_every_label_gets_a_file_name_of_its_own() -> None:
 
 def test_the_finding_counts_what_the_correction_leaves() -> None:
     made = results(synthetic(["student", "kd", "dkd"], gaps=False))
-    found = summary.finding(made.boards[0], made.baseline)
+    found = summary.finding(made.boards[0], made.baseline, METRICS.primary)
     assert found.best is not None
     assert found.best["rank"] == 1
     assert found.compared == 2
@@ -243,8 +243,8 @@ def test_plotly_accepts_every_figure() -> None:
     made = results()
     place = made.places[0]
     for figure in (
-        plots.pareto(made.boards[0].rows),
-        plots.curves(made.curves(place)),
+        plots.pareto(made.boards[0].rows, METRICS.primary),
+        plots.curves(made.curves(place), METRICS.primary),
         plots.calibration(made.reliabilities(place)),
     ):
         assert Figure(plain(figure)).data
@@ -252,9 +252,9 @@ def test_plotly_accepts_every_figure() -> None:
 
 def test_only_the_front_and_the_baselines_are_named_in_the_cost_plot() -> None:
     rows = results().boards[0].rows
-    figure = plots.pareto(rows)
+    figure = plots.pareto(rows, METRICS.primary)
     named = {name for trace in figure["data"] if "text" in trace["mode"] for name in trace["text"]}
-    scored = [row for row in rows if not math.isnan(row["top1_mean"])]
+    scored = [row for row in rows if not math.isnan(row["score_mean"])]
     assert named == {row["method"] for row in scored if row["pareto"] is True or row["name"] in ("student", "kd")}
     assert figure["layout"]["xaxis"]["type"] == "log"
 
@@ -329,7 +329,7 @@ def test_runs_that_are_not_done_are_shown(site: Path) -> None:
 def test_every_column_of_the_leaderboard_explains_itself(site: Path) -> None:
     buttons = [attributes for tag, attributes in Page(site / "index.html").elements if "data-first" in attributes]
     assert all(attributes["title"] for attributes in buttons)
-    assert len(buttons) == len([c for c in COLUMNS if c.key != "reported"]) + 1  # and the method
+    assert len(buttons) == len([c for c in columns(METRICS) if c.key != "reported"]) + 1  # and the method
 
 
 def test_text_of_records_cannot_become_markup(tmp_path: Path) -> None:
@@ -479,9 +479,8 @@ def test_a_folder_without_records_is_answered_with_a_sentence(tmp_path: Path) ->
     assert not (tmp_path / "site").exists()
 
 
-def test_records_of_another_recipe_are_named(tmp_path: Path) -> None:
-    store = Store(tmp_path / "digits")
-    store.write(page_record("kd"))
+def test_records_of_another_recipe_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdbench.commands.site.records_of", lambda store: [page_record("kd")])
     done = CliRunner().invoke(app, ["report", "digits", "--out", str(tmp_path), "-o", str(tmp_path / "site")])
     assert "--all" in str(done.exception)
 

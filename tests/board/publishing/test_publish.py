@@ -14,11 +14,11 @@ import pytest
 from typer.testing import CliRunner
 
 from kdbench.board.curves import curves_table, parquet
-from kdbench.board.publishing.card import grid_rows, make_card, sha256, suite_table
+from kdbench.board.publishing.card import make_card, sha256
 from kdbench.board.publishing.publish import publish, remake, suite_tables
 from kdbench.board.publishing.readme import readme, text
 from kdbench.board.publishing.validate import validate
-from kdbench.board.select import expected
+from kdbench.board.results import expected, grid_rows, suite_table
 from kdbench.board.tables import csv_bytes
 from kdbench.commands.cli import app
 from kdbench.errors import KDBenchError

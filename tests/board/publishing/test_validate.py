@@ -14,15 +14,16 @@ import pytest
 from typer.testing import CliRunner
 
 from kdbench.board.publishing import audit, schemas
-from kdbench.board.publishing.card import suite_table
 from kdbench.board.publishing.problem import shown
 from kdbench.board.publishing.publish import publish, trained
 from kdbench.board.publishing.validate import validate
+from kdbench.board.results import suite_table
 from kdbench.commands.cli import app
 from kdbench.errors import KDBenchError
 from kdbench.records import Record, migrated, read_record
 from kdbench.suites import parse
 from kdbench.suites.grid import identity
+from kdbench.tasks.image.metrics import METRICS
 
 DOCS = Path(__file__).parents[3] / "docs" / "results.md"
 
@@ -118,10 +119,10 @@ def test_the_command_lists_every_problem(folder: Path) -> None:
 # ------------------------------------------------------------------------------------------ tables
 
 
-@pytest.mark.parametrize("name", schemas.TABLES)
+@pytest.mark.parametrize("name", schemas.FILES)
 def test_every_column_is_documented(name: str) -> None:
     section = DOCS.read_text(encoding="utf-8").partition(f"### {name}\n")[2].partition("\n### ")[0]
-    assert schemas.markdown(name) in section
+    assert schemas.markdown(name, METRICS) in section
 
 
 @pytest.mark.parametrize(
@@ -138,14 +139,14 @@ def test_every_column_is_documented(name: str) -> None:
         ("runs.csv", "id", "12345", "it is not 16 hex digits"),
         ("runs.csv", "id", "", "a run that was made has an id"),
         ("runs.csv", "top1", "", "a done run has a top-1"),
-        ("runs.csv", "best_top1", "0", "the best epoch is not below the last"),
+        ("runs.csv", "best_top1", "0", "the best epoch is not worse than the last"),
         ("runs.csv", "compile", "yes", "it is none of true, false"),
         ("leaderboard.csv", "n", "1.5", "it is not a whole number"),
         ("leaderboard.csv", "vs_kd_p", "7", "it is not a number of 0 to 1"),
         ("leaderboard.csv", "digits, subset(per_class=8), cifar_resnet8 -> cifar_resnet8", "101", "of 0 to 100"),
         ("leaderboard_long.csv", "pair", "", "it is empty"),
         ("leaderboard_long.csv", "extra_parameters", "-4", "it is not a number of 0 or more"),
-        ("leaderboard_long.csv", "best_top1_mean", "1", "the best epochs are not below the last"),
+        ("leaderboard_long.csv", "best_top1_mean", "1", "the best epochs are not worse than the last"),
     ],
 )
 def test_a_value_that_a_column_does_not_allow_is_found(
@@ -235,7 +236,7 @@ def test_a_page_with_words_of_its_own_is_found(folder: Path) -> None:
     ("change", "parts"),
     [
         (lambda r: r["result"].update(top1=99.0), ("result.top1: 99.0: the last point of the curve has",)),
-        (lambda r: r["result"].update(best_top1=0.0), ("result.best_top1: 0.0: it is below the last epoch's",)),
+        (lambda r: r["result"].update(best_top1=0.0), ("result.best_top1: 0.0: it is worse than the last epoch's",)),
         (lambda r: r["result"].update(best_top1=99.0), ("result.best_top1: 99.0: the best point of the curve has",)),
         (lambda r: r["result"].update(best_epoch=7), ("result.best_epoch: 7: that epoch of the curve has",)),
         (lambda r: r["result"].update(top5=101.0), ("result.top5: 101.0: it is not between 0 and 100",)),
@@ -357,8 +358,8 @@ def test_no_record_is_so_broken_that_it_cannot_be_checked(published: Path, tiny_
             continue  # these are read_record's
         record = migrated(record)
         if not audit.shape("r", record):
-            found = [*audit.audit("r", record, 2), *audit.placed("r", record, table)]
-            [str(problem) for problem in (*found, *audit.taught("r", record, {}, trained(record)))]
+            found = [*audit.audit("r", record, 2), *audit.misplaced("r", record, table)]
+            [str(problem) for problem in (*found, *audit.untaught("r", record, {}, trained(record)))]
 
 
 # ------------------------------------------------------------------------------------------ the card

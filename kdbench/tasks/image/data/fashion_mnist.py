@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import math
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from kdbench.tasks.image.data.sets import STORED_SIZE, ImageData, channel_statis
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 PADDED = 32  # px; the field pads the 28x28 images by 2 on each side so that they can be halved five times
+CLASSES = 10
 STEMS = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
 
 
@@ -38,7 +40,13 @@ def load(root: Path, image_size: int | None = None, download: bool = False) -> I
         files = _find(root)
     if files is None:
         raise absent("fashion_mnist", root, _WHAT)
-    train_images, train_targets, test_images, test_targets = (_read_idx(file) for file in files)
+    dimensions = [3 if "idx3" in stem else 1 for stem in STEMS]
+    train_images, train_targets, test_images, test_targets = map(_read_idx, files, dimensions)
+    for path, targets in ((files[1], train_targets), (files[3], test_targets)):
+        if len(targets) and targets.max() >= CLASSES:
+            raise KDBenchError(
+                f"data file {str(path)!r} has label {int(targets.max())} of {CLASSES} classes: fetch it anew"
+            )
     if len(train_images) != len(train_targets) or len(test_images) != len(test_targets):
         raise KDBenchError(
             f"fashion_mnist in {str(files[0].parent)!r} has not one label an image: fetch the files anew"
@@ -52,7 +60,7 @@ def load(root: Path, image_size: int | None = None, download: bool = False) -> I
         train_targets=train_targets.long(),
         test_images=test_images,
         test_targets=test_targets.long(),
-        num_classes=10,
+        num_classes=CLASSES,
         classes=tuple(FashionMNIST.classes),
         mean=mean,
         std=std,
@@ -78,8 +86,10 @@ def _find(root: Path) -> list[Path] | None:
     return None
 
 
-def _read_idx(path: Path) -> Tensor:
-    """Read an IDX file of bytes: a magic number 0x0000_08_<dimensions>, the big-endian sizes, the values."""
+def _read_idx(path: Path, wanted: int) -> Tensor:
+    """Read an IDX file of bytes in `wanted` dimensions: a magic number 0x0000_08_<dimensions>, the big-endian sizes,
+    the values.
+    """
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         magic = struct.unpack_from(">I", content)[0]
@@ -87,7 +97,9 @@ def _read_idx(path: Path) -> Tensor:
         shape = struct.unpack_from(f">{dimensions}I", content, 4)
         if magic >> 8 != 0x08 or len(content) != 4 * (dimensions + 1) + math.prod(shape):
             raise ValueError("not an IDX file of bytes, or cut short")
-    except (OSError, EOFError, ValueError, struct.error) as error:
+        if dimensions != wanted:
+            raise ValueError(f"it has {dimensions} dimensions, not {wanted}")
+    except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
         raise KDBenchError(f"data file {str(path)!r} cannot be read ({error}): fetch it anew") from error
     values = np.frombuffer(content, np.uint8, offset=4 * (dimensions + 1)).reshape(shape)
     return torch.from_numpy(values.copy())

@@ -1,4 +1,4 @@
-"""Image folders: `train/` and `val/` (or `test/`) with one folder a class; ImageNet is one of them."""
+"""Image folders: `train/` and `val/` (or `test/`) with one folder per class; ImageNet is one of them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_dataset
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.data.readers.reader_image_folder import find_images_and_targets
 
 from kdbench.errors import KDBenchError
+from kdbench.suites import folders
 from kdbench.tasks.image.data.absent import absent
+from kdbench.tasks.image.data.pictures import EXTENSIONS, opened
 from kdbench.tasks.image.data.sets import StreamedData
 
-TRAIN_FOLDERS = ("train", "training")
-TEST_FOLDERS = ("val", "validation", "valid", "test")
 IMAGE_SIZE = 224  # px, where the user names none
 
 
@@ -28,11 +29,7 @@ class ImageFiles:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Image.Image:
-        try:
-            with Image.open(self.paths[index]) as image:
-                return image.convert("RGB")
-        except (OSError, ValueError, SyntaxError) as error:  # what PIL raises on a damaged file
-            raise KDBenchError(f"image {self.paths[index]!r} cannot be read ({error}): replace or remove it") from error
+        return opened(self.paths[index])
 
 
 def load(name: str, folder: Path, image_size: int | None = None) -> StreamedData:
@@ -41,8 +38,8 @@ def load(name: str, folder: Path, image_size: int | None = None) -> StreamedData
     Raises:
         KDBenchError: if a part is absent, or a test class has no training images.
     """
-    train, train_classes = _scan(name, folder, TRAIN_FOLDERS)
-    test, test_classes = _scan(name, folder, TEST_FOLDERS)
+    train, train_classes = _scan(name, folder, folders.TRAIN)
+    test, test_classes = _scan(name, folder, folders.TEST)
     if strangers := sorted(set(test_classes) - set(train_classes)):
         raise KDBenchError(
             f"dataset {name!r} has test images of class {strangers[0]!r} but no training images: add some"
@@ -64,12 +61,20 @@ def load(name: str, folder: Path, image_size: int | None = None) -> StreamedData
 
 def _scan(name: str, folder: Path, splits: Sequence[str]) -> tuple[list[tuple[str, int]], dict[str, int]]:
     """The files of the first split that exists, as (path, target), and the class indices."""
-    split = next((split for split in splits if (folder / split).is_dir()), None)
+    split = folders.split(folder, splits)
     if split is None:
         what = "a folder train and a folder val (or test), each with one folder of images a class, into it"
         raise absent(name, folder, what)
-    try:
-        reader = create_dataset("", root=str(folder / split), search_split=False).reader
-    except RuntimeError as error:
-        raise KDBenchError(f"folder {str(folder / split)!r} has no images in class folders: put some there") from error
-    return reader.samples, reader.class_to_idx
+    found, index = find_images_and_targets(str(split), types=EXTENSIONS)
+    names = {target: c for c, target in index.items()}
+    kept = [(path, names[target]) for path, target in found if _of_a_class(Path(path).relative_to(split))]
+    if not kept:
+        raise KDBenchError(f"folder {str(split)!r} has no images in class folders: put some there")
+    present = {c for _, c in kept}
+    classes = {c: number for number, c in enumerate(c for c in index if c in present)}
+    return [(path, classes[c]) for path, c in kept], classes
+
+
+def _of_a_class(path: Path) -> bool:
+    """Whether a picture lies in a class folder: not beside them, and in nothing that a program hides (`.git`)."""
+    return len(path.parts) > 1 and not any(part.startswith(".") for part in path.parts)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
@@ -89,6 +91,12 @@ class ImageData:
         """Bytes of all images in memory."""
         return self.train_images.numel() + self.test_images.numel()
 
+    @property
+    def content(self) -> str:
+        """16 hex digits over every pixel and target."""
+        tensors = (self.train_images, self.train_targets, self.test_images, self.test_targets)
+        return _content(*tensors, names=[])
+
     def select(self, index: Tensor) -> ImageData:
         """Keep these training samples `[M]`, in this order."""
         return replace(
@@ -142,6 +150,12 @@ class StreamedData:
     def num_bytes(self) -> int:
         """Bytes of all images as they would lie in memory at `image_size`."""
         return (len(self.train) + len(self.test)) * math.prod(self.input_size)
+
+    @property
+    def content(self) -> str:
+        """16 hex digits over the targets and, where they are files, the images' names; they are not opened for it."""
+        names = [getattr(images, "paths", [str(len(images))]) for images in (self.train, self.test)]
+        return _content(self.train_targets, self.test_targets, names=[Path(n).name for part in names for n in part])
 
     def select(self, index: Tensor) -> StreamedData:
         """Keep these training samples `[M]`, in this order."""
@@ -205,6 +219,13 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
         means.append(round(mean.item(), 6))
         stds.append(round((share * (values - mean).square()).sum().sqrt().item(), 6))
     return tuple(means), tuple(stds)
+
+
+def _content(*tensors: Tensor, names: Sequence[str]) -> str:
+    total = hashlib.sha256("\n".join([*names, *(str(tuple(tensor.shape)) for tensor in tensors)]).encode())
+    for tensor in tensors:
+        total.update(tensor.contiguous().numpy().data)
+    return total.hexdigest()[:16]
 
 
 def _subset(images: Images, index: Tensor) -> Images:

@@ -55,7 +55,7 @@ class DatasetImages:
         try:
             image = Image.open(dataset.reader[index][0]) if hasattr(dataset, "reader") else dataset[index][0]
             return image.convert("RGB")
-        except (OSError, ValueError, SyntaxError) as error:
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise KDBenchError(
                 f"image {index} of a timm dataset cannot be read ({error}): fetch the set anew"
             ) from error
@@ -85,7 +85,7 @@ def load(name: str, root: Path, image_size: int | None = None, download: bool = 
         train, test = _open_splits(name, root, download)
         train_targets, test_targets = _targets(train), _targets(test)
     if min(train_targets.min(), test_targets.min()) < 0:
-        raise KDBenchError(f"timm dataset {name!r} has samples without a label: kdbench needs one class a sample")
+        raise KDBenchError(f"timm dataset {name!r} has samples without a label: kdbench needs one class per sample")
     num_classes = int(max(train_targets.max(), test_targets.max())) + 1
     return StreamedData(
         name=f"timm:{name}",

@@ -6,7 +6,10 @@ of batches, so that the workers begin an epoch while the last one still trains a
 
 from __future__ import annotations
 
+import ctypes
 import itertools
+import signal
+import sys
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +24,7 @@ from kdbench.seeding import seeded
 from kdbench.tasks.image.data.loader import Order
 from kdbench.tasks.image.data.sets import Images
 
+PR_SET_PDEATHSIG = 1  # of Linux's prctl
 Sample = tuple[tuple[int, ...], int, int]  # what seeds its crops, how many views of it, its index
 
 
@@ -118,11 +122,18 @@ class Workers:
                 batch_sampler=self._plan,  # type: ignore[arg-type]  # an iterable is all it needs
                 num_workers=workers,
                 pin_memory=pin_memory,
+                worker_init_fn=_die_with_parent,
                 persistent_workers=workers > 0,
                 generator=torch.Generator(),  # without one it draws from the global random numbers
             )
         self._plan.row = passes.row(number)
         self._open["row"] = iter(self._open["loader"])
+
+
+def _die_with_parent(_worker: int) -> None:
+    """Let the kernel end this worker with the process that started it, whatever ends that one (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class _Plan:

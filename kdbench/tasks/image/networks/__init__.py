@@ -26,6 +26,7 @@ def create(
     pretrained: bool = False,
     data_normalization: Normalization | None = None,
     own_normalization: Normalization | None = None,
+    keep_classifier: bool = False,
     **timm_kwargs: Any,
 ) -> TimmNetwork:
     """Build a network for data of this size and number of classes.
@@ -37,6 +38,7 @@ def create(
         pretrained: load timm's weights; their input normalisation then applies.
         data_normalization: mean and std that the data is normalised with.
         own_normalization: mean and std that the weights were trained with, if others.
+        keep_classifier: whether pretrained weights must bring the classifier, so that the network can teach.
         timm_kwargs: passed to `timm.create_model`; `width_factor` multiplies the channels of CIFAR ResNets, WRNs and
             VGGs and of timm's ResNets and EfficientNets.
 
@@ -50,6 +52,11 @@ def create(
     if pretrained and not (config and config.has_weights) and "pretrained_cfg_overlay" not in timm_kwargs:
         raise KDBenchError(
             f"timm has no pretrained weights of {name!r}: let kdbench train it, or name a checkpoint file by `weights`"
+        )
+    if keep_classifier and config and config.num_classes not in (num_classes, None):
+        raise KDBenchError(
+            f"timm's pretrained weights of {name!r} were made for {config.num_classes} classes, but the data has "
+            f"{num_classes}: as a teacher it would guess; let kdbench train one, or name a checkpoint file by `weights`"
         )
     if not name.startswith("cifar_"):
         timm_kwargs = _timm_widths(name, timm_kwargs)

@@ -111,6 +111,8 @@ class TimmNetwork(Network):
     def classifier(self) -> nn.Module:
         """The last layer, `[B, D]` to `[B, K]`; a 1x1 convolution is given in a wrapper that shares its weights."""
         layer = self.model.get_classifier()
+        if not isinstance(layer, nn.Linear | nn.Conv2d):
+            layer = getattr(layer, "fc", layer)  # some of timm's models give the whole head: pooling, dropout, layer
         if isinstance(layer, nn.Conv2d):
             return nn.Sequential(nn.Unflatten(1, (-1, 1, 1)), layer, nn.Flatten(1))
         return layer

@@ -7,6 +7,7 @@ import hashlib
 import pickle
 import struct
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -359,3 +360,13 @@ def test_the_data_folder_is_the_argument_then_the_variable_then_the_cache(monkey
     assert data_root() == tmp_path
     monkeypatch.delenv("KDBENCH_DATA")
     assert data_root() == Path.home() / ".cache" / "kdbench" / "data"
+
+
+def test_the_content_of_a_set_tells_one_pixel_and_one_label(tmp_path: Path) -> None:
+    data = load("digits")
+    brighter, relabelled = data.train_images.clone(), data.test_targets.clone()
+    brighter[5, 0, 3, 3] += 1
+    relabelled[7] = (relabelled[7] + 1) % 10
+    changed = [data, replace(data, train_images=brighter), replace(data, test_targets=relabelled)]
+    assert len({found.content for found in changed}) == 3
+    assert data.content == load("digits").content

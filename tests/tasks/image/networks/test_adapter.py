@@ -11,6 +11,7 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+from timm.layers import ClassifierHead
 from torch import Tensor, nn
 
 from kdbench.errors import KDBenchError
@@ -118,6 +119,31 @@ def test_a_network_without_intermediates_has_no_features() -> None:
     assert net.shapes.features == ()
     assert net(images(2, 3, 2)).features == ()
     assert net.stage_parameters() == [frozenset(dict(net.named_parameters()))]
+
+
+class Contained(Plain):
+    """Its `get_classifier` gives pooling, dropout and layer together, as those of timm's Sequencers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = ClassifierHead(6, 3, pool_type="avg", input_fmt="NHWC")
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        return super().forward_features(x)[:, None, None]  # [B, 1, 1, 6]
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        return self.head(x, pre_logits=pre_logits)
+
+    def get_classifier(self) -> nn.Module:
+        return self.head
+
+
+def test_a_classifier_that_comes_with_its_pooling_is_taken_without() -> None:
+    net = TimmNetwork(Contained(), "contained", (3, 2, 2))
+    said = net(images(2, 3, 2))
+    torch.testing.assert_close(said.logits, net.classifier(said.embedding))
+    torch.testing.assert_close(said.logits, net.model(images(2, 3, 2)))
+    assert isinstance(net.classifier, nn.Linear)
 
 
 def test_the_stem_goes_with_the_first_stage_and_the_head_comes_last() -> None:

@@ -1,0 +1,58 @@
+"""The commands about methods, and lists of all there is to choose from: list, show, new, check."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kdbench.commands.options import console
+
+
+def list_(
+    what: Annotated[str, typer.Argument(help="methods, suites, networks or datasets")] = "methods",
+    papers: Annotated[bool, typer.Option("--papers", help="the methods' papers: title, venue, arXiv, code")] = False,
+) -> None:
+    """List the methods with family, source and needs; or the suites, networks or data sets."""
+    from kdbench.commands.listing import print_list
+
+    print_list(console(), what, papers)
+
+
+def show(
+    method: Annotated[str, typer.Argument(help="a registered name, a composition (crd+kd), or a .py file")],
+) -> None:
+    """Show a method: its equation, hyperparameters, needs and deviations, and what its paper reports."""
+    from kdbench import registry
+    from kdbench.commands.show import print_method
+
+    for name in registry.load_file(method) if method.endswith(".py") else [method]:
+        print_method(console(), name)
+
+
+def new(
+    name: Annotated[str, typer.Argument(help="the method's name, e.g. my_method")],
+    family: Annotated[
+        str, typer.Option(help="logits, features, relations, mutual, multi_teacher, multi_head, staged, inputs")
+    ] = "logits",
+    folder: Annotated[Path, typer.Option(help="where to write the file")] = Path(),
+) -> None:
+    """Write the file of a new method that already runs, to be filled with your own loss."""
+    from kdbench.commands.scaffold import write_method
+
+    path = write_method(name, family, folder)
+    print(f"wrote {path}; next: kdbench check {path}, then kdbench run digits --methods student,kd,{path}")
+
+
+def check(
+    method: Annotated[str, typer.Argument(help="a registered name, or a .py file that registers methods")],
+) -> None:
+    """Hold a method to the contract: finite terms, gradients, odd batches, bf16, compile, resume, cohort."""
+    from kdbench import registry
+    from kdbench.testing.checks import print_checks
+
+    names = registry.load_file(method) if method.endswith(".py") else [registry.get(method).info.name]
+    failed = [name for name in names if not print_checks(console(), name)]
+    if failed:
+        raise typer.Exit(1)

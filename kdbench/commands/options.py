@@ -1,0 +1,175 @@
+"""What commands share: the options by which cells are chosen and trained, and one decorator that adds them.
+
+Nothing heavy is imported before a command needs it, so that `kdbench --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_type_hints
+
+import typer
+
+from kdbench.errors import KDBenchError, unknown
+from kdbench.records.plain import plain
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from kdbench.records import Store
+    from kdbench.suites.grid import Cell, Suite
+
+Command = Callable[..., None]
+
+
+@dataclass
+class Selection:
+    """The shared options, as they were given; those that a command does not have are as they stand here.
+
+    Attributes:
+        suite: the grid that they leave.
+        cells: its cells.
+        store: where its records lie.
+    """
+
+    suite_name: Annotated[
+        str, typer.Argument(help="a suite's name (`kdbench list suites`) or a .toml file", metavar="SUITE")
+    ] = "digits"
+    methods: Annotated[
+        str, typer.Option(help="only these, comma-separated: names, or .py files that register methods")
+    ] = ""
+    pairs: Annotated[str, typer.Option(help="only these, comma-separated: names or parts of names")] = ""
+    seeds: Annotated[str, typer.Option(help="only these, comma-separated")] = ""
+    epochs: Annotated[
+        int | None, typer.Option(help="epochs of the students (teachers: --set teacher_recipe.epochs=N)")
+    ] = None
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="METHOD.HYPERPARAMETER=VALUE, recipe.KEY=VALUE or teacher_recipe.KEY=VALUE"),
+    ] = None
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16")] = "auto"
+    out: Annotated[Path, typer.Option(help="results folder", envvar="KDBENCH_OUT")] = Path("runs")
+    data: Annotated[Path | None, typer.Option(help="data folder", envvar="KDBENCH_DATA")] = None
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: the best there is")] = None
+    compile: Annotated[
+        str,
+        typer.Option(help="auto (as `kdbench tune` measured, else on where CUDA is), on, off, or graphs (CUDA graphs)"),
+    ] = "auto"
+    cohort_size: Annotated[int, typer.Option(help="train at most so many cells side by side (0: no limit)", min=0)] = 0
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="run cells again that failed before")] = False
+
+    @cached_property
+    def suite(self) -> Suite:
+        from kdbench.suites import parse
+
+        suite = parse.narrow(
+            parse.load(self.suite_name),
+            methods=words(self.methods),
+            pairs=words(self.pairs),
+            seeds=self.seed_numbers,
+            epochs=self.epochs,
+            settings=self.settings or [],
+            precision=self.known_precision,
+        )
+        remark(suite.hidden_source())
+        return suite
+
+    @cached_property
+    def cells(self) -> list[Cell]:
+        return self.suite.cells()
+
+    @cached_property
+    def store(self) -> Store:
+        return self.store_of(self.suite.name)
+
+    def store_of(self, suite: str) -> Store:
+        """Where the records of a suite of this name lie."""
+        from kdbench.records import Store
+
+        return Store(self.out / suite)
+
+    @property
+    def seed_numbers(self) -> list[int]:
+        """`seeds` as numbers; none where none are given."""
+        try:
+            return [int(word) for word in words(self.seeds)]
+        except ValueError:
+            raise KDBenchError(f"--seeds {self.seeds!r} is not a comma-separated list of whole numbers") from None
+
+    @property
+    def known_precision(self) -> str:
+        """`precision`, if it is one."""
+        from kdbench.hardware.numerics import PRECISIONS
+
+        if self.precision not in PRECISIONS:
+            raise unknown("precision", self.precision, PRECISIONS)
+        return self.precision
+
+
+# what most commands take from it
+RECIPE = ("epochs", "settings", "precision", "out")
+GRID = ("suite_name", "methods", "pairs", "seeds", *RECIPE)
+RUNNING = ("data", "device", "compile", "cohort_size", "retry_failed")
+
+
+def selecting(*names: str, **others: Any) -> Callable[[Command], Command]:
+    """Give a command shared options; it is called with the `Selection` first, and by name with what is its own.
+
+    Args:
+        names: fields of `Selection`, which become options of the command.
+        others: fields whose option looks otherwise in this command, with its annotation.
+    """
+    forms = {**others, **{name: get_type_hints(Selection, include_extras=True)[name] for name in names}}
+    defaults = {field.name: field.default for field in dataclasses.fields(Selection)}
+
+    def decorate(command: Command) -> Command:
+        _, *own = inspect.signature(command, eval_str=True).parameters.values()
+        shared = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=form)
+            for name, form in forms.items()
+        ]
+
+        def wrapped(**given: Any) -> None:
+            chosen = Selection(**{name: given.pop(name) for name in forms})
+            command(chosen, **given)
+
+        # what must be given comes first, then what is shared, then what is the command's own
+        needed = [parameter for parameter in own if parameter.default is parameter.empty]
+        free = [parameter for parameter in own if parameter not in needed]
+        keywords = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in (*needed, *shared, *free)]
+        wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__
+        wrapped.__signature__ = inspect.Signature(keywords)  # type: ignore[attr-defined]
+        wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in keywords}
+        return wrapped
+
+    return decorate
+
+
+def words(text: str) -> list[str]:
+    """The entries of a comma-separated list."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def remark(sentences: Iterable[str]) -> None:
+    """Say on standard error what should be known of a command's results."""
+    for sentence in sentences:
+        print(f"kdbench: {plain(sentence)}", file=sys.stderr)
+
+
+def console() -> Console:
+    """Where tables and prose are printed."""
+    from kdbench.commands.screen import PlainConsole
+
+    return PlainConsole()
+
+
+def fail(sentence: str) -> NoReturn:
+    """Say on standard error what went wrong, and end with status 1."""
+    print(f"kdbench: {plain(sentence)}", file=sys.stderr)
+    raise typer.Exit(1)

@@ -1,0 +1,118 @@
+"""The commands that read records and train nothing: leaderboard, report, compare, power."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kdbench.commands.options import GRID, RECIPE, Selection, console, remark, selecting
+from kdbench.errors import KDBenchError
+
+if TYPE_CHECKING:
+    from kdbench.records import Record, Store
+    from kdbench.suites.grid import Cell
+
+COMMON = "leaderboard_common.csv"
+
+
+@selecting(*GRID)
+def leaderboard(
+    chosen: Selection,
+    common: Annotated[
+        bool, typer.Option("--common", help="rank over the pairs (or else seeds) that all methods shown have finished")
+    ] = False,
+) -> None:
+    """Make runs.csv, leaderboard.csv and leaderboard_long.csv from the records, and print the leaderboard."""
+    remark(chosen.suite.absent_data())
+    print_leaderboard(chosen.cells, chosen.store, common)
+
+
+@selecting(*GRID)
+def report(
+    chosen: Selection,
+    site: Annotated[
+        Path | None, typer.Option("--site", "-o", help="where the site goes [default: site/SUITE]", show_default=False)
+    ] = None,
+    latex: Annotated[bool, typer.Option("--latex", help="also write leaderboard.tex")] = False,
+    plots: Annotated[bool, typer.Option(help="also write the plots as PNG and SVG")] = True,
+    everything: Annotated[
+        bool, typer.Option("--all", help="show every record of the folder, not only those of the suite as it is now")
+    ] = False,
+) -> None:
+    """Make a site of the results: leaderboard, plots, one page per method and pair; needs no server and no network."""
+    from kdbench.commands.site import report as make_report
+
+    folder = site or Path("site") / chosen.suite.name
+    page = make_report(chosen.suite, chosen.store, folder, everything=everything, latex=latex, pictures=plots)
+    print(f"report: {page}")
+
+
+@selecting(*RECIPE, suite_name=Annotated[str, typer.Option("--suite", help="a suite's name or a .toml file")])
+def compare(
+    chosen: Selection,
+    a: Annotated[str, typer.Argument(help="a method as the leaderboard calls it")],
+    b: Annotated[str, typer.Argument(help="another one")],
+) -> None:
+    """Say whether method A is better than method B, by how much, and how sure that is."""
+    from kdbench.board.compare import compare as compare_methods
+    from kdbench.board.select import current
+    from kdbench.board.terminal import comparison
+    from kdbench.commands.unusable import records_of
+
+    comparison(console(), compare_methods(current(records_of(chosen.store), chosen.cells), a, b))
+
+
+@selecting("suite_name", *RECIPE)
+def power(
+    chosen: Selection,
+    methods: Annotated[str, typer.Option(help="two methods as the leaderboard calls them, comma-separated")] = "",
+    delta: Annotated[
+        float | None, typer.Option(help="the difference in points to be seen; default: the one in the records")
+    ] = None,
+) -> None:
+    """Say how many seeds it takes to tell two methods apart, from how their differences spread so far."""
+    from kdbench.board.power import plan
+    from kdbench.board.select import current
+    from kdbench.board.terminal import power as render
+    from kdbench.commands.unusable import records_of
+
+    labels = [label.strip() for label in re.split(r",(?![^()]*\))", methods) if label.strip()]
+    if len(labels) != 2:
+        raise KDBenchError(
+            f"--methods {methods!r} names {len(labels)} methods: give the two to tell apart, e.g. dkd,kd"
+        )
+    records = current(records_of(chosen.store), chosen.cells)
+    render(console(), plan(records, labels[0], labels[1], delta))
+
+
+def print_leaderboard(cells: Sequence[Cell], store: Store, common: bool = False) -> int:
+    """Write the tables, print the leaderboard, and return how many of the cells failed."""
+    from kdbench.board import terminal
+    from kdbench.board.results import Tables
+    from kdbench.board.tables import write_csv
+    from kdbench.commands.unusable import records_of
+
+    shown = tables = Tables.of(cells, records_of(store))
+    tables.write(store.folder)
+    screen, files = console(), list(tables.files)
+    if common:
+        shown = tables.common()
+        files.insert(0, COMMON)
+        write_csv(shown.wide, store.beside(COMMON))
+        note = shown.note or "all methods finished all pairs: nothing is left out"
+        screen.print(note, markup=False, highlight=False)
+    for part in (*terminal.leaderboard(shown, screen.width), *terminal.suite(shown, screen.width)):
+        screen.print(part)
+    for name in files:
+        print(f"{name.removesuffix('.csv') + ':':<20} {store.beside(name)}")
+    return failures(tables.records, cells)
+
+
+def failures(records: Sequence[Record], cells: Sequence[Cell]) -> int:
+    """How many of the cells failed."""
+    planned = {cell.id for cell in cells}
+    return sum(record["status"] == "failed" for record in records if record["id"] in planned)

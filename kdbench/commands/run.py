@@ -1,0 +1,82 @@
+"""The commands that train and that say how far it is: run, status."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kdbench.commands.options import GRID, RUNNING, Selection, console, fail, remark, selecting
+from kdbench.commands.results import print_leaderboard
+
+if TYPE_CHECKING:
+    from kdbench.records import Store
+    from kdbench.suites.grid import Cell
+
+
+@selecting(*GRID, *RUNNING)
+def run(
+    chosen: Selection,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="print the cells, what is done, and the likely cost")
+    ] = False,
+) -> None:
+    """Run a suite: train what has no record yet, then print the leaderboard and the path of its CSV."""
+    if dry_run:
+        plan(chosen, chosen.cells, chosen.store)
+        return
+    train(chosen, chosen.cells, chosen.store)
+    if failed := print_leaderboard(chosen.cells, chosen.store):
+        fail(f"{failed} cells failed; `kdbench status {chosen.suite_name}` says why, --retry-failed runs them again")
+
+
+@selecting(*GRID)
+def status(chosen: Selection) -> None:
+    """Show which cells are done, running, interrupted, failed, not applicable or missing."""
+    from kdbench.commands.plan import print_status
+
+    remark(chosen.suite.absent_data())
+    print_status(console(), chosen.cells, chosen.store, chosen.out)
+
+
+def plan(chosen: Selection, cells: Sequence[Cell], store: Store) -> None:
+    """Print what training these cells would do."""
+    from kdbench.commands.plan import print_plan
+
+    print_plan(
+        console(),
+        cells,
+        store,
+        data_root=chosen.data,
+        device=chosen.device,
+        compile=chosen.compile,
+        teachers=chosen.out / "teachers",
+    )
+
+
+def train(chosen: Selection, cells: Sequence[Cell], store: Store) -> None:
+    """Train those of the cells that have no record."""
+    from kdbench.commands.unusable import clear_away
+    from kdbench.records.leftovers import sweep
+    from kdbench.records.lock import locked
+
+    try:
+        with locked(chosen.out):
+            sweep(chosen.out)
+            clear_away(store)
+            done = sum(store.has(cell.id) for cell in cells)
+            if done == len(cells) and not chosen.retry_failed:
+                return  # before what only training needs is imported
+            from kdbench.commands.progress import Display
+            from kdbench.executors.local import LocalExecutor
+
+            with Display(console(), len(cells), done) as display:
+                executor = LocalExecutor(
+                    chosen.out, display, chosen.data, chosen.device, chosen.compile, chosen.cohort_size
+                )
+                executor.run(cells, chosen.retry_failed)
+    except KeyboardInterrupt:
+        print("kdbench: interrupted; the same command goes on from the last finished epoch", file=sys.stderr)
+        raise typer.Exit(130) from None

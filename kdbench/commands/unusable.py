@@ -1,0 +1,34 @@
+"""What a command says of records that it cannot use: their names, and how many; it shows the rest."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from kdbench.board.usable import set_aside_damaged, usable
+from kdbench.records import Record, Store
+from kdbench.records.plain import plain
+
+SHOWN = 5  # sentences; more records than that are counted
+
+
+def records_of(store: Store) -> list[Record]:
+    """The records that can be used; the others are named on standard error."""
+    records, said = usable(store.paths())
+    tell(said)
+    return records
+
+
+def tell(said: Sequence[str]) -> None:
+    """Name records that are left out."""
+    for sentence in said[:SHOWN]:
+        print(f"kdbench: {plain(sentence)}", file=sys.stderr)
+    if said:
+        more = f", the first {SHOWN} of them named above" if len(said) > SHOWN else ""
+        print(f"kdbench: {len(said)} record{'s' * (len(said) > 1)} left out of what is shown{more}", file=sys.stderr)
+
+
+def clear_away(store: Store) -> None:
+    """Put what is no record aside, so that a run makes it again, and say so."""
+    for sentence in set_aside_damaged(store):
+        print(f"kdbench: {plain(sentence)}", file=sys.stderr)

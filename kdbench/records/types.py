@@ -1,0 +1,118 @@
+"""What a record holds, as types: the file's keys, described in docs/records.md.
+
+A task's scores have names of its own, so they are no keys here: they stand in `Scores`, and
+`kdbench.tasks.metrics` says which there are.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NotRequired, TypedDict
+
+SCHEMA = 2
+
+Status = Literal["done", "failed", "not_applicable"]
+# a task's scores by name, and beside them `best_epoch`, `reliability` and `extra` (scores of several students)
+Scores = dict[str, Any]
+Recipe = dict[str, Any]  # the fields of a `kdbench.suites.recipe.Recipe`
+
+
+class TeacherConfig(TypedDict):
+    """A teacher as the suite names it: the fields of a `kdbench.suites.grid.TeacherSpec`."""
+
+    network: str
+    seed: int
+    weights: str
+    sha256: str
+    mean: list[float]
+    std: list[float]
+
+
+class MethodConfig(TypedDict):
+    """A method with all its hyperparameters, and the digest of its source."""
+
+    name: str
+    label: str
+    family: str
+    hyperparameters: dict[str, Any]
+    source: str
+    source_not_tracked: NotRequired[list[str]]  # what it uses that the digest cannot follow
+
+
+class CellConfig(TypedDict):
+    """All that decides a cell's result, and what tables call it."""
+
+    role: str
+    dataset: str
+    task: str
+    protocol: dict[str, dict[str, Any]]
+    pair: str
+    teachers: list[TeacherConfig]
+    teacher_recipes: list[Recipe]
+    student: str
+    assistants: NotRequired[list[str]]  # where the method trains some
+    data: NotRequired[str]  # digest of a folder's files, where the data set is one
+    method: MethodConfig
+    seed: int
+    recipe: Recipe
+
+
+class Cost(TypedDict):
+    """What training and the deployed network cost; None was not measured."""
+
+    seconds_per_epoch: float
+    own_seconds_per_epoch: float
+    joules_per_epoch: float | None
+    peak_memory_mb: float | None
+    extra_parameters: int
+    student_parameters: int
+    deployed_parameters: int
+    deployed_macs: int
+    latency_ms_batch1: float | None
+    latency_ms_batch128: float | None
+
+
+class NumericsConfig(TypedDict):
+    """Where and how numbers were computed."""
+
+    device: str
+    precision: str
+    precision_rule: str
+    compile: bool
+    compile_rule: str
+    cuda_graphs: bool
+    channels_last: bool
+    threads: int
+    tf32: bool
+
+
+class Provenance(TypedDict):
+    """Where a record comes from."""
+
+    versions: dict[str, str]
+    hardware: dict[str, Any]
+    numerics: NumericsConfig
+    git: str | None
+    finished_at: str
+
+
+class Record(TypedDict):
+    """One cell's record; `result`, `cost`, `curve` and `teachers` are there if it is done, `traceback` if it crashed.
+
+    A point of the `curve` is one epoch's: its number, loss, terms, seconds, learning rate and scores. A teacher of
+    `teachers` has network, seed, which weights it has, their sha256, and its primary score.
+    """
+
+    schema: int
+    id: str
+    suite: str
+    status: Status
+    reason: str
+    cell: CellConfig
+    provenance: Provenance
+    result: NotRequired[Scores]
+    cost: NotRequired[Cost]
+    curve: NotRequired[list[dict[str, Any]]]
+    teachers: NotRequired[list[dict[str, Any]]]
+    traceback: NotRequired[str]
+    data: NotRequired[str]  # digest of the data as it was trained and scored on
+    weights_sha256: NotRequired[str]  # of a teacher's: its trained weights

@@ -1,0 +1,113 @@
+"""What a task supplies, and how one is made of a suite's data set."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from kdbench.errors import unknown
+from kdbench.hardware.numerics import Numerics
+from kdbench.method import Batch, Dataset, Network
+from kdbench.suites.grid import DatasetSpec, Recipe
+from kdbench.tasks.metrics import Metrics
+
+
+class TrainingSet(Dataset, Protocol):
+    """A `Dataset` that can also be gone through in shuffled, augmented epochs."""
+
+    steps_per_epoch: int
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """One epoch's batches, decided by the loader's seed and the epoch's number alone."""
+        ...
+
+
+class Task(ABC):
+    """One data set under one recipe, on one device.
+
+    What `evaluate` gives is the task's own business (logits, decoded sentences, boxes): the engine hands it on to
+    `scores`, `keeps` and `group` and never looks into it.
+
+    Attributes:
+        metrics: the table of its scores, from which records and tables take their columns.
+        content: digest of the data as it is trained and scored on, for the record; empty where a task has none.
+    """
+
+    metrics: Metrics
+    content: str = ""
+
+    @abstractmethod
+    def training_set(self, seed: int, strong_view: bool) -> TrainingSet:
+        """The training data; asking for the strong view does not change the first view."""
+
+    @abstractmethod
+    def network(self, name: str, pretrained: bool = False, **options: object) -> Network:
+        """Build a network for this data, placed on the device; random weights come from torch's global stream.
+
+        Raises:
+            KDBenchError: if there is no such network or it cannot take this data.
+        """
+
+    @abstractmethod
+    def evaluate(self, model: nn.Module) -> Any:
+        """The predictions of a network or deployed module on the whole test set; sets it to eval mode."""
+
+    @abstractmethod
+    def scores(self, predictions: Any, teacher: Any = None) -> Mapping[str, float | None]:
+        """A value for each name of `metrics.scores`, from predictions and, where given, the teacher's; without, those
+        that compare with a teacher are None.
+        """
+
+    def keeps(self, predictions: Any) -> Mapping[str, Any]:
+        """What a record's `result` keeps of the last predictions beside the scores: plain values only."""
+        return {}
+
+    def group(self, members: Sequence[Any]) -> Mapping[str, float]:
+        """A value for names of `metrics.extra`: scores of several students that trained together, from each one's
+        predictions.
+        """
+        return {}
+
+    @abstractmethod
+    def example(self) -> Tensor:
+        """One input, `[1, ...]`, for counting parameters and multiplications."""
+
+    def blank_targets(self, samples: int) -> Tensor:
+        """Targets as so many samples could have them, to rehearse a step before training; zeros, `[samples]`."""
+        return torch.zeros(samples, dtype=torch.int64)
+
+
+TaskFactory = Callable[[DatasetSpec, Recipe, Numerics, Path | None, bool], Task]
+
+
+def _image(dataset: DatasetSpec, recipe: Recipe, numerics: Numerics, root: Path | None, download: bool) -> Task:
+    from kdbench.tasks.image.task import ImageTask
+
+    return ImageTask(dataset, recipe, numerics, root, download)
+
+
+_TASKS: dict[str, TaskFactory] = {"image": _image}
+
+
+def register_task(name: str, factory: TaskFactory) -> None:
+    """Make `task = "name"` of a suite's data set mean this factory."""
+    _TASKS[name] = factory
+
+
+def create(dataset: DatasetSpec, recipe: Recipe, numerics: Numerics, root: Path | None, download: bool = True) -> Task:
+    """Load the data set and make its task.
+
+    Args:
+        download: whether a set that is absent may be fetched, where its library does so.
+
+    Raises:
+        KDBenchError: for an unknown task or data set, or data that is absent.
+    """
+    if dataset.task not in _TASKS:
+        raise unknown("task", dataset.task, _TASKS)
+    return _TASKS[dataset.task](dataset, recipe, numerics, root, download)

@@ -1,0 +1,126 @@
+"""The command line: what each command takes, that shared options are one thing everywhere, and how it is started."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from kdbench.commands.cli import COMMANDS, app
+from kdbench.commands.options import Selection, selecting
+from kdbench.hardware.numerics import Numerics
+
+GRID = "SUITE --methods --pairs --seeds --epochs --set --precision --out"
+RUNNING = "--data --device --compile --cohort-size --retry-failed"
+# what scripts may say: nothing of it may go
+TAKES = {
+    "run": f"{GRID} {RUNNING} --dry-run",
+    "status": GRID,
+    "leaderboard": f"{GRID} --common",
+    "report": f"{GRID} --site -o --latex --plots --no-plots --all",
+    "compare": "A B --suite --epochs --set --precision --out",
+    "power": "SUITE --methods --delta --epochs --set --precision --out",
+    "list": "WHAT --papers",
+    "show": "METHOD",
+    "reproduce": f"METHOD --paper --datasets --pairs --seeds --epochs --precision --out {RUNNING} --dry-run --report",
+    "new": "NAME --family --folder",
+    "check": "METHOD",
+    "publish": "SUITE --out --to",
+    "validate": "PATH --rerun --data --device",
+    "merge": "FOLDER... --to",
+    "tune": "SUITE --pairs --out --data --device",
+}
+OPTIONAL = {"run", "status", "leaderboard", "report", "power", "tune", "list"}  # their argument has a default
+
+
+def parameters(command: str) -> list[Any]:
+    group: Any = typer.main.get_command(app)
+    return list(group.commands[command].params)
+
+
+def spelled(parameter: Any) -> list[str]:
+    if parameter.param_type_name == "argument":
+        return [(parameter.metavar or parameter.name).upper()]
+    return [*parameter.opts, *parameter.secondary_opts]
+
+
+def test_the_commands_are_those_of_the_list() -> None:
+    assert TAKES.keys() == COMMANDS.keys()
+
+
+@pytest.mark.parametrize("command", TAKES)
+def test_a_command_takes_what_it_always_took(command: str) -> None:
+    taken = [word for parameter in parameters(command) for word in spelled(parameter)]
+    assert sorted(taken) == sorted(TAKES[command].split())
+    arguments = [parameter for parameter in parameters(command) if parameter.param_type_name == "argument"]
+    assert [parameter.required for parameter in arguments] == [command not in OPTIONAL] * len(arguments)
+
+
+def test_a_shared_option_is_the_same_in_every_command() -> None:
+    reference = {parameter.name: parameter for parameter in parameters("run")}
+    own = {("power", "methods"), ("reproduce", "seeds"), ("reproduce", "dry_run"), ("publish", "out")}
+    for command in COMMANDS:
+        for parameter in parameters(command):
+            same = reference.get(parameter.name)
+            if same and parameter.param_type_name == same.param_type_name and (command, parameter.name) not in own:
+                for fact in ("opts", "default", "envvar", "help", "type", "multiple", "is_flag"):
+                    ours, theirs = getattr(parameter, fact, None), getattr(same, fact, None)
+                    assert repr(ours) == repr(theirs), (command, parameter.name, fact)
+
+
+def test_a_command_gets_its_shared_options_as_one_selection() -> None:
+    seen: dict[str, Any] = {}
+
+    @selecting("suite_name", "epochs", "out", seeds=Annotated[str, typer.Option("--only")])
+    def tried(chosen: Selection, word: Annotated[str, typer.Argument()], loud: bool = False) -> None:
+        seen.update(chosen=chosen, word=word, loud=loud)
+
+    mine = typer.Typer()
+    mine.command()(tried)
+    result = CliRunner().invoke(mine, ["hello", "fashion", "--epochs", "3", "--only", "1,2", "--loud"])
+    assert result.exit_code == 0, result.output
+    chosen = seen.pop("chosen")
+    assert seen == {"word": "hello", "loud": True}
+    assert (chosen.suite_name, chosen.epochs, chosen.seed_numbers) == ("fashion", 3, [1, 2])
+    assert (chosen.out, chosen.methods, chosen.device) == (Path("runs"), "", None)
+    assert CliRunner().invoke(mine, ["hello", "--methods", "kd"]).exit_code == 2  # not one of its options
+
+
+def test_a_selection_is_a_grid_with_its_store(tiny_suite: Path, tmp_path: Path) -> None:
+    chosen = Selection(suite_name=str(tiny_suite), methods="kd", seeds="1", out=tmp_path)
+    assert [(cell.method.label, cell.seed) for cell in chosen.cells] == [("kd", 1)]
+    assert chosen.store.folder == tmp_path / "tiny"
+    assert chosen.cells is chosen.cells  # made once
+
+
+def test_the_results_folder_can_come_from_the_environment(tiny_suite: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["leaderboard", str(tiny_suite)], env={"KDBENCH_OUT": str(tmp_path / "there")})
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "there" / "tiny" / "leaderboard.csv").is_file()
+
+
+def test_a_dry_run_switches_nothing_and_writes_nothing(
+    tiny_suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    applied: list[Numerics] = []
+    monkeypatch.setattr(Numerics, "apply", lambda self: applied.append(self))
+    result = CliRunner().invoke(app, ["run", str(tiny_suite), "--out", str(tmp_path / "runs"), "--dry-run"])
+    assert result.exit_code == 0, result.output
+    assert "4 of 4 cells to run, about" in result.output
+    assert applied == []
+    assert not (tmp_path / "runs").exists()
+
+
+def test_python_m_kdbench_is_kdbench() -> None:
+    words = [sys.executable, "-m", "kdbench"]
+    listed = subprocess.run([*words, "list", "datasets"], capture_output=True, text=True)
+    assert listed.returncode == 0, listed.stderr
+    assert "digits" in listed.stdout.split()
+    refused = subprocess.run([*words, "list", "method"], capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert refused.stderr == "kdbench: unknown list 'method': did you mean 'methods'?\n"
