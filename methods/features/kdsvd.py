@@ -7,17 +7,16 @@ from one stage to the next is the knowledge.
     v_i(t): first right-singular vector of stage i's map as `[H W, C]`
     v_i(s): the one of the student's first four that is closest to v_i(t) by |cos|, turned so that cos is positive
 
-CIFAR-100: weight 1. ImageNet: no value known.
+CIFAR-100: weight 1. ImageNet: no value known. The eigenvectors of the smaller Gram matrix are computed for each map and
+step, in float64; on a GPU the CPU waits for them.
 
-Deviations: reconstructed from RepDistiller's port, since the authors' TensorFlow code was not seen.
-- a singular vector's sign is arbitrary and the loss depends on it: the teacher's are turned so that the sum of the
-  entries is not negative;
-- the gradient of a singular vector is 1 over gaps between squared singular values, which are at least 1e-4 of the
-  largest here, so that it is finite; the port's is NaN where two agree;
-- the port takes square maps only. mdistiller's version is another function (its vectors lie along the image's width).
-
-The eigenvectors of the smaller Gram matrix are computed for each map and step, in float64; on a GPU the CPU waits for
-them.
+Deviations:
+- Reconstructed from RepDistiller's port, since the authors' TensorFlow code was not seen.
+- A singular vector's sign is arbitrary and the loss depends on it: the teacher's are turned so that the sum of the
+  entries is not negative.
+- The gradient of a singular vector is 1 over gaps between squared singular values, which are at least 1e-4 of the
+  largest here, so that it is finite; the port's is NaN where two agree.
+- The port takes square maps only. mdistiller's version is another function (its vectors lie along the image's width).
 """
 
 from __future__ import annotations
