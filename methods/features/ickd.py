@@ -9,8 +9,9 @@ The student keeps which channels of the teacher's last map respond alike and whi
 CIFAR-100: weight 2.5, without KL or with it at weight 1 and T 4 (`ickd+kd(kd.kd_weight=1)`); the authors tuned it for
 each pair and give no values. ImageNet: no value known.
 
-Deviations: the authors' code; the paper does not normalise the rows and divides by C_t^2 (`normalise_rows=False`). A
-layer of that code for the teacher's map, which nothing reads, is left out.
+Deviations:
+- The authors' code; the paper does not normalise the rows and divides by C_t^2 (`normalise_rows=False`).
+- A layer of that code for the teacher's map, which nothing reads, is left out.
 """
 
 from __future__ import annotations

@@ -7,16 +7,16 @@ from one stage to the next is the knowledge.
     v_i(t): first right-singular vector of stage i's map as `[H W, C]`
     v_i(s): the one of the student's first four that is closest to v_i(t) by |cos|, turned so that cos is positive
 
-CIFAR-100: weight 1. ImageNet: no value known.
+CIFAR-100: weight 1. ImageNet: no value known. The eigenvectors of the smaller Gram matrix are computed for each map and
+step, in float64; on a GPU the CPU waits for them.
 
-Deviations: reconstructed from RepDistiller's port, since the authors' TensorFlow code was not seen.
-- a singular vector's sign is arbitrary and the loss depends on it: the teacher's are turned so that the sum of the
-  entries is not negative;
-- the gradient of a singular vector is 1 over gaps between squared singular values, which are at least 1e-4 of the
-  largest here, so that it is finite; the port's is NaN where two agree;
-- the port takes square maps only. mdistiller's version is another function (its vectors lie along the image's width).
-
-The eigenvectors of the smaller Gram matrix are computed once a map and step; on a GPU the CPU waits for them.
+Deviations:
+- Reconstructed from RepDistiller's port, since the authors' TensorFlow code was not seen.
+- A singular vector's sign is arbitrary and the loss depends on it: the teacher's are turned so that the sum of the
+  entries is not negative.
+- The gradient of a singular vector is 1 over gaps between squared singular values, which are at least 1e-4 of the
+  largest here, so that it is finite; the port's is NaN where two agree.
+- The port takes square maps only. mdistiller's version is another function (its vectors lie along the image's width).
 """
 
 from __future__ import annotations
@@ -51,11 +51,12 @@ def eigenvectors(gram: Tensor, count: int) -> Tensor:
 
 def right_vectors(feature: Tensor, count: int) -> Tensor:
     """The first `count` right-singular vectors, or all, of each sample's map `[B, C, H, W]`: `[B, C, count]`."""
-    rows = wide(feature).flatten(2)  # [B, C, M]
-    with torch.autocast(rows.device.type, enabled=False):
-        if rows.shape[1] <= rows.shape[2]:
-            return eigenvectors(rows @ rows.mT, count)
-        return F.normalize(rows @ eigenvectors(rows.mT @ rows, count), dim=1, eps=1e-6)
+    rows = feature.flatten(2).double()  # [B, C, M]; a small gap magnifies the rounding of products
+    if rows.shape[1] <= rows.shape[2]:
+        vectors = eigenvectors(rows @ rows.mT, count)
+    else:
+        vectors = F.normalize(rows @ eigenvectors(rows.mT @ rows, count), dim=1, eps=1e-6)
+    return vectors.to(wide(feature).dtype)
 
 
 def oriented(vectors: Tensor) -> Tensor:

@@ -9,9 +9,10 @@ values, and what it is uncertain of counts less.
 u is a log-variance, one for each of the teacher's values; its gradient reaches the student. ImageNet: l2_weight 15 for
 90 epochs, then weight 1 for 30 more at a small constant rate. CIFAR-100: no value known; ImageNet's are the defaults.
 
-Deviations: reconstructed from torchdistill's port, whose author had the authors' code; that code is not public.
-- the two trainings are one here, at the recipe's rates (`warmup_share`), so that all methods train equally long;
-- where the widths differ, a linear layer brings e_s to the teacher's first; the port has equal widths only.
+Deviations:
+- Reconstructed from torchdistill's port, whose author had the authors' code; that code is not public.
+- The two trainings are one here, at the recipe's rates (`warmup_share`), so that all methods train equally long.
+- Where the widths differ, a linear layer brings e_s to the teacher's first; the port has equal widths only.
 """
 
 from __future__ import annotations

@@ -11,10 +11,10 @@ ImageNet: weight 2, exponent 4, kd_weight 1, T 1. CIFAR-100: the authors' values
 defaults.
 
 Deviations:
-- the sum is at least 1e-12: at a perfect fit its logarithm has no bound, and there is no gradient then;
-- the teacher's norm takes the batch's statistics, as the authors' code does (torchdistill's port would not);
-- the DeiT recipe's BatchNorm has no epsilon, which torch refuses: 1e-10 here;
-- the embeddings are what the classifiers read: for CNNs the mean of the last map, as in the paper.
+- The sum is at least 1e-12: at a perfect fit its logarithm has no bound, and there is no gradient then.
+- The teacher's norm takes the batch's statistics, as the authors' code does (torchdistill's port would not).
+- The DeiT recipe's BatchNorm has no epsilon, which torch refuses: 1e-10 here.
+- The embeddings are what the classifiers read: for CNNs the mean of the last map, as in the paper.
 """
 
 from __future__ import annotations

@@ -12,9 +12,9 @@ CIFAR-100: alpha 0.8, beta 0.3, weight 32, T 4 as published for resnet56 -> resn
 both are searched in steps of 0.1 for other pairs. ImageNet: no value known.
 
 Deviations:
-- where a, b or a + b is 0 this is the limit of D; the authors' code misses a factor there, 1 / a or for a = 0 1 / b
-  (`official_limits=True` is the code as run; both agree for the two KLs);
-- all powers are taken of log-probabilities, equal but finite for confident networks.
+- Where a, b or a + b is 0 this is the limit of D; the authors' code misses a factor there, 1 / a or for a = 0 1 / b
+  (`official_limits=True` is the code as run; both agree for the two KLs).
+- All powers are taken of log-probabilities, equal but finite for confident networks.
 """
 
 from __future__ import annotations

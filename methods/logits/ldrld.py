@@ -11,10 +11,10 @@ CIFAR-100: alpha 10.5, beta 7, T 4, k 7 (resnet32x4 -> resnet8x4; those of other
 value known.
 
 Deviations:
-- the paper adds the terms of LOCAL up (`average=False`), the authors' code averages them;
-- that code raises the learning rate over 20 epochs and then leaves it at 0.95 of its value until the first decay; the
-  recipe's is taken here;
-- with K < k + 2 classes k is K - 2, and never below 2.
+- The paper adds the terms of LOCAL up (`average=False`), the authors' code averages them.
+- That code raises the learning rate over 20 epochs and then leaves it at 0.95 of its value until the first decay; the
+  recipe's is taken here.
+- With K < k + 2 classes k is K - 2, and never below 2.
 """
 
 from __future__ import annotations

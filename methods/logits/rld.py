@@ -12,8 +12,9 @@ each pair and are not public: DKD's beta of the pair is a start. ImageNet: alpha
 of warm-up. With standardised logits (`standardise`) the authors multiply alpha and beta by 9, and both temperatures
 are 2.
 
-Deviations: the warm-up of 20 of 240 epochs is kept as a share of the training; SCD is computed from log-probabilities,
-equal but finite for confident networks.
+Deviations:
+- The warm-up of 20 of 240 epochs is kept as a share of the training.
+- SCD is computed from log-probabilities, equal but finite for confident networks.
 """
 
 from __future__ import annotations

@@ -13,11 +13,11 @@ by pair: 2 (resnet56 -> resnet20, resnet110 -> resnet32), 6 (vgg13's, wrn_40_2 -
 8 (others). ImageNet: finest by the same rule; no other value known.
 
 Deviations:
-- the paper adds the cells up, its code takes their mean; it warms all bases up over 30 epochs, its code two over 20 of
-  240, here a share of the training (`weight`, `warmup_share`);
-- the code's nkd removes no class from what it calls the other classes; that is kept, since its numbers were made so
-  (`official_mask=False` removes the label's);
-- a network whose head is more than a mean of the last map and a classifier is refused (a convolution behind the last
+- The paper adds the cells up, its code takes their mean; the paper warms all bases up over 30 epochs, its code two over
+  20 of 240, here a share of the training (`weight`, `warmup_share`).
+- The code's nkd removes no class from what it calls the other classes; that is kept, since its numbers were made so
+  (`official_mask=False` removes the label's).
+- A network whose head is more than a mean of the last map and a classifier is refused (a convolution behind the last
   stage, as in mobilenetv2 and shufflenetv2, among them).
 """
 

@@ -181,6 +181,20 @@ def test_kdsvd_refuses_a_pair_whose_stages_have_not_the_same_channels(
         registry.create("kdsvd").build(network(*ours), network(*theirs))
 
 
+def test_kdsvd_in_float32_has_the_gradient_of_float64_where_two_singular_values_are_near() -> None:
+    left, right = (torch.linalg.qr(torch.randn(BATCH, 8, n))[0] for n in (4, 4))
+    near = (left * torch.tensor([1.0, 0.998, 0.5, 0.25]) @ right.mT).reshape(BATCH, 8, 2, 4).float()
+    ours, theirs = [near, maps(SHAPES[0])[0].float()], [f.float() for f in maps((8, 2, 4), SHAPES[0])]
+    gradients = []
+    for dtype in (torch.float64, torch.float32):
+        student, teacher = ([feature.to(dtype).requires_grad_() for feature in side] for side in (ours, theirs))
+        z = torch.zeros(BATCH, 4, dtype=dtype)
+        term = registry.create("kdsvd").loss(batch(), output(z, student), output(z, teacher))["change"]
+        assert term.dtype == dtype
+        gradients.append(torch.autograd.grad(term, student)[0].double())
+    assert (gradients[1] - gradients[0]).norm() < 1e-6 * gradients[0].norm()
+
+
 def test_losses_on_bfloat16_maps_are_float32_and_finite() -> None:
     for term in bfloat16_terms("kdsvd").values():
         assert term.dtype == torch.float32
