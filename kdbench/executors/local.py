@@ -14,6 +14,7 @@ from kdbench.records import Store
 from kdbench.suites.grid import Cell, digest, plain
 from kdbench.tasks import Task
 from kdbench.training.cohort import Cohort, Listener, leave_record
+from kdbench.training.guard import Shared, Spoiled
 from kdbench.training.precision import numerics_of
 from kdbench.training.teachers import Teachers
 
@@ -50,6 +51,10 @@ class LocalExecutor:
         for store in stores.values():
             store.writable()
         todo = [cell for cell in cells if not _done(stores[cell.suite], cell, retry_failed)]
+        for cell in todo:
+            if cell.fault:  # before anything trains for it
+                leave_record(cell, "failed", cell.fault, stores[cell.suite], self.numerics(cell), self.listener)
+        todo = [cell for cell in todo if not cell.fault]
         teachers = Teachers(self.out / "teachers")
         broken: list[str] = []
         for cohort in cohorts(todo, self.cohort_size):
@@ -78,24 +83,32 @@ class LocalExecutor:
         """Train cells side by side, or in as many parts as the device's memory asks for: the results are the same."""
         numerics = self.numerics(cells[0])
         parts = [list(cells)]
+        watchful = False
         while parts:
             part, full = parts.pop(0), None
             try:
-                left = self._train(part, teachers, store, numerics)
-                parts = [left, *parts] if left else parts
+                left = self._train(part, teachers, store, numerics, Shared(watchful))
             except memory.OutOfMemory as error:
+                left = []
                 full = str(error), error.alone  # without the error itself: its traceback holds all learners
+            except Spoiled as error:
+                left = [cell for cell in part if not store.has(cell.id)]
+                watchful = not error.known
+                self._tasks.clear()
+            parts = [left, *parts] if left else parts
             if full or parts:
                 memory.release(numerics.device)
             if full:
                 parts = self._smaller(part, store, numerics, *full) + parts
 
-    def _train(self, cells: list[Cell], teachers: Teachers, store: Store, numerics: Numerics) -> list[Cell]:
+    def _train(
+        self, cells: list[Cell], teachers: Teachers, store: Store, numerics: Numerics, shared: Shared
+    ) -> list[Cell]:
         """Train cells side by side; returns those that have to wait."""
         keep = teachers.save if cells[0].role == "teacher" else None
         with memory.explained(f"data set {cells[0].dataset.name!r}", cells[0].recipe, numerics.device, alone=True):
             task = self._task(cells[0], numerics)
-        return Cohort(cells, task, teachers, store, numerics, self.listener, keep).run()
+        return Cohort(cells, task, teachers, store, numerics, self.listener, keep, shared=shared).run()
 
     def _smaller(
         self, cells: list[Cell], store: Store, numerics: Numerics, reason: str, alone: bool

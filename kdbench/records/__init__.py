@@ -36,7 +36,7 @@ class Store:
         return (self.records / f"{identity}.json").exists()
 
     def write(self, record: Record) -> None:
-        text = json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+        text = json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
         write_atomically(self.records / f"{record['id']}.json", text.encode())
         (self.checkpoints / f"{record['id']}.pt").unlink(missing_ok=True)
 
