@@ -15,6 +15,7 @@ from kdbench.suites.grid import Cell, digest, plain
 from kdbench.tasks import Task
 from kdbench.training import machine_faults
 from kdbench.training.cohort import Cohort, Listener, leave_record
+from kdbench.training.guard import Shared, Spoiled
 from kdbench.training.precision import numerics_of
 from kdbench.training.teachers import Teachers
 
@@ -53,6 +54,9 @@ class LocalExecutor:
         todo = [cell for cell in cells if not _done(stores[cell.suite], cell, retry_failed)]
         for cell in todo:
             stores[cell.suite].forget(cell.id)
+            if cell.fault:  # before anything trains for it
+                leave_record(cell, "failed", cell.fault, stores[cell.suite], self.numerics(cell), self.listener)
+        todo = [cell for cell in todo if not cell.fault]
         teachers = Teachers(self.out / "teachers")
         broken: list[str] = []
         for cohort in cohorts(todo, self.cohort_size):
@@ -82,13 +86,13 @@ class LocalExecutor:
     def _run_cohort(self, cells: Sequence[Cell], teachers: Teachers, store: Store) -> None:
         """Train cells side by side, or in as many parts as the device's memory asks for: the results are the same."""
         numerics = self.numerics(cells[0])
-        parts, workers_died = [list(cells)], False
+        parts, workers_died, watchful = [list(cells)], False, False
         while parts:
             part, full = parts.pop(0), None
             try:
-                left = self._train(part, teachers, store, numerics)
-                parts = [left, *parts] if left else parts
+                left = self._train(part, teachers, store, numerics, Shared(watchful))
             except memory.OutOfMemory as error:
+                left = []
                 full = str(error), error.alone  # without the error itself: its traceback holds all learners
             except machine_faults.MachineFault as error:
                 if workers_died or not error.worker:
@@ -96,13 +100,20 @@ class LocalExecutor:
                 workers_died = True
                 self._tasks.clear()  # and with the data its dead workers
                 self.listener.notice("a process that reads the data died: going on from the last finished epoch")
-                parts.insert(0, [cell for cell in part if not store.has(cell.id)])
+                left = [cell for cell in part if not store.has(cell.id)]
+            except Spoiled as error:
+                left = [cell for cell in part if not store.has(cell.id)]
+                watchful = not error.known
+                self._tasks.clear()
+            parts = [left, *parts] if left else parts
             if full or parts:
                 memory.release(numerics.device)
             if full:
                 parts = self._smaller(part, store, numerics, *full) + parts
 
-    def _train(self, cells: list[Cell], teachers: Teachers, store: Store, numerics: Numerics) -> list[Cell]:
+    def _train(
+        self, cells: list[Cell], teachers: Teachers, store: Store, numerics: Numerics, shared: Shared
+    ) -> list[Cell]:
         """Train cells side by side; returns those that have to wait."""
         first = cells[0]
         keep = teachers.save if first.role == "teacher" else None
@@ -110,7 +121,7 @@ class LocalExecutor:
         with memory.explained(what, batch_size, numerics.device, alone=True):
             task = self._task(first, numerics)
         with machine_faults.explained():
-            return Cohort(cells, task, teachers, store, numerics, self.listener, keep).run()
+            return Cohort(cells, task, teachers, store, numerics, self.listener, keep, shared=shared).run()
 
     def _smaller(
         self, cells: list[Cell], store: Store, numerics: Numerics, reason: str, alone: bool

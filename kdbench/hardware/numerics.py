@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from kdbench.errors import KDBenchError, unknown
 from kdbench.hardware.machine import multiplies_bf16
+from kdbench.hardware.strided import leave_strides_out
 from kdbench.records.types import NumericsConfig
 
 if TYPE_CHECKING:
@@ -70,9 +71,13 @@ class Numerics:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=on)
 
     def place(self, module: nn.Module) -> nn.Module:
-        """Move a module to the device, convolution weights channels-last where that is on."""
+        """Move a module to the device, convolution weights channels-last where that is on (but see `strided`)."""
         module = module.to(self.device)
-        return module.to(memory_format=torch.channels_last) if self.channels_last else module  # type: ignore[call-overload]
+        if self.channels_last:
+            module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            if self.device.type == "cpu":
+                leave_strides_out(module)
+        return module
 
     def place_inputs(self, inputs: Tensor) -> Tensor:
         """A batch on the device, images channels-last where that is on."""

@@ -63,7 +63,7 @@ class Store:
         Raises:
             KDBenchError: if the disk is full or the folder cannot be written.
         """
-        text = json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+        text = json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
         write_atomically(self.path(record["id"]), text.encode())
         if record["status"] != "failed":  # a failed one goes on from there if it is tried again
             checkpoints.forget(self._checkpoints, record["id"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import math
 import pkgutil
 import sys
 from collections.abc import Callable
@@ -143,12 +144,14 @@ def resolve(name: str, overrides: dict[str, Any]) -> dict[str, Any]:
     """All hyperparameters of a method with a suite's or a user's values over the defaults.
 
     Raises:
-        KDBenchError: for a hyperparameter the method does not have, or a value of another type.
+        KDBenchError: for a hyperparameter the method does not have, or a value of another type or not finite.
     """
     defaults = hyperparameters(get(name))
     for key, value in overrides.items():
         if key not in defaults:
             raise unknown(f"hyperparameter of {name}", key, defaults)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise KDBenchError(f"hyperparameter {key!r} of {name} is {value}: give a finite number")
         default = defaults[key]
         fits = value is None or default is None or isinstance(value, type(default))
         if not fits and not (isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool)):

@@ -157,9 +157,20 @@ class Cell:
 
     def _assistants(self) -> list[str] | None:
         """Those of the pair's assistants that the method trains; None for methods without."""
-        members = registry.create(self.method.name, dict(self.method.hyperparameters)).members()
-        count = members.count("assistant")
+        count = self._members[0].count("assistant")
         return list(self.pair.assistants[:count]) if count else None
+
+    @property
+    def fault(self) -> str:
+        """Why the method cannot even be created with these hyperparameters, in a sentence; empty if it can."""
+        return self._members[1]
+
+    @cached_property
+    def _members(self) -> tuple[tuple[str, ...], str]:
+        """Which networks train together (`Method.members`), or none and the fault."""
+        from kdbench.suites.members import members_of  # not at the top: it loads torch
+
+        return members_of(self.method)
 
     @cached_property
     def id(self) -> str:

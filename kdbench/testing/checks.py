@@ -120,17 +120,25 @@ def resumes_to_the_same_bits(bench: Bench, method: str) -> None:
     cell = bench.cell(method)
     _done(bench.run([cell])[0])
     _done(bench.run([cell], stop_after=2, name="interrupted")[0])
-    _same(bench, cell.id, "interrupted", "resumed after a stop it ends at other weights")
+    _same(bench, cell.id, "results", "interrupted", "resumed after a stop it ends at other weights")
 
 
-def ignores_its_neighbours(bench: Bench, method: str) -> None:
-    """Alone and in a cohort it ends at the same weights, to the bit."""
+def ignores_its_neighbours(bench: Bench, method: str, together: str = "together") -> None:
+    """Alone and in a cohort it ends at the same weights, to the bit, and so do the others with and without it.
+
+    Args:
+        together: the results folder of the cohort.
+    """
     cell = bench.cell(method)
-    others = [name for name in (PLAIN, registry.names()[0], registry.names()[-1]) if name != method]
-    before, *after = [bench.cell(name) for name in dict.fromkeys(others)]
-    _done(bench.run([before, cell, *after])[1])
+    names = dict.fromkeys(name for name in (PLAIN, registry.names()[0], registry.names()[-1]) if name != method)
+    before, *after = others = [bench.cell(name) for name in names]
+    _done(bench.run([before, cell, *after], name=together)[1])
     _done(bench.run([cell], name="alone")[0])
-    _same(bench, cell.id, "alone", "alone it ends at other weights than in a cohort")
+    _same(bench, cell.id, "alone", together, "alone it ends at other weights than in a cohort")
+    for other in others:
+        _done(bench.run([other], name="alone")[0])
+        label = other.method.label
+        _same(bench, other.id, "alone", together, f"beside it {label!r} ends at other weights than alone")
 
 
 CHECKS: Mapping[str, Callable[[Bench, str], str | None]] = {
@@ -165,9 +173,9 @@ def _done(record: Record) -> None:
         raise ContractBroken(f"the cell ended as {record['status'].replace('_', ' ')}: {record['reason']}")
 
 
-def _same(bench: Bench, identity: str, name: str, complaint: str) -> None:
-    """The weights of the results folder `name` are those of the undisturbed run."""
-    weights: dict[str, Tensor] = bench.weights[name, identity]
-    for key, tensor in bench.weights["results", identity].items():
+def _same(bench: Bench, identity: str, one: str, other: str, complaint: str) -> None:
+    """A cell's weights in two results folders are equal."""
+    weights: dict[str, Tensor] = bench.weights[other, identity]
+    for key, tensor in bench.weights[one, identity].items():
         if not torch.equal(tensor, weights[key]):
             raise ContractBroken(f"{complaint}: {key!r} differs first")

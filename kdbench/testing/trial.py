@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from kdbench.tasks.classification import ClassificationTask
 from kdbench.tasks.image.metrics import METRICS
 from kdbench.tasks.image.networks import create
 from kdbench.training.cohort import Cohort
+from kdbench.training.guard import Shared, Spoiled
 from kdbench.training.learner import Learner
 from kdbench.training.teachers import Teachers
 
@@ -146,6 +147,7 @@ class Bench:
     assistants: tuple[str, ...] = ("cifar_resnet8", "cifar_resnet8")
     weights: dict[tuple[str, str], dict[str, Tensor]] = field(default_factory=dict, init=False)
     _variants: dict[str, Bench] = field(default_factory=dict, init=False)
+    _watchful: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         self.task = RandomTask(self.numerics, self.num_classes, self.image_size, self.samples, self.batch_size)
@@ -180,10 +182,21 @@ class Bench:
             todo = [cell for cell in cells if not store.has(cell.id)]
             try:
                 while todo:
-                    todo = Cohort(todo, self.task, self.teachers, store, self.numerics, listener, keep).run()
+                    todo = self._train(todo, store, listener, keep)
             except _Stop:
                 continue
         return [store.read(cell.id) for cell in cells]
+
+    def _train(
+        self, cells: list[Cell], store: Store, listener: _Silent, keep: Callable[[Cell, Network], None]
+    ) -> list[Cell]:
+        shared = Shared(self._watchful)
+        try:
+            return Cohort(cells, self.task, self.teachers, store, self.numerics, listener, keep, shared=shared).run()
+        except Spoiled as error:
+            self._watchful = not error.known
+            self.__post_init__()
+            return [cell for cell in cells if not store.has(cell.id)]
 
     def learner(self, cell: Cell) -> Learner:
         """The cell's learner at its start."""

@@ -5,7 +5,8 @@ teacher runs on it once, then each learner takes its own step. Four properties h
 tested in tests/training/test_cohort.py:
 
 1. a cell's result does not depend on who trains beside it, to the bit: a learner shares nothing but the batch and the
-   frozen teachers' outputs, and every step starts its random stream from (seed, epoch, step) alone;
+   frozen teachers' outputs, which it must leave as they are (kdbench/training/guard.py), and every step starts its
+   random stream from (seed, epoch, step) alone;
 2. for one seed, all methods see the same initial student, batches and augmentations;
 3. a learner fails alone: its record says why, the others go on; only when memory runs out all stop, and whoever runs
    the cohort starts it again in smaller parts (kdbench/executors/local.py);
@@ -33,7 +34,9 @@ from kdbench.suites.grid import Cell, TeacherSpec
 from kdbench.tasks import Task, TrainingSet
 from kdbench.training.folding import light
 from kdbench.training.footprint import Room
-from kdbench.training.learner import Learner, NonFinite
+from kdbench.training.guard import Shared, Spoiled, Tampered
+from kdbench.training.hooks import Misbehaved, first_line
+from kdbench.training.learner import Learner
 from kdbench.training.machine_faults import is_machines
 from kdbench.training.provenance import provenance
 from kdbench.training.resume import resumed
@@ -76,6 +79,7 @@ class Cohort:
     keep: Callable[[Cell, Network], str | None] | None = None
     loaded: dict[TeacherSpec, Teacher] = field(default_factory=dict)
     strong_data: TrainingSet | None = None
+    shared: Shared = field(default_factory=Shared)
 
     def run(self) -> list[Cell]:
         """Train cells to their end, from wherever an earlier run left them: as many as fit into the device's memory.
@@ -85,6 +89,7 @@ class Cohort:
 
         Raises:
             OutOfMemory: if even these did not fit. Their last checkpoints are where another run goes on.
+            Spoiled: if one of them changed what all share; likewise, with a task loaded anew.
         """
         self.listener.cohort_started(self.cells)
         self.numerics.apply()
@@ -104,7 +109,9 @@ class Cohort:
 
     def _gather(self) -> tuple[list[Learner], list[Cell]]:
         """Learners of the first cells, as many as the device's memory is likely to hold, and the cells that wait."""
-        room, learners = Room(self.numerics.device), list[Learner]()
+        room, learners = Room(self.numerics.device, self._rehearsed), list[Learner]()
+        self.shared.keep_data(self.data, self.task)
+        self.shared.begin()
         for place, cell in enumerate(self.cells):
             self._guard(cell, partial(self._join, cell, learners))
             if len(learners) > 1 and learners[-1].cell is cell and (shortage := room.shortage(learners)):
@@ -112,6 +119,9 @@ class Cohort:
                 self.listener.cohort_split((len(learners), len(self.cells) - place), shortage)
                 return learners, list(self.cells[place:])
         return learners, []
+
+    def _rehearsed(self, learner: Learner, rehearsal: Callable[[], None]) -> None:
+        self._guard(learner.cell, rehearsal)
 
     def _train(self, learners: list[Learner]) -> None:
         while learners := [learner for learner in learners if not self.store.has(learner.cell.id)]:
@@ -122,23 +132,30 @@ class Cohort:
     # ------------------------------------------------------------------------------------------ one epoch
 
     def _train_epoch(self, epoch: int, learners: list[Learner]) -> None:
-        active = [learner for learner in learners if self._guard(learner.cell, learner.begin_epoch)]
+        after = self.shared.after_step
+        active = [learner for learner in learners if self._guard(learner.cell, learner.begin_epoch, after)]
+        suspects = list(active)
         batch_clock = Clock(self.numerics.device)
         teacher_clocks = {spec: Clock(self.numerics.device) for spec in self.loaded}
         meter = EnergyMeter(self.numerics.device)
         strong = any(learner.wants_strong_view for learner in active)
         for number, batch in enumerate(_timed(self._batches(epoch, strong), batch_clock)):
             self.numerics.begin_batch()
+            self._settle(self.shared.weights(), suspects)
             outputs = self._run_teachers(batch, active, teacher_clocks)
+            self.shared.lend(batch, outputs.values(), thorough=number == 0)
             for learner in list(active):
                 mine = [outputs[spec] for spec in self._teachers_of(learner)]
-                if not self._guard(learner.cell, partial(self._step, learner, number, batch, mine)):
+                step = partial(self._step, learner, number, batch, mine)
+                if not self._guard(learner.cell, step, after):
                     active.remove(learner)
             if not active:
                 return
             self.listener.step_done(epoch, self.cells[0].recipe.epochs, number + 1, self.data.steps_per_epoch)
         batches, teaching = batch_clock.read(), {spec: clock.read() for spec, clock in teacher_clocks.items()}
         watts = meter.watts()
+        self.shared.give_back()
+        self._settle(self.shared.anywhere(), suspects)
         for learner in active:
             shared = batches + sum(teaching[spec] for spec in self._teachers_of(learner))
             self._guard(learner.cell, partial(self._end_epoch, learner, shared, watts))
@@ -146,6 +163,8 @@ class Cohort:
     def _batches(self, epoch: int, strong: bool) -> Iterator[Batch]:
         if strong and self.strong_data is None:
             self.strong_data = self._training_set(strong=True)
+            self.shared.keep_data(self.strong_data)
+            self.shared.begin()
         data = self.strong_data if strong and self.strong_data is not None else self.data
         return data.epoch(epoch)
 
@@ -187,6 +206,7 @@ class Cohort:
             called = light(network, self.task.example(), self.numerics)
             call = self.numerics.compiled(called, cell.recipe.batch_size)
             self.loaded[spec] = Teacher(network, call, about, predictions)
+            self.shared.keep_teacher(str(spec), network)
 
     def _join(self, cell: Cell, learners: list[Learner]) -> None:
         """Build a learner, put it where an earlier run left it, and add it to the others."""
@@ -218,28 +238,39 @@ class Cohort:
     def _in_memory(self, what: str, alone: bool = False) -> AbstractContextManager[None]:
         return memory.explained(what, self.cells[0].recipe.batch_size, self.numerics.device, alone)
 
-    def _guard(self, cell: Cell, work: Callable[[], object]) -> bool:
-        """Do one learner's work; what goes wrong in it ends that learner only, with a record that says why."""
+    def _guard(self, cell: Cell, work: Callable[[], object], changed: Callable[[], str] | None = None) -> bool:
+        """Do one learner's work; what goes wrong in it ends that learner only, with a record that says why.
+
+        Args:
+            changed: what of the others' is looked at afterwards; all of it, if nothing is said.
+        """
         try:
-            with self._in_memory(_title(cell)):
+            with (
+                self.shared.kept_by(cell.method.name, changed or self.shared.after_hook),
+                self._in_memory(_title(cell)),
+            ):
                 work()
         except NotApplicable as error:
             self._write(cell, "not_applicable", reason=str(error))
         except KDBenchError:
-            raise  # bad input or a full disk concerns the whole run, full memory the whole cohort
-        except NonFinite as error:
-            self._write(cell, "failed", reason=str(error))
-        except ModuleNotFoundError as error:
-            reason = explained_absence(cell.method.name, error)
-            self._write(cell, "failed", reason=reason, traceback=traceback.format_exc())
+            raise  # bad input or a full disk concerns the whole run, full memory or changed data the whole cohort
         except Exception as error:
             if is_machines(error):
                 raise  # it concerns the whole run, and no method is to blame
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            self._write(cell, "failed", reason=reason, traceback=traceback.format_exc())
+            own = isinstance(error, Misbehaved)
+            told = {"traceback": traceback.format_exc()} if error.__context__ or not own else {}
+            self._write(cell, "failed", reason=_reason(cell, error), **told)
+            if isinstance(error, Tampered):
+                raise Spoiled(known=True) from None
         else:
             return True
         return False
+
+    def _settle(self, changed: str, suspects: Sequence[Learner]) -> None:
+        """Act on a change that one of several learners made."""
+        if changed:
+            names = [learner.cell.method.name for learner in suspects]
+            self._guard(suspects[0].cell, partial(self.shared.settle, changed, names), lambda: "")
 
     def _write(self, cell: Cell, status: str, reason: str = "", **parts: Any) -> None:
         data = {"data": self.task.content} if self.task.content else {}
@@ -254,6 +285,13 @@ def leave_record(
     record = {**identity, "cell": cell.config, **parts, "provenance": provenance(numerics)}
     store.write(cast(records.Record, record))
     listener.cell_ended(cell, status, reason, parts.get("result", {}))
+
+
+def _reason(cell: Cell, error: Exception) -> str:
+    """Why a cell failed, in one line."""
+    if isinstance(error, ModuleNotFoundError):
+        return explained_absence(cell.method.name, error)
+    return str(error) if isinstance(error, Misbehaved) else first_line(error)
 
 
 def _title(cell: Cell) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import math
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -52,7 +52,15 @@ class Room:
     Each learner keeps its lasting part; steps follow one another, so that the largest counts.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(
+        self, device: torch.device, guarded: Callable[[Learner, Callable[[], None]], object] | None = None
+    ) -> None:
+        """Measure what is left now.
+
+        Args:
+            guarded: does a learner's rehearsal, which runs its method, and looks at what it did.
+        """
+        self._guarded = guarded or (lambda learner, rehearsal: rehearsal())
         left = memory.available(device)
         self.device = device
         self.size = None if left is None else int(memory.SHARE * left)
@@ -79,9 +87,10 @@ class Room:
         return kept + GENEROUS * max(self._students[learner.roles] for learner in learners)
 
     def _need(self, learner: Learner) -> Need:
-        if learner.cell.id not in self._needs:
-            self._needs[learner.cell.id] = rehearse(learner)
-        return self._needs[learner.cell.id]
+        identity = learner.cell.id
+        if identity not in self._needs:
+            self._guarded(learner, lambda: self._needs.update({identity: rehearse(learner)}))
+        return self._needs.get(identity, Need(0, 0))
 
 
 def rehearse(learner: Learner) -> Need:

@@ -18,16 +18,24 @@ from kdbench.errors import KDBenchError, NotApplicable
 from kdbench.hardware import memory
 from kdbench.hardware.clock import Clock
 from kdbench.hardware.numerics import Numerics
-from kdbench.method import Batch, Method, Network, Output, both_views
+from kdbench.method import Batch, Method, Network, Output, answer_of, both_views
 from kdbench.reads import declared, taps_of
 from kdbench.seeding import seed_all
 from kdbench.suites.grid import Cell, Recipe
 from kdbench.tasks import Task, TrainingSet
 from kdbench.training.cost import deployed_cost, latencies
-
-
-class NonFinite(Exception):  # noqa: N818  (a verdict)
-    """A loss term became NaN or infinite: the learner ends, with the term's name in its record."""
+from kdbench.training.hooks import (
+    Calling,
+    Misbehaved,
+    NonFinite,
+    check_deployed,
+    check_gradient,
+    check_numbers,
+    check_output,
+    check_phases,
+    check_scored,
+    check_terms,
+)
 
 
 class _Step:
@@ -40,6 +48,7 @@ class _Step:
         self.teachers = teachers
         self.teacher_outputs = outputs
         self.optimizer = learner.optimizer
+        self.checked: object = None  # the terms of the last update
 
     def forward(self, student: int = 0, inputs: Tensor | None = None) -> Output:
         if inputs is not None:
@@ -53,6 +62,9 @@ class _Step:
 
     def update(self, terms: Mapping[str, Tensor]) -> None:
         learner = self._learner
+        self.checked = terms
+        check_terms(learner.name, terms)
+        check_gradient(learner.name, terms)
         with learner.numerics.autocast(enabled=False):
             self.optimizer.zero_grad(set_to_none=True)
             torch.stack([term.float() for term in terms.values()]).sum().backward()
@@ -79,26 +91,34 @@ class Learner:
     ) -> None:
         self.cell, self.task, self.data, self.numerics = cell, task, data, numerics
         self.recipe: Recipe = cell.recipe
-        self.method: Method = registry.create(cell.method.name, dict(cell.method.hyperparameters))
+        self.name = cell.method.name
+        if cell.fault:
+            raise Misbehaved(cell.fault)
+        with Calling(self.name, "__init__"):
+            self.method: Method = registry.create(cell.method.name, dict(cell.method.hyperparameters))
         self.method.epochs = self.recipe.epochs
-        self.roles = self.method.members()
+        with Calling(self.name, "members"):
+            self.roles = self.method.members()
         self._check_assistants()
         self.students = [self._member(index, role) for index, role in enumerate(self.roles)]
         self.teachers = teachers
         self._seed("build")
-        self.method.bind(self.students, teachers)
+        with Calling(self.name, "build"):
+            self.method.bind(self.students, teachers)
         numerics.place(self.method)
         self._seed("prepare")
-        with numerics.autocast():
+        with numerics.autocast(), Calling(self.name, "prepare"):
             self.method.prepare(data, teachers)
         numerics.place(self.method)
         self._method_trains = {name for name, p in self.method.named_parameters() if p.requires_grad}
-        self.taps = [taps_of(self.method, student) for student in self.students]
+        with Calling(self.name, "reads"):
+            self.taps = [taps_of(self.method, student) for student in self.students]
         self.calls: list[Callable[..., Output]] = [
             numerics.compiled(student, self.recipe.batch_size, taps)
             for student, taps in zip(self.students, self.taps, strict=True)
         ]
-        self.phases = tuple(self.method.phases())
+        with Calling(self.name, "phases"):
+            self.phases = check_phases(self.name, self.method.phases())
         self.bounds = self._phase_bounds()
         self.epoch = 0
         self.curve: list[dict[str, Any]] = []
@@ -109,6 +129,7 @@ class Learner:
         self.peak_memory_mb: float | None = None
         self._sums: dict[str, Tensor] = {}
         self._steps = 0
+        self._tried = False
         self._enter_phase(0)
 
     @property
@@ -147,9 +168,6 @@ class Learner:
 
     def _phase_bounds(self) -> list[int]:
         """The epoch at which each phase ends."""
-        total = sum(phase.share for phase in self.phases)
-        if not math.isclose(total, 1.0, abs_tol=1e-6):
-            raise KDBenchError(f"the phases of {self.cell.method.name} have shares that sum to {total:g}: make it 1")
         done = [sum(phase.share for phase in self.phases[: i + 1]) for i in range(len(self.phases))]
         bounds = [round(share * self.recipe.epochs) for share in done]
         if any(end <= start for start, end in zip([0, *bounds[:-1]], bounds, strict=True)):
@@ -218,24 +236,43 @@ class Learner:
         self.method.epoch, self.method.epochs = self.epoch + 1, self.recipe.epochs
         if self.scheduler is not None:
             self.scheduler.step(self.epoch - self._phase_start(index))
+        self._set_modes()
+        self._sums, self._steps = {}, 0
+
+    def _set_modes(self) -> None:
         self.method.train()
         members = self.phases[self.phase_index].members
         for place, student in enumerate(self.students):
             student.train(members is None or place in members)
             _freeze_norms(student)
         _freeze_norms(self.method)
-        self._sums, self._steps = {}, 0
+        for teacher in self.teachers:  # where a method holds one as its own, it is still everybody's
+            teacher.eval()
 
     def train_step(self, number: int, batch: Batch, outputs: Sequence[Output]) -> None:
         """One update on batch `number` of the epoch, in a random stream of its own."""
         self._seed("step", self.epoch, number)
         step = _Step(self, batch, self.teachers, outputs)
-        with self.numerics.autocast(), self._memory_measured():
+        with self.numerics.autocast(), self._memory_measured(), Calling(self.name, "step"):
             terms = self.method.step(step)
+        if terms is not step.checked:
+            check_terms(self.name, terms)
         for name, term in terms.items():
             value = term.detach().float()
             self._sums[name] = self._sums[name] + value if name in self._sums else value
         self._steps += 1
+        if not self._tried:
+            self._try_deployed()
+
+    @torch.no_grad()
+    def _try_deployed(self) -> None:
+        """Find out after the first step, and not after an epoch, if nothing can be scored."""
+        self._tried = True
+        example = self.numerics.place_inputs(self.task.example())
+        with self.numerics.autocast(), Calling(self.name, "deploy"):
+            outputs = [answer_of(network.eval()(example)) for network in (self.deployed(), self.students[0])]
+        check_output(self.name, *outputs)
+        self._set_modes()
 
     @contextmanager
     def _memory_measured(self) -> Iterator[None]:
@@ -258,7 +295,7 @@ class Learner:
             watts: what the device used in this epoch's work, on average.
 
         Raises:
-            NonFinite: if a loss term was NaN or infinite.
+            NonFinite: if a loss term, an output or a watched number was NaN or infinite.
         """
         terms = {name: float(total) / self._steps for name, total in self._sums.items()}
         for name, value in terms.items():
@@ -267,7 +304,9 @@ class Learner:
         last = self.epoch + 1 == self.recipe.epochs
         scores: Mapping[str, float | None] = {}
         if last or (self.epoch + 1) % self.recipe.evaluate_every == 0:
-            predictions = self.task.evaluate(self.deployed())
+            with Calling(self.name, "deploy"):
+                predictions = self.task.evaluate(self.deployed())
+            check_scored(f"what {self.name} deploys", predictions, self.epoch + 1)
             scores = self.task.scores(predictions, teacher_predictions)
             self.kept = dict(self.task.keeps(predictions)) if last else None
         own = self.clock.read()
@@ -277,13 +316,14 @@ class Learner:
         self.epoch += 1
         loss, seconds = sum(terms.values()), own + shared_seconds
         point: dict[str, Any] = {"epoch": self.epoch, "loss": loss, "terms": terms, "seconds": seconds}
-        watched = {name: float(value.detach()) for name, value in self.method.watch().items()}
+        with Calling(self.name, "watch"):
+            watched = check_numbers(f"watched number of {self.name}", self.method.watch(), self.epoch)
         if watched:
             point["watched"] = watched
         self.curve.append({**point, "learning_rate": self.optimizer.param_groups[0]["lr"], **scores})
 
     def deployed(self) -> nn.Module:
-        return self.method.deployed(self.students)
+        return check_deployed(self.name, self.method.deployed(self.students))
 
     @property
     def finished(self) -> bool:

@@ -212,3 +212,10 @@ def test_all_stands_for_every_registered_method_and_keeps_the_suites_settings() 
     assert {spec.name for spec in specs} == set(registry.names())
     assert [spec.label for spec in specs if spec.name == "kd"] == ["kd(temperature=2)", "kd(temperature=8)"]
     assert len(specs) == len(registry.names()) + 1
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_hyperparameter_is_a_finite_number(value: float) -> None:
+    """A record could not hold it: there is no such number in JSON."""
+    with pytest.raises(KDBenchError, match=rf"hyperparameter 'temperature' of kd is {value}: give a finite number"):
+        registry.resolve("kd", {"temperature": value})
