@@ -85,7 +85,7 @@ class Shared:
         shortest = sorted(found, key=lambda held: held.words.count("."), reverse=True)
         self._stored = list({id(held.tensor): held for held in shortest}.values())
         self._data = [held.tensor for held in self._stored]
-        self._places = {held.words: held.tensor.data_ptr() for held in found}
+        self._places = {(held.words, held.tensor.data_ptr()) for held in found}
         self._modules = [module for _, teacher in self._teachers for module in teacher.modules()]
         self._weights = [tensor for _, teacher in self._teachers for tensor in _weights(teacher)]
         self._weight_writes = sum(map(_writes, self._weights))
@@ -140,10 +140,10 @@ class Shared:
         """What was changed in the data set or the teachers, in words, or nothing."""
         if words := self._layers() or self.weights():
             return words
-        now = {held.words: held.tensor.data_ptr() for held in self._found()}
-        for words, address in self._places.items():
-            if now.get(words) != address:
-                return words
+        # several roots may have a tensor of one name, and what is new since then (a cached view) is nobody's change
+        replaced = self._places - {(held.words, held.tensor.data_ptr()) for held in self._found()}
+        if replaced:
+            return min(replaced)[0]
         if (content := contents(self._data)) != self._content[0]:
             return self._stored[_difference(content, self._content[0])].words
         return "a teacher's weights" if total(self._weights) != self._content[1] else ""

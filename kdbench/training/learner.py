@@ -262,13 +262,12 @@ class Learner:
             self._sums[name] = self._sums[name] + value if name in self._sums else value
         self._steps += 1
         if not self._tried:
-            self._try_deployed()
+            self._try_deployed(batch.inputs[:1])
 
     @torch.no_grad()
-    def _try_deployed(self) -> None:
+    def _try_deployed(self, example: Tensor) -> None:
         """Find out after the first step, and not after an epoch, if nothing can be scored."""
         self._tried = True
-        example = self.numerics.place_inputs(self.task.example())
         with self.numerics.autocast(), Calling(self.name, "deploy"):
             outputs = [answer_of(network.eval()(example)) for network in (self.deployed(), self.students[0])]
         check_output(self.name, *outputs)

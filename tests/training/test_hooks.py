@@ -336,6 +336,6 @@ def test_a_record_is_never_written_with_nan_and_an_old_one_that_was_can_be_read(
     with pytest.raises(ValueError, match="not JSON compliant"):
         store.write(record)
     assert not store.has("a")
-    store.records.mkdir()
-    (store.records / "a.json").write_text(json.dumps(record))
-    assert read_record(store.records / "a.json")["result"]["nll"] != 0
+    (store.folder / "records").mkdir()
+    (store.folder / "records" / "a.json").write_text(json.dumps(record))
+    assert read_record(store.folder / "records" / "a.json")["result"]["nll"] != 0
