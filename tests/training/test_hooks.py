@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from rich.console import Console
+from support.sample_record import sample
 from torch import Tensor, nn
 
 from kdbench import Batch, KDBenchError, Method, Network, Output, Phase, register, registry
@@ -331,10 +332,10 @@ def test_the_words_out_of_memory_are_not_a_full_memory_but_an_allocators_refusal
 
 
 def test_a_record_is_never_written_with_nan_and_an_old_one_that_was_can_be_read(tmp_path: Path) -> None:
-    record = {"id": "a", "status": "done", "schema": 2, "cell": {}, "result": {"nll": float("nan")}}
+    record = sample(id="a", result={**sample()["result"], "nll": float("nan")})
     store = Store(tmp_path)
     with pytest.raises(ValueError, match="not JSON compliant"):
-        store.write(record)
+        store.write(record)  # type: ignore[arg-type]
     assert not store.has("a")
     (store.folder / "records").mkdir()
     (store.folder / "records" / "a.json").write_text(json.dumps(record))
