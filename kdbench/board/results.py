@@ -111,8 +111,13 @@ class Tables:
 
 
 def suite_table(suite: Suite) -> dict[str, Any]:
-    """A suite with every default filled in, as plain values."""
+    """A suite with every default filled in, as plain values; `numerics` has what the suite fixes, and is there if it
+    fixes something.
+    """
     table = plain(dataclasses.asdict(suite))
+    del table["numerics"]
+    if suite.numerics.table:
+        table["numerics"] = suite.numerics.table
     for entry, pair in zip(table["pairs"], suite.pairs, strict=True):
         entry["name"] = str(pair)
     methods = []

@@ -71,6 +71,7 @@ def print_plan(
     data_root: Path | None,
     device: str | None,
     compile: str,
+    threads: int | None,
 ) -> None:
     """The cells by pair and state, the methods, the teachers still to train, and an estimate of the time left."""
     states = {cell: state(cell, store, False) for cell in _distinct(cells)}
@@ -85,7 +86,8 @@ def print_plan(
     for group in _by_pair([*todo, *trainings.values()]):
         known = _seconds_per_epoch(group, records)
         try:
-            each = known if known is not None else measure(group[0], _numerics(group[0], device, compile), data_root)
+            numerics = _numerics(group[0], device, compile, threads)
+            each = known if known is not None else measure(group[0], numerics, data_root)
         except KDBenchError as error:
             console.print(f"cost unknown: {error}", markup=False, highlight=False)
             return
@@ -94,14 +96,15 @@ def print_plan(
     console.print(f"{len(todo)} of {len(states)} cells to run, about {_duration(total)} ({kind})", highlight=False)
 
 
-def _numerics(cell: Cell, device: str | None, compile: str) -> Numerics:
+def _numerics(cell: Cell, device: str | None, compile: str, threads: int | None) -> Numerics:
     from kdbench.training.precision import numerics_of  # not at the top: it loads timm
 
-    return numerics_of(cell, device, compile)
+    return numerics_of(cell, device, compile, threads=threads)
 
 
 def measure(cell: Cell, numerics: Numerics, data_root: Path | None, steps: int = 5) -> float:
     """Seconds an epoch of plain distillation would take, from a few steps on random data of the right shape."""
+    numerics.apply()
     task = tasks.create(cell.dataset, cell.recipe, numerics, data_root, download=False)
     data = task.training_set(0, False)
     student = task.network(cell.pair.student).train()

@@ -52,6 +52,7 @@ def plan(chosen: Selection, cells: Sequence[Cell], store: Store) -> None:
         data_root=chosen.data,
         device=chosen.device,
         compile=chosen.compile,
+        threads=chosen.threads,
         teachers=chosen.out / "teachers",
     )
 
@@ -75,7 +76,7 @@ def train(chosen: Selection, cells: Sequence[Cell], store: Store) -> None:
 
             with Display(console(), len(cells), done) as display:
                 executor = LocalExecutor(
-                    chosen.out, display, chosen.data, chosen.device, chosen.compile, chosen.cohort_size
+                    chosen.out, display, chosen.data, chosen.device, chosen.compile, chosen.cohort_size, chosen.threads
                 )
                 executor.run(cells, chosen.retry_failed)
     except KeyboardInterrupt:

@@ -28,6 +28,7 @@ class LocalExecutor:
         data_root: the data folder (None: the default one).
         device, compile: as on the command line; the precision is in each cell's recipe.
         cohort_size: the most cells that train side by side, 0 for no limit.
+        threads: of the CPU, for each learner; None: one, or what the suite fixes.
     """
 
     out: Path
@@ -36,6 +37,7 @@ class LocalExecutor:
     device: str | None = None
     compile: str = "auto"
     cohort_size: int = 0
+    threads: int | None = None
     _tasks: dict[str, Task] = field(default_factory=dict)
 
     def run(self, cells: Sequence[Cell], retry_failed: bool = False) -> None:
@@ -126,7 +128,7 @@ class LocalExecutor:
         return [left[:half], left[half:]]
 
     def numerics(self, cell: Cell) -> Numerics:
-        return numerics_of(cell, self.device, self.compile, self.out)
+        return numerics_of(cell, self.device, self.compile, self.out, self.threads)
 
     def _task(self, cell: Cell, numerics: Numerics) -> Task:
         """The cell's data; the last one is kept, since neighbouring cohorts share it."""
@@ -135,6 +137,7 @@ class LocalExecutor:
         key = digest(plain([cell.dataset.task, cell.dataset.name, cell.dataset.protocol, *of_data]))
         if key not in self._tasks:
             self._tasks.clear()
+            numerics.apply()  # what is computed of the data is part of the result
             self._tasks[key] = tasks.create(cell.dataset, recipe, numerics, self.data_root)
         return self._tasks[key]
 
