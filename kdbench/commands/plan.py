@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kdbench import tasks
+from kdbench.board.select import choose
 from kdbench.board.usable import sound_record
 from kdbench.commands.unusable import records_of, tell
 from kdbench.errors import KDBenchError
@@ -22,6 +23,7 @@ from kdbench.hardware.numerics import Numerics
 from kdbench.method import Batch
 from kdbench.records import Record, Store
 from kdbench.records.lock import is_locked
+from kdbench.suites.fixed import refusal
 from kdbench.suites.grid import Cell
 from kdbench.training.teachers import Teachers
 
@@ -32,7 +34,9 @@ def state(cell: Cell, store: Store, running: bool) -> str:
     """One of `STATES`."""
     if store.has(cell.id):
         record = _read(store, cell)
-        return record["status"].replace("_", " ") if isinstance(record, dict) else "unusable"
+        if not isinstance(record, dict):
+            return "unusable"
+        return "missing" if cell.fixed.refused(record) else record["status"].replace("_", " ")
     if store.interrupted(cell.id):
         return "running" if running else "interrupted"
     return "missing"
@@ -47,19 +51,27 @@ def _read(store: Store, cell: Cell) -> Record | str:
 
 
 def print_status(console: Console, cells: Sequence[Cell], store: Store, out: Path) -> None:
-    """One row per pair with the count of cells in each state, then the reason of each that failed or does not apply."""
+    """One row per pair with the count of cells in each state, then why some failed, do not apply or do not count."""
     running = is_locked(out)
     states = {cell: state(cell, store, running) for cell in _distinct(cells)}
     _print_counts(console, states)
     reasons: dict[tuple[str, str], list[str]] = {}
     for cell, found in states.items():
-        if found in ("failed", "not applicable"):
-            reason = store.read(cell.id)["reason"]
+        if reason := _why(cell, found, store):
             reasons.setdefault((found, reason), []).append(f"{cell.method.label} on {cell.pair}, seed {cell.seed}")
     for (found, reason), where in reasons.items():
         more = f" and {len(where) - 1} more" if len(where) > 1 else ""
         console.print(f"{found}: {where[0]}{more}: {reason}", markup=False, highlight=False, soft_wrap=True)
     tell([str(_read(store, cell)) for cell, found in states.items() if found == "unusable"])
+    done = [store.read(cell.id) for cell, found in states.items() if found == "done"]
+    tell(choose(done, cells).sentences)
+
+
+def _why(cell: Cell, found: str, store: Store) -> str:
+    """The reason of a cell's state, where it has one to tell."""
+    if found in ("failed", "not applicable"):
+        return store.read(cell.id)["reason"]
+    return refusal(store, cell) if found == "missing" else ""
 
 
 def print_plan(

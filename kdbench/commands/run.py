@@ -62,13 +62,14 @@ def train(chosen: Selection, cells: Sequence[Cell], store: Store) -> None:
     from kdbench.commands.unusable import clear_away
     from kdbench.records.leftovers import sweep
     from kdbench.records.lock import locked
+    from kdbench.suites.fixed import refusal
 
     try:
         with locked(chosen.out):
             sweep(chosen.out)
             for kept in (store, chosen.store_of("teachers")):
                 clear_away(kept)
-            done = sum(store.has(cell.id) for cell in cells)
+            done = sum(store.has(cell.id) and not refusal(store, cell) for cell in cells)
             if done == len(cells) and not chosen.retry_failed:
                 return  # before what only training needs is imported
             from kdbench.commands.progress import Display

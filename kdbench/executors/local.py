@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +11,8 @@ from kdbench.errors import KDBenchError
 from kdbench.hardware import memory
 from kdbench.hardware.numerics import Numerics
 from kdbench.records import Store
+from kdbench.records.files import set_aside
+from kdbench.suites.fixed import refusal
 from kdbench.suites.grid import Cell, digest, plain
 from kdbench.tasks import Task
 from kdbench.training import machine_faults
@@ -53,6 +55,7 @@ class LocalExecutor:
         for store in stores.values():
             store.writable()
         todo = [cell for cell in cells if not _done(stores[cell.suite], cell, retry_failed)]
+        self._set_refused_aside(todo, stores)
         for cell in todo:
             stores[cell.suite].forget(cell.id)
         teachers = Teachers(self.out / "teachers")
@@ -65,6 +68,17 @@ class LocalExecutor:
             self._run_cohort(cohort, teachers, stores[cohort[0].suite])
         if broken:
             raise KDBenchError("; ".join(dict.fromkeys(broken)))
+
+    def _set_refused_aside(self, cells: Sequence[Cell], stores: Mapping[str, Store]) -> None:
+        """Keep the records of other numerics than the suite fixes, out of the way of those to come."""
+        refused = [(stores[cell.suite], cell) for cell in cells if refusal(stores[cell.suite], cell)]
+        for store, cell in refused:
+            where = set_aside(store.path(cell.id), store.path(cell.id).parent / "other_numerics").parent
+        if refused:
+            self.listener.notice(
+                f"{len(refused)} records are of other numerics than the suite fixes: they are now in {str(where)!r}, "
+                "and their cells run again"
+            )
 
     def _train_teachers(self, cells: Sequence[Cell], teachers: Teachers) -> str:
         """Train the teachers these cells lack; returns why one could not be, or nothing."""
@@ -154,4 +168,6 @@ def cohorts(cells: Sequence[Cell], size: int = 0) -> Iterator[list[Cell]]:
 
 def _done(store: Store, cell: Cell, retry_failed: bool) -> bool:
     """Whether the cell has a record that stays."""
-    return store.has(cell.id) and not (retry_failed and store.read(cell.id)["status"] == "failed")
+    if not store.has(cell.id) or refusal(store, cell):
+        return False
+    return not (retry_failed and store.read(cell.id)["status"] == "failed")

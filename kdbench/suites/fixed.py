@@ -1,12 +1,16 @@
-"""What a suite may fix of how numbers are computed: it is no part of a cell's id, but records of others do not count."""
+"""What a suite may fix of how numbers are computed: no part of a cell's id, but records of others do not count."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kdbench.errors import KDBenchError
+
+if TYPE_CHECKING:
+    from kdbench.records import Record, Store
+    from kdbench.suites.grid import Cell
 
 
 @dataclass(frozen=True)
@@ -49,24 +53,19 @@ class Fixed:
             raise KDBenchError(_clash(suite, "threads", self.threads, f"--threads {threads}"))
         return (modes[0] if compile == "auto" else compile), threads if self.threads is None else self.threads
 
-    def refused(self, cell: Mapping[str, Any], used: Mapping[str, Any]) -> str:
-        """Why a record of a cell of the suite does not count, or nothing.
-
-        Args:
-            cell: the record's.
-            used: its `provenance.numerics`.
-        """
-        wanted, precision = self.table, cell["recipe"].get("precision", "auto")
+    def refused(self, record: Record) -> str:
+        """Why a record of the suite does not count, or nothing; a method that does not apply computed nothing."""
+        used: dict[str, Any] = dict(record["provenance"]["numerics"])
+        wanted, precision = self.table, record["cell"]["recipe"].get("precision", "auto")
         if used["device"] != "cpu":
             wanted.pop("threads", None)  # an accelerator's result does not depend on them
         if precision != "auto":
             wanted["precision"] = precision
-        other = [
-            f"{key} {shown(value)}, not {shown(used.get(key))}"
-            for key, value in wanted.items()
-            if used.get(key) != value
-        ]
-        return f"the suite fixes {' and '.join(other)}" if other else ""
+        other = [key for key, value in wanted.items() if used.get(key) != value]
+        if not other or record["status"] == "not_applicable":
+            return ""
+        ours, theirs = (" and ".join(f"{key} {shown(part.get(key))}" for key in other) for part in (wanted, used))
+        return f"the suite fixes {ours}, and it ran with {theirs}"
 
 
 FREE = Fixed()
@@ -87,3 +86,11 @@ def _clash(suite: str, key: str, value: Any, option: str) -> str:
     return (
         f"suite {suite!r} fixes {key} = {shown(value)}, so that records of {option} would not count: leave {option} out"
     )
+
+
+def refusal(store: Store, cell: Cell) -> str:
+    """Why the record of a cell does not count; nothing if it does, is not there, or cannot be read."""
+    try:
+        return cell.fixed.refused(store.read(cell.id)) if store.has(cell.id) else ""
+    except KDBenchError:
+        return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,11 +68,16 @@ def read(folder: Path) -> dict[Setting, dict[str, Any]]:
     names = [field.name for field in dataclasses.fields(Setting) if field.name != "threads"]
     try:
         entries = json.loads(file.read_text(encoding="utf-8"))
-        return {Setting(*(entry.pop(name) for name in names), entry.pop("threads", None)): entry for entry in entries}
+        return {_setting(entry, names): entry for entry in entries}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise KDBenchError(
             f"{str(file)!r} is damaged: delete it, and run `kdbench tune` again if you want it"
         ) from error
+
+
+def _setting(entry: dict[str, Any], names: Sequence[str]) -> Setting:
+    """Take a setting out of an entry of the file."""
+    return Setting(**{name: entry.pop(name) for name in names}, threads=entry.pop("threads", None))
 
 
 def write(folder: Path, measured: dict[Setting, dict[str, Any]]) -> None:
