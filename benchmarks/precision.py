@@ -12,7 +12,6 @@ import shutil
 from pathlib import Path
 
 import pandas as pd
-import torch
 from rich.console import Console
 from scipy import stats
 
@@ -51,13 +50,12 @@ def train(grid: list[Cell], out: Path) -> pd.DataFrame:
     rows = []
     first = out / next(iter(ARMS))
     for arm, (precision, threads) in ARMS.items():
-        torch.set_num_threads(threads)
         folder = out / arm
         if folder != first and not folder.exists():
             shutil.copytree(first / "teachers", folder / "teachers")
         store = Store(folder / grid[0].suite)
         with Display(Console(), len(grid), sum(store.has(cell.id) for cell in grid)) as display:
-            executor = Arm(folder, display, device="cpu", compile="off")
+            executor = Arm(folder, display, device="cpu", compile="off", threads=threads)
             executor.precision = precision
             executor.run(grid)
         for cell in grid:

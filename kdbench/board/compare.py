@@ -72,12 +72,11 @@ def matched(records: Sequence[Record], a: str, b: str) -> pd.DataFrame:
     both = done[done["method"] == a].merge(done[done["method"] == b], on=[*PLACE, "seed"], suffixes=("_a", "_b"))
     if both.empty:
         raise KDBenchError(f"{a!r} and {b!r} have no finished run of the same pair and seed: run both first")
-    kept = comparable.paired_rows(both, runs.attrs[comparable.KEY])
-    if kept.empty:
-        raise KDBenchError(
-            f"{a!r} and {b!r} saw different weights of the teacher with every seed: run one of them again"
-        )
-    return kept
+    for key, different in comparable.DIFFERENT.items():
+        both = comparable.paired_rows(both, runs.attrs[key], key)
+        if both.empty:
+            raise KDBenchError(f"{a!r} and {b!r} {different} with every seed: run one of them again")
+    return both
 
 
 def _verdict(a: str, b: str, d: Paired, metric: Metric) -> str:

@@ -32,8 +32,7 @@ class Grid:
         reasons: why not done, `[methods, seeds, places]`.
         values: column of the runs, as `kdbench.board.columns` calls it -> `[methods, seeds, places]`, NaN where not
             done or not measured.
-        teachers: the weights of the first teacher that were seen (`kdbench.board.comparable`), `[methods, seeds,
-            places]`.
+        seen: what runs must share to be compared (`kdbench.board.comparable`) -> `[methods, seeds, places]`.
     """
 
     metrics: Metrics
@@ -45,7 +44,7 @@ class Grid:
     states: np.ndarray
     reasons: np.ndarray
     values: dict[str, np.ndarray]
-    teachers: np.ndarray
+    seen: dict[str, np.ndarray]
 
     @property
     def scores(self) -> np.ndarray:
@@ -91,7 +90,7 @@ class Grid:
             states=cut(self.states),
             reasons=cut(self.reasons),
             values={name: cut(array) for name, array in self.values.items()},
-            teachers=cut(self.teachers),
+            seen={name: cut(array) for name, array in self.seen.items()},
         )
 
     def common(self) -> Grid:
@@ -148,7 +147,7 @@ def make_grid(runs: pd.DataFrame, metrics: Metrics) -> Grid:
         arranged(runs["status"], "missing", object),
         arranged(runs["reason"], "", object),
         {name: arranged(runs[name].astype(float).where(done), np.nan, float) for name in numbers},
-        arranged(runs["id"].map(runs.attrs.get(comparable.KEY, {})), None, object),
+        {key: arranged(runs["id"].map(runs.attrs.get(key, {})), None, object) for key in comparable.DIFFERENT},
     )
 
 

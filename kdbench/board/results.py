@@ -13,8 +13,8 @@ import pandas as pd
 from kdbench import registry
 from kdbench.board.columns import metrics_of
 from kdbench.board.grid import Grid, left_out, make_grid
-from kdbench.board.runs import runs_table
-from kdbench.board.select import current
+from kdbench.board.runs import protocol_text, runs_table
+from kdbench.board.select import choose
 from kdbench.board.statistics.ranks import CriticalDifference
 from kdbench.board.tables import leaderboard_table, write_csv
 from kdbench.board.wide import ranking, wide_table
@@ -38,7 +38,8 @@ class Tables:
     @staticmethod
     def of(cells: Sequence[Cell], records: Sequence[Record]) -> Tables:
         """Of these cells, and of the records among all of a folder that belong beside them."""
-        return Tables(current(records, cells), expected(cells))
+        chosen = choose(records, cells)
+        return Tables(chosen.records, expected(cells, chosen.strays))
 
     @cached_property
     def metrics(self) -> Metrics:
@@ -111,8 +112,13 @@ class Tables:
 
 
 def suite_table(suite: Suite) -> dict[str, Any]:
-    """A suite with every default filled in, as plain values."""
+    """A suite with every default filled in, as plain values; `numerics` has what the suite fixes, and is there if it
+    fixes something.
+    """
     table = plain(dataclasses.asdict(suite))
+    del table["numerics"]
+    if suite.numerics.table:
+        table["numerics"] = suite.numerics.table
     for entry, pair in zip(table["pairs"], suite.pairs, strict=True):
         entry["name"] = str(pair)
     methods = []
@@ -140,9 +146,15 @@ def grid_rows(suite: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def expected(cells: Iterable[Cell]) -> list[dict[str, Any]]:
-    """Cells as the tables want them."""
-    return [_grid_row(cell.suite, cell.config) for cell in cells]
+def expected(cells: Iterable[Cell], strays: Iterable[tuple[Record, str]] = ()) -> list[dict[str, Any]]:
+    """Cells as the tables want them; what stands at the place of a stray says why it is missing."""
+    rows = [_grid_row(cell.suite, cell.config) for cell in cells]
+    rows += [{**_grid_row(record["suite"], record["cell"]), "reason": reason} for record, reason in strays]
+    return list({_place(row): row for row in rows}.values())
+
+
+def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return row["dataset"], protocol_text(row["protocol"]), row["pair"], row["label"], row["seed"]
 
 
 def _grid_row(suite: str, cell: Mapping[str, Any]) -> dict[str, Any]:

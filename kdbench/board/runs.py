@@ -50,7 +50,7 @@ def runs_table(records: Sequence[Record], expected: Iterable[Mapping[str, Any]] 
     columns += [*result_columns(metrics), *COST, *extras, "device", "precision", "compile", "id"]
     frame = as_filed(pd.DataFrame(rows, columns=columns), metrics)
     frame = frame.sort_values(["suite", *GROUP, "seed", "id"], kind="stable", ignore_index=True)
-    frame.attrs[comparable.KEY] = comparable.teachers_of(records)
+    frame.attrs |= comparable.seen_of(records)
     return frame
 
 
@@ -109,7 +109,14 @@ def _run_row(record: Record, metrics: Metrics) -> dict[str, Any]:
 def _missing_row(cell: Mapping[str, Any]) -> dict[str, Any]:
     kept = {name: cell.get(name) for name in ("suite", "dataset", "pair", "student", "name", "family", "seed")}
     text = protocol_text(cell["protocol"])
-    return {**kept, "protocol": text, "method": cell["label"], "status": "missing", "reason": "", "id": ""}
+    return {
+        **kept,
+        "protocol": text,
+        "method": cell["label"],
+        "status": "missing",
+        "id": "",
+        "reason": cell.get("reason", ""),
+    }
 
 
 def _key(row: Mapping[str, Any]) -> str:

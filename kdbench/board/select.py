@@ -3,30 +3,65 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from kdbench import registry
+from kdbench.board.numerics import strays, why
 from kdbench.errors import KDBenchError
 from kdbench.records import Record
 from kdbench.registry.digest import source_digest
 from kdbench.suites.grid import Cell, digest
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """What belongs in a table.
+
+    Attributes:
+        records: those that do.
+        strays: those whose numerics are not the suite's or not those of their row, each with a sentence: their runs
+            count as missing.
+    """
+
+    records: list[Record]
+    strays: list[tuple[Record, str]]
+
+    @property
+    def sentences(self) -> list[str]:
+        """The strays, for people."""
+        return [f"{r['cell']['method']['label']} on {r['cell']['pair']}: {reason}" for r, reason in self.strays]
+
+
 def current(records: Sequence[Record], cells: Sequence[Cell]) -> list[Record]:
+    """The records that belong in a table of these cells."""
+    return choose(records, cells).records
+
+
+def choose(records: Sequence[Record], cells: Sequence[Cell]) -> Chosen:
     """The records of `cells`, and of other methods that ran at the same points of the grid under the same recipe.
 
     A method that is registered counts with its present source only; one that is not at hand (it came from a file that
     was not named this time) with its latest. Whatever else is in the folder (older sources, other recipes) is left out.
+    So are runs of other numerics than the suite fixes, or than the newest of their row has.
     """
-    planned = {cell.id for cell in cells}
-    points = {_point(cell.config) for cell in cells}
+    planned = {cell.id: cell.fixed for cell in cells}
+    points = {_point(cell.config): cell.fixed for cell in cells}
     chosen: dict[tuple[str, str], Record] = {}
+    refused: dict[tuple[str, str], tuple[Record, str]] = {}
     for record in sorted(records, key=lambda r: (r["id"] in planned, r["provenance"]["finished_at"], r["id"])):
         method = record["cell"]["method"]
         point = _point(record["cell"])
         if record["id"] in planned or (point in points and _is_current(method["name"], method["source"])):
-            chosen[point, method["label"]] = record
-    return list(chosen.values())
+            key, fixed = (point, method["label"]), planned.get(record["id"]) or points[point]
+            if reason := fixed.refused(record):
+                refused[key] = record, f"seed {record['cell']['seed']} does not count: {reason}"
+            else:
+                chosen[key] = record
+    mixed = [(record, why(record, newest)) for record, newest in strays(list(chosen.values()))]
+    other = {record["id"] for record, _ in mixed}
+    lost = [stray for key, stray in refused.items() if key not in chosen]
+    return Chosen([record for record in chosen.values() if record["id"] not in other], lost + mixed)
 
 
 def _point(config: Mapping[str, Any]) -> str:

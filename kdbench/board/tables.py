@@ -152,7 +152,7 @@ def relative_row(grid: Grid, m: int, student: str, overall: bool) -> dict[str, A
 
 def _both_done(grid: Grid, m: int, b: int | None, overall: bool) -> np.ndarray:
     """Which runs methods `m` and `b` both finished, `[seeds, places]`; none if all are asked for and one is missing, or
-    if they saw different teachers.
+    if they saw different teachers or ran under different numerics.
     """
     none = np.zeros(grid.states.shape[1:], dtype=bool)
     if b is None or comparable.others(grid, m, b).any():

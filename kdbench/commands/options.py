@@ -61,6 +61,10 @@ class Selection:
         str,
         typer.Option(help="auto (as `kdbench tune` measured, else on where CUDA is), on, off, or graphs (CUDA graphs)"),
     ] = "auto"
+    threads: Annotated[
+        int | None,
+        typer.Option(help="of the CPU, for each learner; default: one, or what the suite fixes", min=1),
+    ] = None
     cohort_size: Annotated[int, typer.Option(help="train at most so many cells side by side (0: no limit)", min=0)] = 0
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="run cells again that failed before")] = False
 
@@ -115,7 +119,7 @@ class Selection:
 # what most commands take from it
 RECIPE = ("epochs", "settings", "precision", "out")
 GRID = ("suite_name", "methods", "pairs", "seeds", *RECIPE)
-RUNNING = ("data", "device", "compile", "cohort_size", "retry_failed")
+RUNNING = ("data", "device", "compile", "threads", "cohort_size", "retry_failed")
 
 
 def selecting(*names: str, **others: Any) -> Callable[[Command], Command]:

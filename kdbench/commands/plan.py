@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kdbench import tasks
+from kdbench.board.select import choose
 from kdbench.board.usable import sound_record
 from kdbench.commands.unusable import records_of, tell
 from kdbench.errors import KDBenchError
@@ -22,6 +23,7 @@ from kdbench.hardware.numerics import Numerics
 from kdbench.method import Batch
 from kdbench.records import Record, Store
 from kdbench.records.lock import is_locked
+from kdbench.suites.fixed import refusal
 from kdbench.suites.grid import Cell
 from kdbench.training.teachers import Teachers
 
@@ -32,7 +34,9 @@ def state(cell: Cell, store: Store, running: bool) -> str:
     """One of `STATES`."""
     if store.has(cell.id):
         record = _read(store, cell)
-        return record["status"].replace("_", " ") if isinstance(record, dict) else "unusable"
+        if not isinstance(record, dict):
+            return "unusable"
+        return "missing" if cell.fixed.refused(record) else record["status"].replace("_", " ")
     if store.interrupted(cell.id):
         return "running" if running else "interrupted"
     return "missing"
@@ -47,19 +51,27 @@ def _read(store: Store, cell: Cell) -> Record | str:
 
 
 def print_status(console: Console, cells: Sequence[Cell], store: Store, out: Path) -> None:
-    """One row per pair with the count of cells in each state, then the reason of each that failed or does not apply."""
+    """One row per pair with the count of cells in each state, then why some failed, do not apply or do not count."""
     running = is_locked(out)
     states = {cell: state(cell, store, running) for cell in _distinct(cells)}
     _print_counts(console, states)
     reasons: dict[tuple[str, str], list[str]] = {}
     for cell, found in states.items():
-        if found in ("failed", "not applicable"):
-            reason = store.read(cell.id)["reason"]
+        if reason := _why(cell, found, store):
             reasons.setdefault((found, reason), []).append(f"{cell.method.label} on {cell.pair}, seed {cell.seed}")
     for (found, reason), where in reasons.items():
         more = f" and {len(where) - 1} more" if len(where) > 1 else ""
         console.print(f"{found}: {where[0]}{more}: {reason}", markup=False, highlight=False, soft_wrap=True)
     tell([str(_read(store, cell)) for cell, found in states.items() if found == "unusable"])
+    done = [store.read(cell.id) for cell, found in states.items() if found == "done"]
+    tell(choose(done, cells).sentences)
+
+
+def _why(cell: Cell, found: str, store: Store) -> str:
+    """The reason of a cell's state, where it has one to tell."""
+    if found in ("failed", "not applicable"):
+        return store.read(cell.id)["reason"]
+    return refusal(store, cell) if found == "missing" else ""
 
 
 def print_plan(
@@ -71,6 +83,7 @@ def print_plan(
     data_root: Path | None,
     device: str | None,
     compile: str,
+    threads: int | None,
 ) -> None:
     """The cells by pair and state, the methods, the teachers still to train, and an estimate of the time left."""
     states = {cell: state(cell, store, False) for cell in _distinct(cells)}
@@ -85,7 +98,8 @@ def print_plan(
     for group in _by_pair([*todo, *trainings.values()]):
         known = _seconds_per_epoch(group, records)
         try:
-            each = known if known is not None else measure(group[0], _numerics(group[0], device, compile), data_root)
+            numerics = _numerics(group[0], device, compile, threads)
+            each = known if known is not None else measure(group[0], numerics, data_root)
         except KDBenchError as error:
             console.print(f"cost unknown: {error}", markup=False, highlight=False)
             return
@@ -94,14 +108,15 @@ def print_plan(
     console.print(f"{len(todo)} of {len(states)} cells to run, about {_duration(total)} ({kind})", highlight=False)
 
 
-def _numerics(cell: Cell, device: str | None, compile: str) -> Numerics:
+def _numerics(cell: Cell, device: str | None, compile: str, threads: int | None) -> Numerics:
     from kdbench.training.precision import numerics_of  # not at the top: it loads timm
 
-    return numerics_of(cell, device, compile)
+    return numerics_of(cell, device, compile, threads=threads)
 
 
 def measure(cell: Cell, numerics: Numerics, data_root: Path | None, steps: int = 5) -> float:
     """Seconds an epoch of plain distillation would take, from a few steps on random data of the right shape."""
+    numerics.apply()
     task = tasks.create(cell.dataset, cell.recipe, numerics, data_root, download=False)
     data = task.training_set(0, False)
     student = task.network(cell.pair.student).train()

@@ -31,11 +31,14 @@ def publish(
     done = publishing.remake(Path(suite)) if anew else publishing.publish(load(suite), out, to)
     print(f"published {done.records} records and {done.teachers} of teachers in {done.folder}")
     if done.aside:
-        print(f"{done.aside} records of {out} stay there: they are of another recipe, or of a method's older source")
+        print(
+            f"{done.aside} records of {out} stay there: they are of another recipe, of a method's older source, or of "
+            "other numerics than the suite or their row"
+        )
     print(f"next: kdbench validate {done.folder}")
 
 
-@selecting("data", "device")
+@selecting("data", "device", "threads")
 def validate(
     chosen: Selection,
     path: Annotated[Path, typer.Argument(help="a published suite's folder, or a results folder with several")],
@@ -49,7 +52,7 @@ def validate(
 
     reports = validate_results(path)
     if rerun:
-        _rerun(reports, rerun, chosen.data, chosen.device)
+        _rerun(reports, rerun, chosen)
     for report in reports:
         for problem in report.problems:
             print(f"{report.folder.name}/{problem}" if len(reports) > 1 else problem)
@@ -62,7 +65,7 @@ def validate(
         raise typer.Exit(1)
 
 
-def _rerun(reports: Sequence[Report], count: int, data: Path | None, device: str | None) -> None:
+def _rerun(reports: Sequence[Report], count: int, chosen: Selection) -> None:
     """Train drawn cells of each folder again; what comes of it goes into its report."""
     from kdbench.commands.progress import Display
     from kdbench.commands.rerun import rerun
@@ -70,7 +73,7 @@ def _rerun(reports: Sequence[Report], count: int, data: Path | None, device: str
 
     for report in reports:
         with Display(PlainConsole(stderr=True), count, 0) as display:
-            found = rerun(report.folder, count, display, data, device)
+            found = rerun(report.folder, count, display, chosen.data, chosen.device, chosen.threads)
         report.problems += found.problems
         report.notes += found.notes
 

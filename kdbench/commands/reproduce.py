@@ -82,8 +82,9 @@ def _give_verdict(table: Protocol, store: Store, keep: bool) -> None:
     from kdbench.board.reproduction import metrics_of_entries, reproduction_table
     from kdbench.board.tables import write_csv
     from kdbench.board.terminal import reproduction
+    from kdbench.commands.unusable import counted
 
-    frame = reproduction_table(table.entries, [store.read(cell.id) for cell in table.cells if store.has(cell.id)])
+    frame = reproduction_table(table.entries, counted(store, table.cells))
     screen = console()
     screen.print(table.paper, style="bold", highlight=False)
     for part in reproduction(frame, metrics_of_entries(table.entries)):

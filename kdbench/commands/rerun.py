@@ -15,6 +15,7 @@ from kdbench.board.publishing.problem import Problem
 from kdbench.errors import KDBenchError
 from kdbench.executors.local import LocalExecutor
 from kdbench.records import Record, Store
+from kdbench.suites.fixed import fixed_of
 from kdbench.suites.grid import Cell, DatasetSpec, MethodSpec, Pair, Suite, TeacherSpec
 from kdbench.suites.recipe import Recipe
 from kdbench.training.cohort import Listener
@@ -47,13 +48,20 @@ def drawn(folder: Path, count: int) -> list[Record]:
     return [done[identity] for identity in random.Random(seed).sample(sorted(done), min(count, len(done)))]
 
 
-def rerun(folder: Path, count: int, listener: Listener, data: Path | None = None, device: str | None = None) -> Rerun:
+def rerun(
+    folder: Path,
+    count: int,
+    listener: Listener,
+    data: Path | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+) -> Rerun:
     """Train drawn cells, and the teachers they learn from, in a folder of their own, and compare the results."""
     found, published = Rerun(), drawn(folder, count)
     cells = {cell.id: cell for cell in cells_of(read_card(folder / "card.json")["suite"])}
     again = [cells[record["id"]] for record in published if record["id"] in cells]
     with tempfile.TemporaryDirectory() as scratch:
-        LocalExecutor(Path(scratch), listener, data, device).run(again)
+        LocalExecutor(Path(scratch), listener, data, device, "auto", 0, threads).run(again)
         for record in published:
             if record["id"] in cells:
                 _compare(found, record, Store(Path(scratch) / cells[record["id"]].suite).read(record["id"]))
@@ -124,6 +132,7 @@ def cells_of(suite: Mapping[str, Any]) -> Sequence[Cell]:
         "methods": methods,
         "recipe": _made(Recipe, suite["recipe"]),
         "teacher_recipe": _made(Recipe, suite["teacher_recipe"]),
+        "numerics": fixed_of(suite.get("numerics", {})),
     }
     return _made(Suite, {**suite, **parts}).cells()
 

@@ -59,11 +59,10 @@ def compare(
 ) -> None:
     """Say whether method A is better than method B, by how much, and how sure that is."""
     from kdbench.board.compare import compare as compare_methods
-    from kdbench.board.select import current
     from kdbench.board.terminal import comparison
-    from kdbench.commands.unusable import records_of
+    from kdbench.commands.unusable import counted
 
-    comparison(console(), compare_methods(current(records_of(chosen.store), chosen.cells), a, b))
+    comparison(console(), compare_methods(counted(chosen.store, chosen.cells), a, b))
 
 
 @selecting("suite_name", *RECIPE)
@@ -76,16 +75,15 @@ def power(
 ) -> None:
     """Say how many seeds it takes to tell two methods apart, from how their differences spread so far."""
     from kdbench.board.power import plan
-    from kdbench.board.select import current
     from kdbench.board.terminal import power as render
-    from kdbench.commands.unusable import records_of
+    from kdbench.commands.unusable import counted
 
     labels = [label.strip() for label in re.split(r",(?![^()]*\))", methods) if label.strip()]
     if len(labels) != 2:
         raise KDBenchError(
             f"--methods {methods!r} names {len(labels)} methods: give the two to tell apart, e.g. dkd,kd"
         )
-    records = current(records_of(chosen.store), chosen.cells)
+    records = counted(chosen.store, chosen.cells)
     render(console(), plan(records, labels[0], labels[1], delta))
 
 

@@ -52,6 +52,7 @@ def plan(chosen: Selection, cells: Sequence[Cell], store: Store) -> None:
         data_root=chosen.data,
         device=chosen.device,
         compile=chosen.compile,
+        threads=chosen.threads,
         teachers=chosen.out / "teachers",
     )
 
@@ -61,13 +62,14 @@ def train(chosen: Selection, cells: Sequence[Cell], store: Store) -> None:
     from kdbench.commands.unusable import clear_away
     from kdbench.records.leftovers import sweep
     from kdbench.records.lock import locked
+    from kdbench.suites.fixed import refusal
 
     try:
         with locked(chosen.out):
             sweep(chosen.out)
             for kept in (store, chosen.store_of("teachers")):
                 clear_away(kept)
-            done = sum(store.has(cell.id) for cell in cells)
+            done = sum(store.has(cell.id) and not refusal(store, cell) for cell in cells)
             if done == len(cells) and not chosen.retry_failed:
                 return  # before what only training needs is imported
             from kdbench.commands.progress import Display
@@ -75,7 +77,7 @@ def train(chosen: Selection, cells: Sequence[Cell], store: Store) -> None:
 
             with Display(console(), len(cells), done) as display:
                 executor = LocalExecutor(
-                    chosen.out, display, chosen.data, chosen.device, chosen.compile, chosen.cohort_size
+                    chosen.out, display, chosen.data, chosen.device, chosen.compile, chosen.cohort_size, chosen.threads
                 )
                 executor.run(cells, chosen.retry_failed)
     except KeyboardInterrupt:

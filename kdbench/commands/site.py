@@ -9,7 +9,7 @@ from pathlib import Path
 from kdbench import registry
 from kdbench.board.page.data import Results
 from kdbench.board.results import expected
-from kdbench.board.select import current
+from kdbench.board.select import Chosen, choose
 from kdbench.commands.unusable import records_of
 from kdbench.errors import KDBenchError
 from kdbench.papers.reported import load
@@ -41,12 +41,14 @@ def report(
     from kdbench.board.page.build import build
 
     cells, found = suite.cells(), records_of(store)
-    records = found if everything else current(found, cells)
+    chosen = Chosen(found, []) if everything else choose(found, cells)
+    records = chosen.records
     if not records:
         older = f", and its {len(found)} other records only count with --all" if found else ": run it first"
         raise KDBenchError(f"{str(store.folder)!r} has no record of the suite as it is now{older}")
     about = "every record of the folder, of whatever version of the suite" if everything else suite.description
-    results = Results(suite.name, about, records, () if everything else expected(cells), describe(records), load())
+    rows = () if everything else expected(cells, chosen.strays)
+    results = Results(suite.name, about, records, rows, describe(records), load())
     return build(results, folder, originals=store.path, latex=latex, pictures=pictures)
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from kdbench.board.select import choose
 from kdbench.board.usable import set_aside_damaged, usable
 from kdbench.records import Record, Store
 from kdbench.records.plain import plain
+from kdbench.suites.grid import Cell
 
 SHOWN = 5  # sentences; more records than that are counted
 
@@ -17,6 +19,13 @@ def records_of(store: Store) -> list[Record]:
     records, said = usable(store.paths())
     tell(said)
     return records
+
+
+def counted(store: Store, cells: Sequence[Cell]) -> list[Record]:
+    """The records that belong in a table of these cells; those of other numerics are named as well."""
+    chosen = choose(records_of(store), cells)
+    tell(chosen.sentences)
+    return chosen.records
 
 
 def tell(said: Sequence[str]) -> None:

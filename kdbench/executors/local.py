@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +11,8 @@ from kdbench.errors import KDBenchError
 from kdbench.hardware import memory
 from kdbench.hardware.numerics import Numerics
 from kdbench.records import Store
+from kdbench.records.files import set_aside
+from kdbench.suites.fixed import refusal
 from kdbench.suites.grid import Cell, digest, plain
 from kdbench.tasks import Task
 from kdbench.training import machine_faults
@@ -29,6 +31,7 @@ class LocalExecutor:
         data_root: the data folder (None: the default one).
         device, compile: as on the command line; the precision is in each cell's recipe.
         cohort_size: the most cells that train side by side, 0 for no limit.
+        threads: of the CPU, for each learner; None: one, or what the suite fixes.
     """
 
     out: Path
@@ -37,6 +40,7 @@ class LocalExecutor:
     device: str | None = None
     compile: str = "auto"
     cohort_size: int = 0
+    threads: int | None = None
     _tasks: dict[str, Task] = field(default_factory=dict)
 
     def run(self, cells: Sequence[Cell], retry_failed: bool = False) -> None:
@@ -52,6 +56,7 @@ class LocalExecutor:
         for store in stores.values():
             store.writable()
         todo = [cell for cell in cells if not _done(stores[cell.suite], cell, retry_failed)]
+        self._set_refused_aside(todo, stores)
         for cell in todo:
             stores[cell.suite].forget(cell.id)
             if cell.fault:  # before anything trains for it
@@ -67,6 +72,17 @@ class LocalExecutor:
             self._run_cohort(cohort, teachers, stores[cohort[0].suite])
         if broken:
             raise KDBenchError("; ".join(dict.fromkeys(broken)))
+
+    def _set_refused_aside(self, cells: Sequence[Cell], stores: Mapping[str, Store]) -> None:
+        """Keep the records of other numerics than the suite fixes, out of the way of those to come."""
+        refused = [(stores[cell.suite], cell) for cell in cells if refusal(stores[cell.suite], cell)]
+        for store, cell in refused:
+            where = set_aside(store.path(cell.id), store.path(cell.id).parent / "other_numerics").parent
+        if refused:
+            self.listener.notice(
+                f"{len(refused)} records are of other numerics than the suite fixes: they are now in {str(where)!r}, "
+                "and their cells run again"
+            )
 
     def _train_teachers(self, cells: Sequence[Cell], teachers: Teachers) -> str:
         """Train the teachers these cells lack; returns why one could not be, or nothing."""
@@ -137,7 +153,7 @@ class LocalExecutor:
         return [left[:half], left[half:]]
 
     def numerics(self, cell: Cell) -> Numerics:
-        return numerics_of(cell, self.device, self.compile, self.out)
+        return numerics_of(cell, self.device, self.compile, self.out, self.threads)
 
     def _task(self, cell: Cell, numerics: Numerics) -> Task:
         """The cell's data; the last one is kept, since neighbouring cohorts share it."""
@@ -146,6 +162,7 @@ class LocalExecutor:
         key = digest(plain([cell.dataset.task, cell.dataset.name, cell.dataset.protocol, *of_data]))
         if key not in self._tasks:
             self._tasks.clear()
+            numerics.apply()  # what is computed of the data is part of the result
             self._tasks[key] = tasks.create(cell.dataset, recipe, numerics, self.data_root)
         return self._tasks[key]
 
@@ -162,4 +179,6 @@ def cohorts(cells: Sequence[Cell], size: int = 0) -> Iterator[list[Cell]]:
 
 def _done(store: Store, cell: Cell, retry_failed: bool) -> bool:
     """Whether the cell has a record that stays."""
-    return store.has(cell.id) and not (retry_failed and store.read(cell.id)["status"] == "failed")
+    if not store.has(cell.id) or refusal(store, cell):
+        return False
+    return not (retry_failed and store.read(cell.id)["status"] == "failed")

@@ -35,6 +35,7 @@ class Numerics:
         backend: what `torch.compile` compiles with.
         cuda_graphs: whether compiled networks are replayed as CUDA graphs.
         verdicts: (network, whether frozen, compiled or not), where `compile` does not hold.
+        threads: how many of the CPU's compute; None: as many as the process has.
         precision_rule, compile_rule: why, in words, for the record.
     """
 
@@ -45,15 +46,18 @@ class Numerics:
     backend: str = "inductor"
     cuda_graphs: bool = False
     verdicts: tuple[tuple[str, bool, bool], ...] = ()
+    threads: int | None = 1
     precision_rule: str = "given"
     compile_rule: str = "given"
 
     def apply(self) -> None:
-        """Set the process's switches, where training or evaluation begins; those of CPUs and MPS need none.
+        """Set the process's switches, where training or evaluation begins.
 
-        TF32 is on only beside bf16, so that `fp32` means fp32. Deterministic cuDNN kernels are what the promise of
-        equal bits rests on.
+        Sums over several threads round otherwise, so their number is part of the result. TF32 is on only beside bf16,
+        so that `fp32` means fp32. Deterministic cuDNN kernels are what the promise of equal bits rests on.
         """
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
         if self.device.type != "cuda":
             return
         torch.backends.cuda.matmul.allow_tf32 = self.tf32
@@ -116,24 +120,31 @@ class Numerics:
             "compile_rule": self.compile_rule,
             "cuda_graphs": self.cuda_graphs,
             "channels_last": self.channels_last,
-            "threads": torch.get_num_threads(),
+            "threads": torch.get_num_threads() if self.threads is None else self.threads,
             "tf32": self.tf32,
         }
 
 
-def resolve(device: str | None = None, precision: str = "auto", compile: str = "auto") -> Numerics:
-    """The device rules: CUDA if there, else MPS, else CPU; bf16 where it is native; compile on CUDA.
+def resolve(
+    device: str | None = None, precision: str = "auto", compile: str = "auto", threads: int | None = None
+) -> Numerics:
+    """The device rules: CUDA if there, else MPS, else CPU; bf16 where it is native; compile on CUDA; on a CPU one thread.
+
+    A CPU's result depends on the number of threads, so that it is never left to the machine. An accelerator's does not,
+    and its host has data to prepare: there the threads stay as they are, if no number is given.
 
     `kdbench.training.precision.numerics_of` adds what depends on the networks. docs/performance.md has the
     measurements behind the rules. Nothing of the process is changed: that is `Numerics.apply`.
 
     Raises:
-        KDBenchError: for an unknown or absent device, or an unknown precision or compile mode.
+        KDBenchError: for an unknown or absent device, an unknown precision or compile mode, or less than one thread.
     """
     if precision not in PRECISIONS:
         raise unknown("precision", precision, PRECISIONS)
     if compile not in COMPILE:
         raise unknown("compile mode", compile, COMPILE)
+    if threads is not None and threads < 1:
+        raise KDBenchError(f"{threads} threads compute nothing: give at least 1")
     chosen = _device(device)
     cuda = chosen.type == "cuda"
     precision_rule = compile_rule = "given"
@@ -145,7 +156,9 @@ def resolve(device: str | None = None, precision: str = "auto", compile: str = "
         compile = "on" if cuda else "off"
         compile_rule = "on where there is CUDA"
     graphs = compile == "graphs" and cuda
-    numerics = Numerics(chosen, precision, compile != "off", chosen.type != "mps", cuda_graphs=graphs)
+    if threads is None and chosen.type == "cpu":
+        threads = 1
+    numerics = Numerics(chosen, precision, compile != "off", chosen.type != "mps", cuda_graphs=graphs, threads=threads)
     return dataclasses.replace(numerics, precision_rule=precision_rule, compile_rule=compile_rule)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from kdbench import registry
 from kdbench.records.types import CellConfig, MethodConfig
 from kdbench.registry.digest import source_digest, untracked
+from kdbench.suites.fixed import FREE, Fixed
 from kdbench.suites.folders import ABSENT, content
 from kdbench.suites.recipe import Recipe
 
@@ -100,7 +101,10 @@ class MethodSpec:
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """One point of the grid; everything that decides its result, and nothing else, is in `config`."""
+    """One point of the grid; everything that decides its result on a machine, and nothing else, is in `config`.
+
+    `fixed` are the numerics that its suite asks for: a record of others is not this cell's, whatever its id.
+    """
 
     suite: str
     dataset: DatasetSpec
@@ -110,6 +114,7 @@ class Cell:
     recipe: Recipe
     teacher_recipes: tuple[Recipe, ...] = ()  # one per teacher of `teachers`
     role: str = "student"  # "teacher" while a teacher is trained: other initial weights and batches than a student's
+    fixed: Fixed = FREE
 
     @property
     def teachers(self) -> tuple[TeacherSpec, ...]:
@@ -180,7 +185,8 @@ class Cell:
         """The cell that trains one of this cell's teachers; its id names the teacher's weights."""
         recipe = self.teacher_recipes[self.teachers.index(teacher)]
         pair = Pair(teacher, teacher.network, name=str(teacher))
-        return Cell("teachers", self.dataset, pair, MethodSpec(PLAIN), teacher.seed, recipe, (), role="teacher")
+        spec = MethodSpec(PLAIN)
+        return Cell("teachers", self.dataset, pair, spec, teacher.seed, recipe, (), "teacher", self.fixed)
 
     @property
     def cohort(self) -> str:
@@ -205,7 +211,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Suite:
-    """The grid and its recipe."""
+    """The grid, its recipe, and the numerics that it fixes."""
 
     name: str
     datasets: tuple[DatasetSpec, ...]
@@ -217,11 +223,21 @@ class Suite:
     student_recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     teacher_recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     description: str = ""
+    numerics: Fixed = FREE
 
     def cells(self) -> list[Cell]:
         """Every point of the grid, cohorts together, in the suite's order."""
         return [
-            Cell(self.name, dataset, pair, method, seed, self._recipe(pair), self._teacher_recipes(pair))
+            Cell(
+                self.name,
+                dataset,
+                pair,
+                method,
+                seed,
+                self._recipe(pair),
+                self._teacher_recipes(pair),
+                fixed=self.numerics,
+            )
             for dataset in self.datasets
             for pair in self.pairs
             for seed in self.seeds

@@ -11,10 +11,12 @@ import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from kdbench import registry, suites
 from kdbench.errors import KDBenchError, unknown
+from kdbench.suites.fixed import Fixed
 from kdbench.suites.grid import PLAIN, DatasetSpec, MethodSpec, Pair, Suite, TeacherSpec
 from kdbench.suites.recipe import Recipe
 
@@ -50,8 +52,10 @@ def parse(table: dict[str, Any], default_name: str = "suite") -> Suite:
         "seeds": tuple(_list(table, "seeds")),
         "recipe": _recipe(recipe, "recipe"),
         "teacher_recipe": _recipe({**recipe, **teacher}, "teacher_recipe"),
+        "numerics": _build(Fixed, table.get("numerics", {}), "numerics"),
     }
     suite = _build(Suite, {**table, **parts}, "the suite", convert=False)
+    suite.numerics.check()
     _check_task(suite)
     for section in ("student_recipes", "teacher_recipes"):
         for network, overrides in table.get(section, {}).items():
@@ -285,6 +289,8 @@ def _build(cls: type[T], table: dict[str, Any], where: str, convert: bool = True
 
 
 def _typed(value: Any, hint: Any, where: str) -> Any:
+    if NoneType in get_args(hint):
+        hint = get_args(hint)[0]
     text = str(hint)
     if text.startswith("tuple") and isinstance(value, list | tuple):
         return tuple(value)

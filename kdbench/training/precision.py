@@ -20,7 +20,13 @@ from kdbench.training import tuned
 LONG = 50  # epochs: for fewer, compiling may take longer than it saves
 
 
-def numerics_of(cell: Cell, device: str | None = None, compile: str = "auto", runs: Path | None = None) -> Numerics:
+def numerics_of(
+    cell: Cell,
+    device: str | None = None,
+    compile: str = "auto",
+    runs: Path | None = None,
+    threads: int | None = None,
+) -> Numerics:
     """The device rules for one cell; all cells of a cohort share its student and so have the same.
 
     On a CPU a student with grouped convolutions trains in fp32: strided depthwise ones have no fast backward pass in
@@ -28,13 +34,16 @@ def numerics_of(cell: Cell, device: str | None = None, compile: str = "auto", ru
     what lies between the convolutions is most of their time. docs/performance.md has the measurements of both.
 
     Args:
+        compile, threads: as on the command line; the suite may fix them.
         runs: the results folder, where verdicts of `kdbench tune` may lie.
 
     Raises:
-        KDBenchError: as `kdbench.hardware.numerics.resolve`, and for a damaged file of verdicts.
+        KDBenchError: as `kdbench.hardware.numerics.resolve`, for a damaged file of verdicts, and for what is not as the
+            suite fixes it.
     """
     precision = cell.recipe.precision
-    numerics = resolve(device, precision, compile)
+    compile, threads = cell.fixed.choose(cell.suite, compile, threads)
+    numerics = resolve(device, precision, compile, threads)
     slow = precision == "auto" and numerics.precision == "bf16" and numerics.device.type == "cpu"
     if slow and layers_of(cell.pair.student).grouped:
         rule = "grouped convolutions train slower in bf16 on a CPU"

@@ -24,14 +24,21 @@ ROUNDS = 7
 GAIN = 1.05  # compiled networks are taken only if they are faster by this: below lies noise, and compiling takes time
 
 
-def tune(console: Console, cells: Sequence[Cell], folder: Path, device: str | None, data_root: Path | None) -> None:
+def tune(
+    console: Console,
+    cells: Sequence[Cell],
+    folder: Path,
+    device: str | None,
+    data_root: Path | None,
+    threads: int | None = None,
+) -> None:
     """Measure what the folder has no verdict on yet, one line each.
 
     Raises:
         KDBenchError: as `kdbench run` does for a device, data set or network that is not there, or a full disk.
     """
     measured = tuned.read(folder)
-    wanted = _settings(cells, device)
+    wanted = _settings(cells, device, threads)
     heap.keep()  # as in a run
     for setting, (cell, numerics) in wanted.items():
         if setting not in measured:
@@ -50,12 +57,14 @@ def tune(console: Console, cells: Sequence[Cell], folder: Path, device: str | No
     console.print(f"kept in {folder / tuned.FILE}; `kdbench run` goes by it with --compile auto", markup=False)
 
 
-def _settings(cells: Sequence[Cell], device: str | None) -> dict[tuned.Setting, tuple[Cell, Numerics]]:
+def _settings(
+    cells: Sequence[Cell], device: str | None, threads: int | None
+) -> dict[tuned.Setting, tuple[Cell, Numerics]]:
     """What is to be measured, students and the trainings of their teachers among it, with a cell that has it."""
     found: dict[tuned.Setting, tuple[Cell, Numerics]] = {}
     trainings = [cell.training_of(t) for cell in cells for t in cell.teachers if t.weights == "train"]
     for cell in (*cells, *trainings):
-        numerics = numerics_of(cell, device)
+        numerics = numerics_of(cell, device, threads=threads)
         for setting in tuned.settings_of(cell, numerics):
             found.setdefault(setting, (cell, numerics))
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,11 @@ FILE = "compile.json"  # in the folder of the runs
 
 @dataclass(frozen=True)
 class Setting:
-    """What a verdict holds for: another processor, version of torch, image or batch size asks anew.
+    """What a verdict holds for: another processor, version of torch, number of threads, image or batch size asks anew.
 
     Attributes:
         frozen: whether the network is a frozen teacher; others are timed with their backward pass.
+        threads: None where an accelerator computes, and in files of older versions, which do not say.
     """
 
     network: str
@@ -35,6 +37,7 @@ class Setting:
     precision: str
     processor: str
     torch: str
+    threads: int | None = None
 
 
 def settings_of(cell: Cell, numerics: Numerics) -> list[Setting]:
@@ -47,6 +50,7 @@ def settings_of(cell: Cell, numerics: Numerics) -> list[Setting]:
         "precision": numerics.precision,
         "processor": facts.get("accelerator") or facts["processor"],
         "torch": torch.__version__,
+        "threads": numerics.threads,
     }
     frozen = dict.fromkeys(teacher.network for teacher in cell.teachers) if cell.role == "student" else {}
     return [Setting(cell.pair.student, False, **where), *(Setting(network, True, **where) for network in frozen)]
@@ -61,14 +65,19 @@ def read(folder: Path) -> dict[Setting, dict[str, Any]]:
     file = folder / FILE
     if not file.is_file():
         return {}
-    names = [field.name for field in dataclasses.fields(Setting)]
+    names = [field.name for field in dataclasses.fields(Setting) if field.name != "threads"]
     try:
         entries = json.loads(file.read_text(encoding="utf-8"))
-        return {Setting(*(entry.pop(name) for name in names)): entry for entry in entries}
+        return {_setting(entry, names): entry for entry in entries}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise KDBenchError(
             f"{str(file)!r} is damaged: delete it, and run `kdbench tune` again if you want it"
         ) from error
+
+
+def _setting(entry: dict[str, Any], names: Sequence[str]) -> Setting:
+    """Take a setting out of an entry of the file."""
+    return Setting(**{name: entry.pop(name) for name in names}, threads=entry.pop("threads", None))
 
 
 def write(folder: Path, measured: dict[Setting, dict[str, Any]]) -> None:

@@ -10,6 +10,7 @@ from kdbench.board.publishing.problem import Problem
 from kdbench.errors import KDBenchError
 from kdbench.records import Record
 from kdbench.records.shape import DONE, SHAPE, misfits
+from kdbench.suites.fixed import fixed_of
 from kdbench.suites.grid import ENGINE, identity
 from kdbench.tasks.metrics import Metric, Metrics, of
 
@@ -186,6 +187,8 @@ def misplaced(file: str, record: Record, suite: Mapping[str, Any]) -> Iterator[P
         yield from _unlike(file, "cell.method", {"name": method["name"]}, {"name": given["name"]})
         where = "cell.method.hyperparameters"
         yield from _unlike(file, where, method["hyperparameters"], given["hyperparameters"])
+    if reason := fixed_of(suite.get("numerics", {})).refused(record):
+        yield Problem(file, reason, "provenance.numerics")
     recipe = {**suite["recipe"], **suite["student_recipes"].get(cell["student"], {})}
     yield from _unlike(file, "cell.recipe", cell["recipe"], recipe)
     for number, (spec, mine) in enumerate(zip(cell["teachers"], cell["teacher_recipes"], strict=False)):

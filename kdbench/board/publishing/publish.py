@@ -38,7 +38,8 @@ class Published:
         folder: where.
         records: how many are in the tables.
         teachers: how many trained teachers they name.
-        aside: how many records of this run are not of the suite as it is now, and were not published.
+        aside: how many records of this run are not of the suite as it is now, or of other numerics than it fixes or
+            than their row has, and were not published.
     """
 
     folder: Path

@@ -258,6 +258,8 @@ def _suite(suite: Mapping[str, Any]) -> str:
     for who in ("student", "teacher"):
         for network, values in sorted(suite[f"{who}_recipes"].items()):
             lines.append(f"For the {who} {text(network)}: {_settings(values)}")
+    if suite.get("numerics"):
+        lines.append(f"Numerics that the suite fixes: {_settings(suite['numerics'])}")
     return "\n".join(f"- {line}" for line in lines)
 
 

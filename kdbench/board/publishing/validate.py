@@ -15,6 +15,7 @@ import pandas as pd
 from kdbench import registry, suites
 from kdbench.board.columns import metrics_of
 from kdbench.board.curves import need_pyarrow, read_parquet
+from kdbench.board.numerics import strays, unlike, used
 from kdbench.board.publishing.audit import audit, misplaced, shape, untaught
 from kdbench.board.publishing.card import Card, read_card, sha256
 from kdbench.board.publishing.merge import TEACHERS, Entry
@@ -30,7 +31,7 @@ from kdbench.suites.parse import load
 from kdbench.tasks.metrics import Metrics, of_tasks
 
 KEYS = {"runs.csv": [*GROUP, "seed"], "leaderboard_long.csv": GROUP, "leaderboard.csv": ["method"]}
-FIXED = ("datasets", "pairs", "seeds", "recipe", "teacher_recipe", "student_recipes", "teacher_recipes")
+FIXED = ("datasets", "pairs", "seeds", "recipe", "teacher_recipe", "student_recipes", "teacher_recipes", "numerics")
 
 
 @dataclass
@@ -93,6 +94,7 @@ def check_folder(folder: Path) -> Report:
         found += untaught(file, entry.record, records, trained(entry.record))
     counted = {identity: entry.record for identity, entry in kept.items() if identity not in left_out}
     found += _twice(counted)
+    found += _mixed(counted)
     metrics = _metrics(card, counted, found)
     tables = {name: _table(folder, name, metrics, found) for name in FILES} if metrics else {}
     if card:
@@ -149,6 +151,14 @@ def _twice(records: Mapping[str, Record]) -> Iterator[Problem]:
             rule = f"records/{seen[key]}.json has the same method, place and seed"
             yield Problem(f"records/{identity}.json", rule, "cell.method.label", key[-2])
         seen.setdefault(key, identity)
+
+
+def _mixed(records: Mapping[str, Record]) -> Iterator[Problem]:
+    """Runs whose row holds another numerics."""
+    for stray, newest in strays(list(records.values())):
+        mine, theirs = unlike(used(stray), used(newest))
+        rule = f"the newest of its row, records/{newest['id']}.json, ran with {theirs}: publish the suite again"
+        yield Problem(f"records/{stray['id']}.json", rule, "provenance.numerics", mine)
 
 
 def _notes(records: Any) -> Iterator[str]:
@@ -284,7 +294,7 @@ def _bundled(suite: Mapping[str, Any]) -> Iterator[Problem]:
         return
     theirs = suite_table(load(suite["name"]))
     for key in FIXED:
-        mine, right = suite.get(key), theirs[key]
+        mine, right = suite.get(key), theirs.get(key)
         if mine == right:
             continue
         if not (isinstance(mine, dict) and isinstance(right, dict)):

@@ -1,0 +1,56 @@
+"""Which numerics runs were computed in: a row of a table holds one, as it holds one form of its method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from kdbench.records import Record
+from kdbench.suites.fixed import shown
+from kdbench.suites.grid import digest
+
+DECIDES = ("device", "precision", "compile", "threads")
+Used = tuple[tuple[str, Any], ...]  # key of DECIDES, value
+
+
+def used(record: Record) -> Used:
+    """What decides a run's bits on any processor; None for what its record does not say, which is like nothing else."""
+    numerics: dict[str, Any] = dict(record["provenance"]["numerics"])
+    keys = DECIDES if numerics["device"] == "cpu" else DECIDES[:-1]  # a host's threads change no accelerator's result
+    return tuple((key, numerics.get(key)) for key in keys)
+
+
+def unlike(mine: Used, theirs: Used) -> tuple[str, str]:
+    """Both in words, where they differ; nothing where they do not."""
+    a, b = dict(mine), dict(theirs)
+    keys = [key for key in DECIDES if a.get(key) != b.get(key)]
+    words = (" and ".join(f"{key} {shown(side.get(key))}" for key in keys) for side in (a, b))
+    return next(words), next(words)
+
+
+def row_of(record: Record) -> tuple[str, str, str, str]:
+    """The row in which a run's seed is one of several: data set, protocol, pair and the method's label."""
+    cell = record["cell"]
+    return cell["dataset"], digest(cell["protocol"]), cell["pair"], cell["method"]["label"]
+
+
+def strays(records: Sequence[Record]) -> list[tuple[Record, Record]]:
+    """Finished runs of other numerics than the newest of their row, which it has beside them."""
+    rows: dict[tuple[str, ...], list[Record]] = {}
+    for record in records:
+        if record["status"] == "done":
+            rows.setdefault(row_of(record), []).append(record)
+    found = []
+    for row in rows.values():
+        newest = max(row, key=lambda record: (record["provenance"]["finished_at"], record["id"]))
+        found += [(record, newest) for record in row if used(record) != used(newest)]
+    return found
+
+
+def why(stray: Record, newest: Record) -> str:
+    """Why such a run does not count, and what to do about it."""
+    mine, theirs = unlike(used(stray), used(newest))
+    return (
+        f"seed {stray['cell']['seed']} ran with {mine}, the newest of its row with {theirs}: "
+        f"delete {stray['id']}.json to run it again"
+    )
