@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from kdbench.commands import plan
 from kdbench.executors.local import LocalExecutor
 from kdbench.records import Store
 from kdbench.suites import parse
@@ -91,3 +92,13 @@ def test_verdicts_of_older_versions_are_read_and_hold_for_no_cpu(cell: Cell, tmp
     (tmp_path / tuned.FILE).write_text(json.dumps(older))
     assert {setting.threads for setting in tuned.read(tmp_path)} == {None}
     assert tuned.applied(one, cell, tmp_path) == one
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_a_plan_is_timed_on_the_threads_of_a_run_and_leaves_the_process_as_it_was(
+    cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setattr(plan, "seconds", lambda step, device: seen.append(torch.get_num_threads()) or 1.0)
+    assert plan.measure(cell, numerics_of(cell, "cpu"), None, steps=2) > 0
+    assert (seen, torch.get_num_threads()) == ([1, 1], 2)
