@@ -57,6 +57,12 @@ def workshop(tmp_path: Path, data: Path, setting: Setting) -> Workshop:
     return Workshop(tmp_path, data, setting.batch_size, setting.assistants, setting.epochs)
 
 
+@pytest.fixture(autouse=True)
+def _threads_of_a_run(automatic: Numerics) -> None:
+    """Everything is timed on as many threads as `kdbench run` takes, whatever was timed before it."""
+    automatic.apply()
+
+
 @pytest.fixture(scope="session")
 def automatic() -> Numerics:
     """The device rules that hold whatever the networks."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -116,7 +117,6 @@ def _numerics(cell: Cell, device: str | None, compile: str, threads: int | None)
 
 def measure(cell: Cell, numerics: Numerics, data_root: Path | None, steps: int = 5) -> float:
     """Seconds an epoch of plain distillation would take, from a few steps on random data of the right shape."""
-    numerics.apply()
     task = tasks.create(cell.dataset, cell.recipe, numerics, data_root, download=False)
     data = task.training_set(0, False)
     student = task.network(cell.pair.student).train()
@@ -131,8 +131,20 @@ def measure(cell: Cell, numerics: Numerics, data_root: Path | None, steps: int =
         answer.sum().backward()
 
     batches = itertools.islice(data.epoch(0), steps)
-    spent = [seconds(partial(step, batch), numerics.device) for batch in batches]
+    with _threads(numerics):
+        spent = [seconds(partial(step, batch), numerics.device) for batch in batches]
     return statistics.median(spent) * data.steps_per_epoch
+
+
+@contextmanager
+def _threads(numerics: Numerics) -> Iterator[None]:
+    """As many threads as a run has, and then as many as before: a plan leaves the process as it is."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(numerics.threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _seconds_per_epoch(group: Sequence[Cell], records: Sequence[Record]) -> float | None:

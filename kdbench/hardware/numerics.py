@@ -128,7 +128,7 @@ class Numerics:
 def resolve(
     device: str | None = None, precision: str = "auto", compile: str = "auto", threads: int | None = None
 ) -> Numerics:
-    """The device rules: CUDA if there, else MPS, else CPU; bf16 where it is native; compile on CUDA; on a CPU one thread.
+    """The device rules: CUDA if there, else MPS, else CPU with one thread; bf16 where it is native; compile on CUDA.
 
     A CPU's result depends on the number of threads, so that it is never left to the machine. An accelerator's does not,
     and its host has data to prepare: there the threads stay as they are, if no number is given.

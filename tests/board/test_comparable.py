@@ -8,8 +8,7 @@ import pytest
 
 from kdbench.board.comparable import differ
 from kdbench.board.compare import compare
-from kdbench.board.tables import leaderboard_table
-from kdbench.board.wide import wide_table
+from kdbench.board.results import Tables
 from kdbench.errors import KDBenchError
 
 SCORES = {"student": 70.0, "kd": 72.0, "at": 74.0}
@@ -24,7 +23,8 @@ def record(method: str, seed: int, pair: str = "T -> S", **teacher: Any) -> dict
         "status": "done",
         "reason": "",
         "cell": {
-            "dataset": "d", "protocol": {}, "pair": pair, "teachers": [{"network": "T", "seed": 0}], "student": "S",
+            "task": "image", "dataset": "d", "protocol": {}, "pair": pair, "student": "S",
+            "teachers": [{"network": "T", "seed": 0}],
             "method": {"name": method, "label": method, "family": "logits", "hyperparameters": {}, "source": ""},
             "seed": seed,
         },
@@ -36,7 +36,7 @@ def record(method: str, seed: int, pair: str = "T -> S", **teacher: Any) -> dict
 
 
 def row(records: list[dict[str, Any]], method: str = "at", pair: str = "T -> S") -> dict[str, Any]:
-    frame = leaderboard_table(records)
+    frame = Tables(records).long
     return frame[(frame["method"] == method) & (frame["pair"] == pair)].iloc[0].to_dict()
 
 
@@ -64,7 +64,7 @@ def test_the_others_are_compared_as_before() -> None:
 
 def test_the_row_of_all_pairs_has_no_aggregate_against_other_teachers() -> None:
     records = [*three(sha256="2" * 64), *(record(m, s, "U -> S") for m in SCORES for s in (0, 1))]
-    wide = wide_table(records).set_index("method").loc["at"]
+    wide = Tables(records).wide.set_index("method").loc["at"]
     assert wide[["vs_kd", "wins", "probability_of_improvement", "ari"]].isna().all()
     assert wide["top1_mean"] == 74.5
     assert "not compared with kd: seed 1 saw" in wide["remark"]

@@ -16,7 +16,7 @@ from kdbench.commands.options import Selection, selecting
 from kdbench.hardware.numerics import Numerics
 
 GRID = "SUITE --methods --pairs --seeds --epochs --set --precision --out"
-RUNNING = "--data --device --compile --cohort-size --retry-failed"
+RUNNING = "--data --device --compile --threads --cohort-size --retry-failed"
 # what scripts may say: nothing of it may go
 TAKES = {
     "run": f"{GRID} {RUNNING} --dry-run",
@@ -31,9 +31,9 @@ TAKES = {
     "new": "NAME --family --folder",
     "check": "METHOD",
     "publish": "SUITE --out --to",
-    "validate": "PATH --rerun --data --device",
+    "validate": "PATH --rerun --data --device --threads",
     "merge": "FOLDER... --to",
-    "tune": "SUITE --pairs --out --data --device",
+    "tune": "SUITE --pairs --out --data --device --threads",
 }
 OPTIONAL = {"run", "status", "leaderboard", "report", "power", "tune", "list"}  # their argument has a default
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
@@ -12,12 +12,21 @@ from torch import nn
 from kdbench.errors import KDBenchError
 from kdbench.hardware.clock import Clock, seconds
 from kdbench.hardware.numerics import Numerics, resolve
+from kdbench.training.provenance import provenance
 
 
 @pytest.fixture
 def cpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """A process with two threads, as torch would have it on two cores."""
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
 
 
 @pytest.fixture
@@ -121,6 +130,7 @@ def test_mps_is_taken_before_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"device": "meta"}, "device 'meta' is not available here"),
         ({"precision": "fp16"}, "unknown precision 'fp16'"),
         ({"compile": "yes"}, "unknown compile mode 'yes'"),
+        ({"threads": 0}, "0 threads compute nothing"),
     ],
 )
 def test_a_device_or_mode_that_is_not_there_is_refused(choice: dict[str, str], sentence: str) -> None:
@@ -151,10 +161,39 @@ def test_what_is_not_compiled_is_the_module_itself() -> None:
 
 
 @pytest.mark.usefixtures("cuda_settings")
-def test_a_cpu_has_no_switches_to_set() -> None:
+def test_a_cpu_has_no_switches_of_cuda_to_set() -> None:
     before = switches()
     resolve("cpu", "bf16").apply()
     assert switches() == before
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize(("given", "used"), [(None, 1), (1, 1), (2, 2), (3, 3)])
+def test_a_cpu_computes_on_one_thread_unless_more_are_asked_for(given: int | None, used: int) -> None:
+    numerics = resolve("cpu", threads=given)
+    assert torch.get_num_threads() == 2, "only Numerics.apply() touches the process"
+    assert numerics.describe()["threads"] == used
+    numerics.apply()
+    assert torch.get_num_threads() == used
+
+
+@pytest.mark.usefixtures("cuda_settings", "two_threads")
+@pytest.mark.parametrize(("given", "used"), [(None, 2), (1, 1)])
+def test_the_host_of_an_accelerator_keeps_its_threads_unless_told(
+    monkeypatch: pytest.MonkeyPatch, given: int | None, used: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    numerics = resolve("cuda", "fp32", threads=given)
+    numerics.apply()
+    assert numerics.describe()["threads"] == torch.get_num_threads() == used
+
+
+def test_the_record_says_everything_that_decides_the_bits() -> None:
+    found = provenance(resolve("cpu", threads=2))
+    kept = {"device", "precision", "compile", "cuda_graphs", "channels_last", "threads", "tf32"}
+    assert kept <= found["numerics"].keys()
+    assert {"processor"} <= found["hardware"].keys()
+    assert {"torch"} <= found["versions"].keys()
 
 
 @pytest.mark.parametrize(("device", "events"), [("cpu", ["call"]), ("cuda", ["wait", "call", "wait"])])

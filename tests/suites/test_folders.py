@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from support.sample_record import sample
 
 from kdbench.board.select import current
 from kdbench.errors import KDBenchError
@@ -72,9 +73,7 @@ def test_moved_renamed_and_removed_images_are_other_data(
 def test_swapped_classes_are_other_cells_and_their_old_records_no_longer_count(tmp_path: Path) -> None:
     folder = images(tmp_path / "a")
     before = suite(folder).cells()
-    records = [
-        {"id": cell.id, "cell": cell.config, "provenance": {"finished_at": "2026"}, "status": "done"} for cell in before
-    ]
+    records = [sample(id=cell.id, cell=cell.config) for cell in before]
     swap(folder / "val/c0", folder / "val/c1")
     after = suite(folder).cells()
     assert not {cell.id for cell in before} & {cell.id for cell in after}

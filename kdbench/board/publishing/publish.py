@@ -66,7 +66,9 @@ def publish(suite: Suite, out: Path, to: Path) -> Published:
     kept = unite([*there, *mine])
     records = current([entry.record for entry in kept.values()], suite.cells())
     if not records:
-        others = f"; {len(mine)} records there are of another recipe or of older methods" if mine else ""
+        others = (
+            f"; {len(mine)} records there are of another recipe, of older methods, or of other numerics" if mine else ""
+        )
         raise KDBenchError(
             f"there is no record of suite {suite.name!r} in {str(out / suite.name)!r}{others}: run it first, or name"
             " its folder with --out"

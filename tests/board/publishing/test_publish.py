@@ -143,7 +143,7 @@ def test_nothing_is_published_without_records(tiny: Suite, tmp_path: Path) -> No
 
 
 def test_records_of_another_recipe_are_not_published(runs: Path, tiny: Suite, tmp_path: Path) -> None:
-    with pytest.raises(KDBenchError, match="6 records there are of another recipe or of older methods"):
+    with pytest.raises(KDBenchError, match="6 records there are of another recipe, of older methods, or"):
         publish(parse.narrow(tiny, epochs=3), runs, tmp_path / "results")
 
 
