@@ -24,8 +24,8 @@ from kdbench.suites.grid import MethodSpec
 
 # methods of the tables that nobody has reimplemented here; a name that is neither here nor registered is a slip
 FOREIGN = {
-    *("distpro", "dkd_ctkd", "ea_kd", "hpm_kd", "itrd", "kd_zero", "la", "lr", "mtkd_rl", "pld", "rc"),
-    *("residual_kd_at", "selfsup_kd", "wcord"),
+    *("cskd", "distpro", "dkd_ctkd", "ea_kd", "hpm_kd", "itrd", "kd_zero", "la", "lr", "mtkd_rl", "pld", "rc"),
+    *("residual_kd_at", "wcord"),
 }
 DATASETS = {"cifar10", "cifar100", "tiny_imagenet", "imagenet"}
 ROW = "DKD (CVPR 2022),README,dkd,cifar100,cifar_resnet56,cifar_resnet20,71.97,,,best,mdistiller-240,"

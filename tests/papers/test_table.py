@@ -208,12 +208,24 @@ def test_sdds_bases_have_the_weight_of_the_pair_at_both_grids() -> None:
     assert ours["cifar_vgg13 -> cifar_mobilenetv2", "sdd(finest=4)"] == {"finest": 4}
 
 
-@pytest.mark.parametrize(("method", "caveat"), [("ickd", "README's 2.5"), ("rld", "DKD's beta"), ("ldrld", "0.95 of")])
+@pytest.mark.parametrize(
+    ("method", "caveat"),
+    [("ickd", "README's 2.5"), ("rld", "DKD's beta"), ("ldrld", "0.95 of"), ("ssl_kd", "teachers are their own")],
+)
 def test_values_whose_weights_or_rates_are_not_public_are_run_and_not_compared(method: str, caveat: str) -> None:
     pair = "cifar_resnet32x4 -> cifar_resnet8x4"
     entry = next(e for e in protocol(method, Choice(pairs=[pair])).entries if e.method == method)
     assert entry.cells
     assert caveat in entry.obstacle
+
+
+def test_wkds_two_parts_have_other_weights_together_than_alone() -> None:
+    entries = {e.method: e for e in protocol("wkd_l", Choice(pairs=["cifar_wrn_40_2 -> cifar_shufflenetv1"])).entries}
+    assert entries["wkd_l"].cells[0].method.hyperparameters == {"weight": 200.0, "temperature": 6.0}
+    alone, together = (entries[name].cells[0].method.hyperparameters for name in ("wkd_f", "wkd_l+wkd_f"))
+    assert alone == {"weight": 0.3, "rho": 3.0, "grid": 4}
+    assert (together["wkd_l.weight"], together["wkd_l.temperature"]) == (60.0, 4.0)
+    assert (together["wkd_f.weight"], together["wkd_f.rho"], together["wkd_f.grid"]) == (0.5, 3.0, 4)
 
 
 def test_a_pair_whose_hyperparameters_nobody_knows_is_not_run() -> None:
@@ -224,7 +236,7 @@ def test_a_pair_whose_hyperparameters_nobody_knows_is_not_run() -> None:
 
 
 @pytest.mark.parametrize(
-    "method", ["semckd", "simkd", "ctkd", "dist", "dot", "wsld", "ofd", "nkd", "ttm", "camkd", "srd"]
+    "method", ["semckd", "simkd", "ctkd", "dist", "dot", "wsld", "ofd", "nkd", "ttm", "camkd", "srd", "wkd_f", "ssl_kd"]
 )
 def test_methods_with_reported_values_have_a_table_that_runs(method: str) -> None:
     table = protocol(method)
