@@ -101,7 +101,7 @@ def test_a_record_holds_the_tasks_scores_and_what_it_keeps_and_no_others(records
 
 def test_a_teacher_is_described_by_the_primary_score(records: dict[str, Record]) -> None:
     teachers = [record["teachers"] for record in records.values()]
-    assert teachers[0][0].keys() == {"network", "seed", "weights", "perplexity"}
+    assert teachers[0][0].keys() == {"network", "seed", "weights", "sha256", "perplexity"}
     assert 1 < teachers[0][0]["perplexity"] < VOCABULARY
     assert teachers[0] == teachers[1]
 
