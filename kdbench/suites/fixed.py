@@ -40,7 +40,7 @@ class Fixed:
         every = {"threads": self.threads, "compile": self.compile}
         return {key: value for key, value in every.items() if value is not None}
 
-    def choose(self, suite: str, compile: str, threads: int | None) -> tuple[str, int | None]:
+    def choose(self, compile: str, threads: int | None) -> tuple[str, int | None]:
         """The command line's choice of compilation and threads, with what is fixed where it leaves them open.
 
         Raises:
@@ -48,9 +48,9 @@ class Fixed:
         """
         modes = {None: (compile,), True: ("on", "graphs"), False: ("off",)}[self.compile]
         if compile not in ("auto", *modes):
-            raise KDBenchError(_clash(suite, "compile", self.compile, f"--compile {compile}"))
+            raise KDBenchError(_clash("compile", self.compile, f"--compile {compile}"))
         if None not in (threads, self.threads) and threads != self.threads:
-            raise KDBenchError(_clash(suite, "threads", self.threads, f"--threads {threads}"))
+            raise KDBenchError(_clash("threads", self.threads, f"--threads {threads}"))
         return (modes[0] if compile == "auto" else compile), threads if self.threads is None else self.threads
 
     def refused(self, record: Record) -> str:
@@ -82,10 +82,8 @@ def shown(value: Any) -> str:
     return {True: "true", False: "false", None: "unknown"}[value] if isinstance(value, bool | None) else str(value)
 
 
-def _clash(suite: str, key: str, value: Any, option: str) -> str:
-    return (
-        f"suite {suite!r} fixes {key} = {shown(value)}, so that records of {option} would not count: leave {option} out"
-    )
+def _clash(key: str, value: Any, option: str) -> str:
+    return f"the suite fixes {key} = {shown(value)}, so that records of {option} would not count: leave {option} out"
 
 
 def refusal(store: Store, cell: Cell) -> str:

@@ -42,7 +42,7 @@ def numerics_of(
             suite fixes it.
     """
     precision = cell.recipe.precision
-    compile, threads = cell.fixed.choose(cell.suite, compile, threads)
+    compile, threads = cell.fixed.choose(compile, threads)
     numerics = resolve(device, precision, compile, threads)
     slow = precision == "auto" and numerics.precision == "bf16" and numerics.device.type == "cpu"
     if slow and layers_of(cell.pair.student).grouped:
