@@ -53,6 +53,9 @@ class _Pace:
     def cohort_split(self, sizes: Sequence[int], reason: str) -> None:
         raise AssertionError(reason)  # a part's time is not what was asked for
 
+    def notice(self, sentence: str) -> None:
+        raise AssertionError(sentence)  # there is no earlier run to go on from
+
 
 class Paced(Cohort):
     """A cohort whose teachers and learners are built by its own `run`, and which then trains step by step.
