@@ -11,8 +11,7 @@ student imitates that, and the answers to rotated images, where the teacher is n
 Of the rotated views, all that the teacher gets right count, and of the others the share `ratio` in which the right
 answer (label; own image) ranks highest; each term is the mean of what counts. CIFAR-100: weights 0.1, 0.9, 2.7, 10,
 T 4, tau 0.5, ratios 1 (rotated) and 0.75 (similarity), 60 epochs for the teacher's head at rate 0.05. ImageNet: no
-value known. Four times as many samples pass through both networks as in other methods. Not `sskd`, which is of Gao et
-al.
+value known. Four times as many samples pass through both networks as in other methods. Not `sskd`, Gao et al.'s method.
 
 Deviations:
 - The teacher's head is trained on embeddings that are computed once, without crops and flips, of all four rotations.
