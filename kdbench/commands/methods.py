@@ -24,10 +24,10 @@ def show(
     method: Annotated[str, typer.Argument(help="a registered name, a composition (crd+kd), or a .py file")],
 ) -> None:
     """Show a method: its equation, hyperparameters, needs and deviations, and what its paper reports."""
-    from kdbench import registry
     from kdbench.commands.show import print_method
+    from kdbench.suites.method_files import load_methods
 
-    for name in registry.load_file(method) if method.endswith(".py") else [method]:
+    for name in load_methods(method) if method.endswith(".py") else [method]:
         print_method(console(), name)
 
 
@@ -50,9 +50,10 @@ def check(
 ) -> None:
     """Hold a method to the contract: finite terms, gradients, odd batches, bf16, compile, resume, cohort."""
     from kdbench import registry
+    from kdbench.suites.method_files import load_methods
     from kdbench.testing.checks import print_checks
 
-    names = registry.load_file(method) if method.endswith(".py") else [registry.get(method).info.name]
+    names = load_methods(method) if method.endswith(".py") else [registry.get(method).info.name]
     failed = [name for name in names if not print_checks(console(), name)]
     if failed:
         raise typer.Exit(1)

@@ -18,6 +18,7 @@ from kdbench import registry, suites
 from kdbench.errors import KDBenchError, unknown
 from kdbench.suites.fixed import Fixed
 from kdbench.suites.grid import PLAIN, DatasetSpec, MethodSpec, Pair, Suite, TeacherSpec
+from kdbench.suites.method_files import load_methods
 from kdbench.suites.recipe import Recipe
 
 ALL = "all"  # in a suite's `methods`: every registered one
@@ -111,7 +112,7 @@ def narrow(
 
 
 def _with_methods(suite: Suite, wanted: Sequence[str]) -> Suite:
-    loaded = [registry.load_file(entry) if entry.endswith(".py") else [entry] for entry in wanted]
+    loaded = [load_methods(entry) if entry.endswith(".py") else [entry] for entry in wanted]
     given = {spec.name: spec for spec in suite.methods}
     specs = [given.get(name) or MethodSpec(registry.get(name).info.name) for names in loaded for name in names]
     return dataclasses.replace(suite, methods=_distinct(specs))
