@@ -52,5 +52,5 @@ def why(stray: Record, newest: Record) -> str:
     mine, theirs = unlike(used(stray), used(newest))
     return (
         f"seed {stray['cell']['seed']} ran with {mine}, the newest of its row with {theirs}: "
-        f"delete {stray['id']}.json to run it again"
+        f"delete records/{stray['id']}.json to run it again"
     )

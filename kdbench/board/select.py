@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from kdbench import registry
+from kdbench.board import sources
 from kdbench.board.numerics import strays, why
+from kdbench.board.sources import other_sources
 from kdbench.errors import KDBenchError
 from kdbench.records import Record
 from kdbench.registry.digest import source_digest
@@ -20,8 +22,8 @@ class Chosen:
 
     Attributes:
         records: those that do.
-        strays: those whose numerics are not the suite's or not those of their row, each with a sentence: their runs
-            count as missing.
+        strays: those of another source than their label's newest run, and those whose numerics are not the suite's or
+            not those of their row, each with a sentence: their runs count as missing.
     """
 
     records: list[Record]
@@ -42,8 +44,9 @@ def choose(records: Sequence[Record], cells: Sequence[Cell]) -> Chosen:
     """The records of `cells`, and of other methods that ran at the same points of the grid under the same recipe.
 
     A method that is registered counts with its present source only; one that is not at hand (it came from a file that
-    was not named this time) with its latest. Whatever else is in the folder (older sources, other recipes) is left out.
-    So are runs of other numerics than the suite fixes, or than the newest of their row has.
+    was not named this time) with that of its newest run: a label stands for one source. Whatever else is in the folder
+    (older sources, other recipes) is left out. So are runs of other numerics than the suite fixes, or than the newest
+    of their row has.
     """
     planned = {cell.id: cell.fixed for cell in cells}
     points = {_point(cell.config): cell.fixed for cell in cells}
@@ -58,10 +61,13 @@ def choose(records: Sequence[Record], cells: Sequence[Cell]) -> Chosen:
                 refused[key] = record, f"seed {record['cell']['seed']} does not count: {reason}"
             else:
                 chosen[key] = record
-    mixed = [(record, why(record, newest)) for record, newest in strays(list(chosen.values()))]
-    other = {record["id"] for record, _ in mixed}
     lost = [stray for key, stray in refused.items() if key not in chosen]
-    return Chosen([record for record in chosen.values() if record["id"] not in other], lost + mixed)
+    kept = list(chosen.values())
+    for differing, explained in ((other_sources, sources.why), (strays, why)):
+        found = [(record, explained(record, newest)) for record, newest in differing(kept)]
+        other = {record["id"] for record, _ in found}
+        kept, lost = [record for record in kept if record["id"] not in other], lost + found
+    return Chosen(kept, lost)
 
 
 def _point(config: Mapping[str, Any]) -> str:

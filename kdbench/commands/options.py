@@ -160,6 +160,22 @@ def words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
+def label_of(entry: str) -> str:
+    """A method as the leaderboard calls it, of its label or of the file that registers it: runs of the file count then.
+
+    Raises:
+        KDBenchError: if the file registers several.
+    """
+    if not entry.endswith(".py"):
+        return entry
+    from kdbench.suites.method_files import load_methods
+
+    names = load_methods(entry)
+    if len(names) > 1:
+        raise KDBenchError(f"method file {entry!r} registers {', '.join(names)}: give each a file of its own")
+    return names[0]
+
+
 def remark(sentences: Iterable[str]) -> None:
     """Say on standard error what should be known of a command's results."""
     for sentence in sentences:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kdbench.commands.options import GRID, RECIPE, Selection, console, remark, selecting
+from kdbench.commands.options import GRID, RECIPE, Selection, console, label_of, remark, selecting
 from kdbench.errors import KDBenchError
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def report(
 @selecting(*RECIPE, suite_name=Annotated[str, typer.Option("--suite", help="a suite's name or a .toml file")])
 def compare(
     chosen: Selection,
-    a: Annotated[str, typer.Argument(help="a method as the leaderboard calls it")],
+    a: Annotated[str, typer.Argument(help="a method as the leaderboard calls it, or its .py file")],
     b: Annotated[str, typer.Argument(help="another one")],
 ) -> None:
     """Say whether method A is better than method B, by how much, and how sure that is."""
@@ -62,6 +62,7 @@ def compare(
     from kdbench.board.terminal import comparison
     from kdbench.commands.unusable import counted
 
+    a, b = label_of(a), label_of(b)
     comparison(console(), compare_methods(counted(chosen.store, chosen.cells), a, b))
 
 
@@ -78,7 +79,7 @@ def power(
     from kdbench.board.terminal import power as render
     from kdbench.commands.unusable import counted
 
-    labels = [label.strip() for label in re.split(r",(?![^()]*\))", methods) if label.strip()]
+    labels = [label_of(label.strip()) for label in re.split(r",(?![^()]*\))", methods) if label.strip()]
     if len(labels) != 2:
         raise KDBenchError(
             f"--methods {methods!r} names {len(labels)} methods: give the two to tell apart, e.g. dkd,kd"

@@ -30,7 +30,7 @@ TAKES = {
     "reproduce": f"METHOD --paper --datasets --pairs --seeds --epochs --precision --out {RUNNING} --dry-run --report",
     "new": "NAME --family --folder",
     "check": "METHOD",
-    "publish": "SUITE --out --to",
+    "publish": "SUITE --out --to --methods",
     "validate": "PATH --rerun --data --device --threads",
     "merge": "FOLDER... --to",
     "tune": "SUITE --pairs --out --data --device --threads",
@@ -63,7 +63,13 @@ def test_a_command_takes_what_it_always_took(command: str) -> None:
 
 def test_a_shared_option_is_the_same_in_every_command() -> None:
     reference = {parameter.name: parameter for parameter in parameters("run")}
-    own = {("power", "methods"), ("reproduce", "seeds"), ("reproduce", "dry_run"), ("publish", "out")}
+    own = {
+        ("power", "methods"),
+        ("reproduce", "seeds"),
+        ("reproduce", "dry_run"),
+        ("publish", "out"),
+        ("publish", "methods"),
+    }
     for command in COMMANDS:
         for parameter in parameters(command):
             same = reference.get(parameter.name)

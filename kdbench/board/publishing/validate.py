@@ -24,6 +24,7 @@ from kdbench.board.publishing.publish import CURVES, folder_content, plots_in, t
 from kdbench.board.publishing.schemas import FILES, parse_csv, read_csv, violations
 from kdbench.board.results import suite_table
 from kdbench.board.runs import GROUP, protocol_text
+from kdbench.board.sources import other_sources, source_of
 from kdbench.errors import KDBenchError
 from kdbench.records import Record, read_record
 from kdbench.registry.digest import source_digest
@@ -95,6 +96,7 @@ def check_folder(folder: Path) -> Report:
     counted = {identity: entry.record for identity, entry in kept.items() if identity not in left_out}
     found += _twice(counted)
     found += _mixed(counted)
+    found += _of_several_sources(counted)
     metrics = _metrics(card, counted, found)
     tables = {name: _table(folder, name, metrics, found) for name in FILES} if metrics else {}
     if card:
@@ -159,6 +161,13 @@ def _mixed(records: Mapping[str, Record]) -> Iterator[Problem]:
         mine, theirs = unlike(used(stray), used(newest))
         rule = f"the newest of its row, records/{newest['id']}.json, ran with {theirs}: publish the suite again"
         yield Problem(f"records/{stray['id']}.json", rule, "provenance.numerics", mine)
+
+
+def _of_several_sources(records: Mapping[str, Record]) -> Iterator[Problem]:
+    """Runs of one label from several sources: they are several methods under one name."""
+    for stray, newest in other_sources(list(records.values())):
+        rule = f"the newest run of that label, records/{newest['id']}.json, is from {source_of(newest)}: publish anew"
+        yield Problem(f"records/{stray['id']}.json", rule, "cell.method.source", source_of(stray))
 
 
 def _notes(records: Any) -> Iterator[str]:

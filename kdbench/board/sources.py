@@ -1,0 +1,32 @@
+"""Of which source a method's runs are: a label of a table stands for one, as a row holds one numerics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kdbench.records import Record
+
+
+def other_sources(records: Sequence[Record]) -> list[tuple[Record, Record]]:
+    """Runs of another source than the newest run of their label, which each has beside it."""
+    labels: dict[str, list[Record]] = {}
+    for record in records:
+        labels.setdefault(record["cell"]["method"]["label"], []).append(record)
+    found = []
+    for runs in labels.values():
+        newest = max(runs, key=lambda record: (record["provenance"]["finished_at"], record["id"]))
+        found += [(run, newest) for run in runs if source_of(run) != source_of(newest)]
+    return found
+
+
+def source_of(record: Record) -> str:
+    """The digest of the method's source that a record was run from."""
+    return record["cell"]["method"]["source"]
+
+
+def why(stray: Record, newest: Record) -> str:
+    """Why such a run does not count, and what to do about it."""
+    return (
+        f"seed {stray['cell']['seed']} ran from source {source_of(stray)} of its method, the newest run of that name "
+        f"from {source_of(newest)}: name the method's file to show the runs of its present source"
+    )
