@@ -29,7 +29,7 @@ def run(
         return
     train(chosen, chosen.cells, chosen.store)
     if failed := print_leaderboard(chosen.cells, chosen.store):
-        fail(f"{failed} cells failed; `kdbench status {chosen.suite_name}` says why, --retry-failed runs them again")
+        fail(f"{failed} cells failed; `kdbench status {chosen.words}` says why, --retry-failed runs them again")
 
 
 @selecting(*GRID)
