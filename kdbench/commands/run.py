@@ -28,7 +28,13 @@ def run(
         plan(chosen, chosen.cells, chosen.store)
         return
     train(chosen, chosen.cells, chosen.store)
-    if failed := print_leaderboard(chosen.cells, chosen.store):
+    failed = print_leaderboard(chosen.cells, chosen.store)
+    if lost := sum(not chosen.store.has(cell.id) for cell in chosen.cells):
+        fail(
+            f"{lost} of {len(chosen.cells)} cells have no record although they were run: something took it out of "
+            f"{str(chosen.out)!r} meanwhile; the same command trains them again"
+        )
+    if failed:
         fail(f"{failed} cells failed; `kdbench status {chosen.words}` says why, --retry-failed runs them again")
 
 

@@ -124,7 +124,8 @@ class Cohort:
         self._guard(learner.cell, rehearsal)
 
     def _train(self, learners: list[Learner]) -> None:
-        while learners := [learner for learner in learners if not self.store.has(learner.cell.id)]:
+        # a finished one whose record is gone again (somebody deletes the folder) is not trained any further
+        while learners := [each for each in learners if not (each.finished or self.store.has(each.cell.id))]:
             epoch = min(learner.epoch for learner in learners)
             # after a kill some may be an epoch ahead of the others: they wait
             self._train_epoch(epoch, [learner for learner in learners if learner.epoch == epoch])

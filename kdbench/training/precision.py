@@ -90,7 +90,10 @@ def layers_of(network: str) -> Layers:
     """The kinds of layers of one of timm's networks; none for a name that timm does not know."""
     if not timm.is_model(network):
         return Layers()
-    with torch.device("meta"):
+    try:
+        with torch.device("meta"):
+            modules = list(timm.create_model(network).modules())
+    except (NotImplementedError, RuntimeError):  # older versions of timm compute with numbers as they build a ViT
         modules = list(timm.create_model(network).modules())
     return Layers(
         grouped=any(isinstance(module, nn.Conv2d) and module.groups > 1 for module in modules),

@@ -76,7 +76,8 @@ def test_a_shared_option_is_the_same_in_every_command() -> None:
             if same and parameter.param_type_name == same.param_type_name and (command, parameter.name) not in own:
                 for fact in ("opts", "default", "envvar", "help", "type", "multiple", "is_flag"):
                     ours, theirs = getattr(parameter, fact, None), getattr(same, fact, None)
-                    assert repr(ours) == repr(theirs), (command, parameter.name, fact)
+                    ours, theirs = (getattr(value, "name", value) for value in (ours, theirs))  # of a type
+                    assert ours == theirs, (command, parameter.name, fact)
 
 
 def test_a_command_gets_its_shared_options_as_one_selection() -> None:
