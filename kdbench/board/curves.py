@@ -86,3 +86,7 @@ def need_pyarrow() -> None:
     """
     if importlib.util.find_spec("pyarrow") is None:
         raise KDBenchError("curves.parquet needs pyarrow, which is not installed: pip install 'kdbench[report]'")
+    try:
+        importlib.import_module("pyarrow")
+    except ImportError as error:  # of a version that another package is too old for
+        raise KDBenchError(f"curves.parquet needs pyarrow, which cannot be imported: {error}") from error
