@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from kdbench.board import curves
 from kdbench.board.curves import curves_table, parquet
 from kdbench.board.publishing.card import make_card, sha256
 from kdbench.board.publishing.publish import publish, remake, suite_tables
@@ -162,6 +163,15 @@ def test_a_teacher_of_another_suite_is_no_hindrance(runs: Path, tiny: Suite, tmp
     shutil.copy(other, kept)
     edit(other, lambda record: record["result"].update(top1=6.0))
     assert publish(tiny, runs, tmp_path / "results").teachers == 2
+
+
+def test_a_pyarrow_that_cannot_be_imported_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(name: str) -> None:
+        raise ImportError("pyarrow requires NumPy 2.0 or newer, found 1.26.4")
+
+    monkeypatch.setattr(curves.importlib, "import_module", refuses)
+    with pytest.raises(KDBenchError, match=r"pyarrow, which cannot be imported: pyarrow requires NumPy 2\.0"):
+        curves.need_pyarrow()
 
 
 def test_without_pyarrow_there_is_one_sentence(
