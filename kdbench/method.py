@@ -97,7 +97,7 @@ class Output:
 
     def tensors(self) -> list[Tensor]:
         """All that it holds, a subclass's own fields too, in the order of the fields."""
-        return [tensor for field in fields(self) for tensor in _tensors(getattr(self, field.name))]
+        return [tensor for field in fields(self) for tensor in tensors_in(getattr(self, field.name))]
 
     def only(self, taps: Taps, withheld: Withheld | None = None) -> Output:
         """Without the maps that are not read; `withheld` says what stands in their place."""
@@ -116,11 +116,12 @@ class Output:
         return replace(self, features=features, preactivations=before, stem=stem)
 
 
-def _tensors(value: Any) -> list[Tensor]:
+def tensors_in(value: Any) -> list[Tensor]:
+    """The tensors that a value is or holds: an `Output`, or tuples and lists of such."""
     if isinstance(value, Output):
         return value.tensors()
     if isinstance(value, tuple | list):
-        return [tensor for item in value for tensor in _tensors(item)]
+        return [tensor for item in value for tensor in tensors_in(item)]
     return [value] if isinstance(value, Tensor) else []
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from kdbench.board.newest import unlike_newest
 from kdbench.records import Record
 from kdbench.suites.fixed import shown
 from kdbench.suites.grid import digest
@@ -36,15 +37,7 @@ def row_of(record: Record) -> tuple[str, str, str, str]:
 
 def strays(records: Sequence[Record]) -> list[tuple[Record, Record]]:
     """Finished runs of other numerics than the newest of their row, which it has beside them."""
-    rows: dict[tuple[str, ...], list[Record]] = {}
-    for record in records:
-        if record["status"] == "done":
-            rows.setdefault(row_of(record), []).append(record)
-    found = []
-    for row in rows.values():
-        newest = max(row, key=lambda record: (record["provenance"]["finished_at"], record["id"]))
-        found += [(record, newest) for record in row if used(record) != used(newest)]
-    return found
+    return unlike_newest((record for record in records if record["status"] == "done"), row_of, used)
 
 
 def why(stray: Record, newest: Record) -> str:

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from kdbench.board.newest import unlike_newest
 from kdbench.records import Record
 
 
 def other_sources(records: Sequence[Record]) -> list[tuple[Record, Record]]:
     """Runs of another source than the newest run of their label, which each has beside it."""
-    labels: dict[str, list[Record]] = {}
-    for record in records:
-        labels.setdefault(record["cell"]["method"]["label"], []).append(record)
-    found = []
-    for runs in labels.values():
-        newest = max(runs, key=lambda record: (record["provenance"]["finished_at"], record["id"]))
-        found += [(run, newest) for run in runs if source_of(run) != source_of(newest)]
-    return found
+    return unlike_newest(records, lambda record: record["cell"]["method"]["label"], source_of)
 
 
 def source_of(record: Record) -> str:

@@ -100,9 +100,9 @@ class Selection:
         return Store(self.out / suite)
 
     @property
-    def words(self) -> str:
+    def typed(self) -> str:
         """What chose these cells, as it is typed: the suite, and the options that are not left as they stand here."""
-        given = {name: getattr(self, name) for name in GRID if getattr(self, name) != _default(name)}
+        given = {name: getattr(self, name) for name in GRID if getattr(self, name) != getattr(Selection, name)}
         suite = given.pop("suite_name", self.suite_name)
         settings = [("set", setting) for setting in given.pop("settings", None) or []]
         return " ".join([suite, *(f"--{name} {shlex.quote(str(v))}" for name, v in [*given.items(), *settings])])
@@ -123,10 +123,6 @@ class Selection:
         if self.precision not in PRECISIONS:
             raise unknown("precision", self.precision, PRECISIONS)
         return self.precision
-
-
-def _default(name: str) -> Any:
-    return next(field.default for field in dataclasses.fields(Selection) if field.name == name)
 
 
 # what most commands take from it

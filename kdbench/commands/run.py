@@ -35,7 +35,7 @@ def run(
             f"{str(chosen.out)!r} meanwhile; the same command trains them again"
         )
     if failed:
-        fail(f"{failed} cells failed; `kdbench status {chosen.words}` says why, --retry-failed runs them again")
+        fail(f"{failed} cells failed; `kdbench status {chosen.typed}` says why, --retry-failed runs them again")
 
 
 @selecting(*GRID)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.errors import KDBenchError
-from kdbench.method import Batch, Network, Output
+from kdbench.method import Batch, Network, Output, tensors_in
 from kdbench.training.hooks import Misbehaved
 
 ROW = 1024  # words of a checksum's row
@@ -108,7 +108,7 @@ class Shared:
 
     def _watch(self, lent: tuple[tuple[str, object], ...], thorough: bool) -> None:
         self._lent, self._thorough = lent, thorough
-        self._borrowed = [tensor for _, owner in lent for tensor in _tensors(owner)]
+        self._borrowed = [tensor for _, owner in lent for tensor in tensors_in(list(vars(owner).values()))]
         self._counted = [*self._data, *self._borrowed]
         self._each = [*map(_writes, self._counted)]
         self._writes = sum(self._each)
@@ -259,19 +259,6 @@ def _layout(network: nn.Module) -> list[tuple[Any, ...]]:
         )
         for module in network.modules()
     ]
-
-
-def _tensors(owner: Any) -> list[Tensor]:
-    """The tensors of a batch or an output: what `held_in` finds, without names, since it is done with every batch."""
-    found = []
-    for value in vars(owner).values():
-        if isinstance(value, Tensor):
-            found.append(value)
-        elif isinstance(value, tuple | list):
-            found += [part for part in value if isinstance(part, Tensor)]
-        elif isinstance(value, Output):
-            found += _tensors(value)
-    return found
 
 
 def _difference(after: list[int], before: list[int]) -> int:

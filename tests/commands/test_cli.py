@@ -112,9 +112,9 @@ def test_the_results_folder_can_come_from_the_environment(tiny_suite: Path, tmp_
 
 
 def test_a_selection_can_be_typed_again() -> None:
-    assert Selection().words == "digits"
+    assert Selection().typed == "digits"
     chosen = Selection("fashion", seeds="0,1", epochs=2, settings=["kd.temperature=2"], out=Path("my runs"))
-    assert chosen.words == "fashion --seeds 0,1 --epochs 2 --out 'my runs' --set kd.temperature=2"
+    assert chosen.typed == "fashion --seeds 0,1 --epochs 2 --out 'my runs' --set kd.temperature=2"
 
 
 def test_a_dry_run_switches_nothing_and_writes_nothing(
