@@ -36,7 +36,7 @@ def columns(metrics: Metrics) -> list[tuple[str, int]]:
         ("family", 125),
         (_counted(metrics.primary), 0),
         ("vs student", 0),
-        ("vs kd", 80),
+        ("vs kd", 0),
         ("time", 60),
         ("params", 135),
         ("MACs", 145),

@@ -311,6 +311,14 @@ def test_the_leaderboard_fits_the_terminal_and_shows_the_essentials(width: int) 
     assert ("MACs" in text) == (width == 160)
 
 
+def test_a_terminal_of_80_columns_shows_the_difference_to_kd_and_its_star() -> None:
+    runs = [{**r, "cell": {**r["cell"], "method": {**r["cell"]["method"]}}} for r in NINE]
+    for run in runs:
+        if run["cell"]["method"]["label"] == "crd":
+            run["cell"]["method"]["label"] = "at(weight=62.5)"
+    assert "vs kd" in printed(terminal.leaderboard(tables(runs), 80), 80)
+
+
 def test_a_star_marks_a_difference_to_kd_that_stands_for_the_number_of_methods() -> None:
     more = [record(m, kd["result"]["top1"] + seed - 1, seed) for m in "xy" for seed, kd in enumerate(THREE[3:6])]
     few, many = (printed(terminal.leaderboard(tables(r), 100), 100) for r in (THREE, [*THREE, *more]))
