@@ -38,6 +38,7 @@ from kdbench.training.guard import Shared, Spoiled, Tampered
 from kdbench.training.hooks import Misbehaved, first_line
 from kdbench.training.learner import Learner
 from kdbench.training.machine_faults import is_machines
+from kdbench.training.pace import Pace
 from kdbench.training.provenance import provenance
 from kdbench.training.resume import resumed
 from kdbench.training.teachers import Teacher, Teachers
@@ -68,6 +69,7 @@ class Cohort:
         store: where checkpoints and records go.
         keep: called with a finished learner's cell and first student before the record is written; the digest of what
             it keeps goes into the record.
+        timed: whether steps are timed beside a plain student's; trials of a method do without.
     """
 
     cells: Sequence[Cell]
@@ -78,6 +80,7 @@ class Cohort:
     listener: Listener
     keep: Callable[[Cell, Network], str | None] | None = None
     loaded: dict[TeacherSpec, Teacher] = field(default_factory=dict)
+    timed: bool = True
     strong_data: TrainingSet | None = None
     shared: Shared = field(default_factory=Shared)
 
@@ -145,6 +148,8 @@ class Cohort:
             self._settle(self.shared.weights(), suspects)
             outputs = self._run_teachers(batch, active, teacher_clocks)
             self.shared.lend(batch, outputs.values(), thorough=number == 0)
+            if number == 0 and self.timed:
+                self._time(active, batch)
             for learner in list(active):
                 mine = [outputs[spec] for spec in self._teachers_of(learner)]
                 step = partial(self._step, learner, number, batch, mine)
@@ -160,6 +165,14 @@ class Cohort:
         for learner in active:
             shared = batches + sum(teaching[spec] for spec in self._teachers_of(learner))
             self._guard(learner.cell, partial(self._end_epoch, learner, shared, watts))
+
+    def _time(self, active: list[Learner], batch: Batch) -> None:
+        """Time the learners that begin a phase; one that changes what all share meanwhile leaves."""
+        pace = Pace()
+        for learner in [each for each in active if pace.wanted(each)]:
+            teachers = [self.loaded[spec] for spec in self._teachers_of(learner)]
+            if not self._guard(learner.cell, partial(pace.measure, learner, batch, teachers), self.shared.after_step):
+                active.remove(learner)
 
     def _batches(self, epoch: int, strong: bool) -> Iterator[Batch]:
         if strong and self.strong_data is None:
