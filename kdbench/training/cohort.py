@@ -36,6 +36,7 @@ from kdbench.training.folding import light
 from kdbench.training.footprint import Room
 from kdbench.training.guard import Shared, Spoiled, Tampered
 from kdbench.training.hooks import Misbehaved, first_line
+from kdbench.training.layouts import OWN
 from kdbench.training.learner import Learner
 from kdbench.training.machine_faults import is_machines
 from kdbench.training.pace import Pace
@@ -217,10 +218,20 @@ class Cohort:
             network = self.teachers.load(cell, spec, self.task)
             predictions, primary = self.task.evaluate(network), self.task.metrics.primary.name
             about = {**self.teachers.describe(cell, spec, network), primary: self.task.scores(predictions)[primary]}
+            self._tell_of_file(spec, about)
             called = light(network, self.task.example(), self.numerics)
             call = self.numerics.compiled(called, cell.recipe.batch_size)
             self.loaded[spec] = Teacher(network, call, about, predictions)
             self.shared.keep_teacher(str(spec), network)
+
+    def _tell_of_file(self, spec: TeacherSpec, about: dict[str, Any]) -> None:
+        """Put the score of a teacher that somebody else trained before the user, who knows what it should be."""
+        if spec.sha256:
+            score = self.task.metrics.primary
+            layout = about.get("layout", OWN)
+            self.listener.notice(
+                f"teacher {spec} of {spec.weights!r}, layout: {layout}; {score.title} {about[score.name]:.2f}"
+            )
 
     def _join(self, cell: Cell, learners: list[Learner]) -> None:
         """Build a learner, put it where an earlier run left it, and add it to the others."""
