@@ -17,7 +17,6 @@ Deviations:
   about 3e-4.
 - As coded, gradients are taken at their length for `on="logits"` and normalised for "features" (`normalize` sets both).
 - The official code skips the last partial batch.
-- The weights sum to 1 anyway, so `kd_scale` changes nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdbench import Batch, KDBenchError, MultiTeacherMethod, Network, NotApplicable, Output, Paper, register
-from kdbench.losses import kl, sums_to_one, wide
+from kdbench.losses import kl, wide
 from kdbench.methods.multi_teacher.fitnet_mkd import fitted, hint_losses
 
 MOST_TEACHERS = 7  # 3^7 sets of bounds are solved at once
@@ -99,14 +98,12 @@ class AEKD(MultiTeacherMethod):
         weight: float = 100.0,
         stage: int = 2,
         normalize: bool | None = None,
-        kd_scale: str = "official",
     ) -> None:
         super().__init__()
         if on not in ("logits", "features"):
             raise KDBenchError(f"aekd's on is {on!r}: give 'logits' or 'features'")
         self.tolerance, self.temperature, self.kd_weight, self.ce_weight = tolerance, temperature, kd_weight, ce_weight
         self.on, self.weight, self.stage, self.normalize = on, weight, stage, normalize
-        sums_to_one("aekd", kd_scale)
 
     def build(self, student: Network, teacher: Sequence[Network]) -> None:
         if len(teacher) > MOST_TEACHERS:
