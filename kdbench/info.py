@@ -8,7 +8,7 @@ UNCHECKED = "unchecked"
 # what a method was held against, the strongest claim first, and what that means
 FIDELITIES = {
     "official-code": "the code that the authors published, gave away or approved",
-    "field-code": "a toolbox's version of other authors' method, which the field's tables are made with",
+    "field-code": "a toolbox's version of others' method, as the field's tables have it",
     "paper": "the paper's equations",
     "reconstructed": "what is known of the method; its deviations say what is inferred",
     UNCHECKED: "nothing yet",

@@ -8,12 +8,13 @@ learns the same factors.
     A(x) = l2norm(flatten(x))                ("whole")
     A(x) = l2norm(flatten(mean_c x^2))       ("attention")
 
-Both factors have `rate` times the teacher's channels; the larger is pooled to the smaller. "whole" is the paper's form
-and its authors' code, weight 500. "attention" is RepDistiller's (fidelity field-code), of CRD's and later tables: weight
-200, and BatchNorm in the translator. CIFAR-10 and CIFAR-100: rate 0.5. ImageNet: no value known.
+Both factors have `rate` times the teacher's channels; the larger is pooled to the smaller. "whole" is the form of the
+paper and of its authors' code: weight 500. "attention" is RepDistiller's (fidelity field-code), with which CRD's and
+later tables were made: weight 200, and BatchNorm in the translator. CIFAR-10 and CIFAR-100: rate 0.5. ImageNet: no
+value known.
 
-A pair whose factors are compared in a single number, which is 1 whatever the networks say, is refused: "attention" on
-maps of one position.
+A pair whose factors are compared in a single number, which is of size 1 whatever the networks say, is refused:
+"attention" on maps of one position.
 
 Deviations:
 - The paraphraser trains before the student does, for 30 epochs in RepDistiller (rate 0.01) and 6 in the authors' code
@@ -80,8 +81,8 @@ class FT(Method):
         positions = math.prod(theirs[1:] if ours[1] >= theirs[1] else ours[1:])  # after pooling
         if positions * (1 if self.factor == "attention" else factors) == 1:
             raise NotApplicable(
-                f"ft(factor={self.factor}) compares single numbers, which are of size 1 once normalised: the last maps of "
-                f"{student.name!r} and {teacher.name!r} meet at {positions} position with {factors} factor channels; "
+                f"ft(factor={self.factor}) would compare single numbers, which are of size 1 once normalised: the last "
+                f"maps of {student.name!r} and {teacher.name!r} meet at 1 position, with {factors} factor channels; "
                 f"{'factor=whole compares the channels' if factors > 1 else 'give a larger rate'}"
             )
         self.encoder = convolutions(nn.Conv2d, (theirs[0], theirs[0], factors, factors))

@@ -10,9 +10,10 @@ in which no teacher's loss rises, and no teacher's weight exceeds a tolerance.
     from the gradients in F_s, the second stage's map
 
 C 0.6 (C = 1 / K is `aver_mkd`, C >= 1 is MGDA), T 4, ce_weight 1, kd_weight 1 and weight 100 as in the code of Zhang
-et al. (CA-MKD), which has it with three teachers; the authors' own code takes kd_weight 0.9.
+et al. (CA-MKD), which has it with three teachers.
 
 Deviations:
+- The authors' own code takes kd_weight 0.9; 1 compares with the other methods of several teachers.
 - The problem is solved exactly, over all sets of weights at a bound; the official code solves it as a one-class SVM, to
   about 3e-4.
 - As coded, gradients are taken at their length for `on="logits"` and normalised for "features" (`normalize` sets both).

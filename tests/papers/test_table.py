@@ -146,7 +146,7 @@ def test_crds_table_is_its_thirteen_pairs_with_every_baseline_and_five_seeds() -
     }
     factors = [cell.method.hyperparameters for cell in table.cells if cell.method.name == "ft"]
     assert factors
-    assert {registry.create("ft", dict(settings)).weight for settings in factors} == {200}  # type: ignore[arg-type]
+    assert {registry.create("ft", dict(settings)).weight for settings in factors} == {200}
     assert all([cell.seed for cell in e.cells] == [0, 1, 2, 3, 4] for e in own if e.method != "teacher")
     assert {cell.recipe.epochs for cell in table.cells} == {240}
     assert not any(e.obstacle for e in table.entries)

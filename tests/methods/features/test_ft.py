@@ -1,4 +1,4 @@
-"""ft learns the factors that a paraphraser makes of the teacher's last map: whole, or RepDistiller's attention of them."""
+"""ft learns the factors that a paraphraser makes of the teacher's last map: whole, or their attention alone."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_ft_learns_from_labels_in_both_phases(factor: str, phase: str) -> None:
 def test_a_pair_whose_attention_is_always_the_same_is_refused_before_training(
     ours: tuple[int, ...], theirs: tuple[int, ...]
 ) -> None:
-    with pytest.raises(NotApplicable, match="meet at 1 position .*factor=whole compares the channels"):
+    with pytest.raises(NotApplicable, match=r"meet at 1 position, .*factor=whole compares the channels"):
         ft(ours, theirs, factor="attention")
     method = ft(ours, theirs)
     student = output(features=maps(ours, trained=True))
@@ -127,7 +127,7 @@ def test_a_pair_whose_attention_is_always_the_same_is_refused_before_training(
 
 
 def test_one_number_is_no_factor_in_either_form() -> None:
-    with pytest.raises(NotApplicable, match="1 position with 1 factor channels; give a larger rate"):
+    with pytest.raises(NotApplicable, match="1 position, with 1 factor channels; give a larger rate"):
         ft((3, 1, 1), (6, 1, 1), rate=0.1)
 
 

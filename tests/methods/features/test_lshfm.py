@@ -209,7 +209,9 @@ def test_lshfm_refuses_a_classifier_that_it_cannot_merge_into() -> None:
         registry.create("lshfm").build(student, network(embedding=6, classifier=nn.Linear(6, 4)))
 
 
-@pytest.mark.parametrize("bad", [{"variant": "l1"}, {"bias": "mode"}, {"n_hash": 0}, {"max_hash_mb": 0}, {"max_hash_mb": -1.0}])
+@pytest.mark.parametrize(
+    "bad", [{"variant": "l1"}, {"bias": "mode"}, {"n_hash": 0}, {"max_hash_mb": 0}, {"max_hash_mb": -1.0}]
+)
 def test_lshfm_says_what_it_takes(bad: dict[str, Any]) -> None:
     with pytest.raises(KDBenchError, match="lshfm"):
         registry.create("lshfm", bad)

@@ -55,8 +55,8 @@ def test_ebkd_survives_probabilities_that_underflow_and_teachers_without_any_ent
         terms = registry.create("ebkd").loss(batch(), output(z), teachers)
         assert torch.autograd.grad(terms["kd"], z)[0].isfinite().all()
     alike, average = (
-        registry.create(name, {"kd_scale": "unit"}).loss(batch(), output(z), [output(sure)] * 2)
-        for name in ("ebkd", "aver_mkd")
+        registry.create(name, settings).loss(batch(), output(z), [output(sure)] * 2)
+        for name, settings in (("ebkd", {"kd_scale": "unit"}), ("aver_mkd", {}))
     )
     agree(alike, average, [z])
 
