@@ -56,6 +56,7 @@ def branch(shape: Shape, last: Shape) -> nn.Sequential:
         arxiv="1905.08094",
         code="ArchipLab-LinfengZhang/pytorch-self-distillation-final",
     ),
+    fidelity="field-code",
 )
 class BYOT(Method):
     needs = frozenset({"maps"})
