@@ -1,4 +1,4 @@
-"""Single steps of the field's code on Wide ResNets (mdistiller, RepDistiller, Factor-Transfer-pytorch): value and gradient.
+"""Single steps of the field's code on Wide ResNets: mdistiller's, RepDistiller's, Factor-Transfer-pytorch's.
 
 Weights, batches and directions are drawn again by the rules of these vectors; stored are the results alone.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -127,7 +128,7 @@ def factors(student: Output, teacher: Output, batch_norm: bool) -> Term:
 
     def convolutions(*widths: int, norms: bool = False) -> nn.Sequential:
         layers: list[nn.Module] = []
-        for c_in, c_out in zip(widths, widths[1:], strict=False):
+        for c_in, c_out in pairwise(widths):
             norm = [nn.BatchNorm2d(c_out)] if norms else []
             layers += [nn.Conv2d(c_in, c_out, 3, padding=1), *norm, nn.LeakyReLU(0.1)]
         return nn.Sequential(*layers)
