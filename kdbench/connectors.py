@@ -87,7 +87,7 @@ def stages_to_pool(said: Output | Shapes) -> list[Any]:
 def last_of_stages(said: Output | Shapes) -> Any:
     """The last stage's map (or its shape): as the head pools it, or before a convolution that the head begins with."""
     last, unpooled = said.features[-1], said.unpooled
-    same = last.shape == unpooled.shape if isinstance(last, Tensor) else last == unpooled
+    same = tuple(getattr(last, "shape", last)) == tuple(getattr(unpooled, "shape", unpooled))
     return unpooled if same else last
 
 
