@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from support.loops import float64  # noqa: F401  (a fixture for every test here)
 from torch import Tensor, nn
 
 from kdbench import Batch, Network, Output, registry
+from kdbench.methods.features.ft import convolutions
 from kdbench.tasks.image.networks import create
 
 TOLERANCE = 1e-9
@@ -123,30 +123,22 @@ def fsp(data: Batch, student: Network, teacher: Network, outputs: tuple[Output, 
     return sum(method.loss(data, *outputs).values()), []  # type: ignore[return-value]
 
 
-def factors(student: Output, teacher: Output, batch_norm: bool) -> Term:
-    """Factor transfer as its authors have it: the whole factor of a sample is one unit vector."""
-
-    def convolutions(*widths: int, norms: bool = False) -> nn.Sequential:
-        layers: list[nn.Module] = []
-        for c_in, c_out in pairwise(widths):
-            norm = [nn.BatchNorm2d(c_out)] if norms else []
-            layers += [nn.Conv2d(c_in, c_out, 3, padding=1), *norm, nn.LeakyReLU(0.1)]
-        return nn.Sequential(*layers)
-
-    encoder, translator = convolutions(128, 128, 64, 64), convolutions(64, 64, 64, 64, norms=batch_norm)
-    fill(state(encoder), 201)
-    fill(state(translator), 202)
-    ours, theirs = translator(student.features[-1]), encoder(teacher.features[-1]).detach()
-    pair = [F.normalize(factor.flatten(1), dim=1) for factor in (ours, theirs)]
-    return 500 * (pair[0] - pair[1]).abs().mean(), list(translator.parameters())
-
-
 def ft_paper(data: Batch, student: Network, teacher: Network, outputs: tuple[Output, Output]) -> Term:
-    return factors(*outputs, batch_norm=False)
+    return _factors(built("ft", student, teacher), data, outputs)
 
 
 def ft_paper_bn(data: Batch, student: Network, teacher: Network, outputs: tuple[Output, Output]) -> Term:
-    return factors(*outputs, batch_norm=True)
+    """The authors' loss behind RepDistiller's translator."""
+    method = built("ft", student, teacher)
+    method.translator = convolutions(nn.Conv2d, (64, 64, 64, 64), batch_norm=True).double()
+    return _factors(method, data, outputs)
+
+
+def _factors(method: Any, data: Batch, outputs: tuple[Output, Output]) -> Term:
+    method.phase = "train"
+    fill(state(method.encoder), 201)
+    fill(state(method.translator), 202)
+    return method.loss(data, *outputs)["factor"], list(method.translator.parameters())
 
 
 STEPS: dict[str, tuple[int, Callable[..., Term]]] = {
