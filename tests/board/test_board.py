@@ -16,12 +16,13 @@ from rich.console import Console
 from scipy import stats
 from typer.testing import CliRunner
 
-from kdbench.board import terminal
+from kdbench.board import terminal, terminal_comparison
 from kdbench.board.compare import compare
-from kdbench.board.power import plan, seeds_needed
+from kdbench.board.power import plan
 from kdbench.board.results import Tables
 from kdbench.board.runs import protocol_text, runs_table
 from kdbench.board.statistics.intervals import holm, paired, summary
+from kdbench.board.statistics.power import seeds_needed
 from kdbench.board.statistics.ranks import CriticalDifference
 from kdbench.board.tables import write_csv
 from kdbench.commands.cli import app
@@ -522,8 +523,8 @@ def test_a_comparison_over_several_pairs_corrects_their_p_values() -> None:
     assert math.isnan(result.holm[0])
     np.testing.assert_allclose(result.holm[1:], holm([d.p for _, d in result.rows[1:]]))
     console = Console(file=io.StringIO(), width=100)
-    terminal.comparison(console, result)
-    terminal.comparison(console, compare(THREE, "dkd", "kd"))
+    terminal_comparison.comparison(console, result)
+    terminal_comparison.comparison(console, compare(THREE, "dkd", "kd"))
     assert console.file.getvalue().count("p (Holm)") == 2  # type: ignore[attr-defined]  # a column and a note, once
 
 
@@ -554,7 +555,7 @@ def test_a_plan_from_one_seed_or_no_difference_says_what_to_do() -> None:
         == "a and b show no difference at d, T -> S: give the one you want to see with --delta"
     )
     console = Console(file=io.StringIO(), width=100)
-    terminal.power(console, plan(same, "a", "b"))
+    terminal_comparison.power(console, plan(same, "a", "b"))
     assert "seeds needed" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
