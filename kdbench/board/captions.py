@@ -70,14 +70,14 @@ def lead(grid: Grid) -> Paired | None:
 
 
 def leads(lead_: Paired) -> bool:
-    """Whether a teacher is clearly above the plain student: the interval is above 0. Of seeds that are too few to have
+    """Whether a teacher is clearly better than the plain student: the interval is above 0. Of seeds that are too few to have
     one, the mean is.
     """
     return lead_.mean > 0 if lead_.seeds < LEAST_SEEDS else lead_.low > 0
 
 
 def _teachers(grid: Grid) -> str:
-    """On which pairs the teacher is not clearly above the plain student; nothing if it is everywhere."""
+    """On which pairs the teacher is not clearly better than the plain student; nothing if it is everywhere."""
     found = [(place, lead(grid.part(np.array([p])))) for p, place in enumerate(grid.places)]
     poor = [(place, own) for place, own in found if own and not leads(own)]
     if not poor:
@@ -87,7 +87,7 @@ def _teachers(grid: Grid) -> str:
         own, digits = poor[0][1], score.decimals
         between = f" {interval(own.low, own.high, digits)}".replace("\u2212", "-").rstrip()
         return (
-            f"The teacher is not clearly above the plain student ({plain(own.mean, digits, True)}{between}"
+            f"The teacher is not clearly better than the plain student (lead {plain(own.mean, digits, True)}{between}"
             f"{f' {score.points}' * bool(score.points)}): this board cannot tell methods apart."
         )
     names = ", ".join(
@@ -95,6 +95,6 @@ def _teachers(grid: Grid) -> str:
     )
     more = f" and {len(poor) - NAMED} more" * (len(poor) > NAMED)
     return (
-        f"On {len(poor)} of {len(grid.places)} pairs ({names}{more}) the teacher is not clearly above the plain"
+        f"On {len(poor)} of {len(grid.places)} pairs ({names}{more}) the teacher is not clearly better than the plain"
         f" student: {'they' if len(poor) > 1 else 'it'} cannot tell methods apart."
     )

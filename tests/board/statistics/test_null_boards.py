@@ -1,4 +1,4 @@
-"""Boards on which no method differs: how many of them carry a star all the same. Tables and tests share the functions."""
+"""Boards on which no method differs: how many of them carry a star all the same, by the functions of the tables."""
 
 from __future__ import annotations
 
