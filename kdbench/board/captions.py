@@ -70,7 +70,7 @@ def lead(grid: Grid) -> Paired | None:
 
 
 def leads(lead_: Paired) -> bool:
-    """Whether a teacher is clearly better than the plain student: the interval is above 0. Of seeds that are too few to have
+    """Whether a teacher is clearly better than the plain student: the interval is above 0. Of too few seeds to have
     one, the mean is.
     """
     return lead_.mean > 0 if lead_.seeds < LEAST_SEEDS else lead_.low > 0
