@@ -12,7 +12,7 @@ from kdbench.board import comparable
 from kdbench.board.columns import as_meant, metrics_of
 from kdbench.board.numbers import plain, with_unit
 from kdbench.board.runs import PLACE, place_name, runs_table
-from kdbench.board.statistics.intervals import SURE, Paired, holm, paired
+from kdbench.board.statistics.intervals import LEAST_SEEDS, SURE, Paired, holm, paired
 from kdbench.board.tables import OVERALL
 from kdbench.errors import KDBenchError, unknown
 from kdbench.records import Record
@@ -26,7 +26,7 @@ class Comparison:
 
     Attributes:
         a, b: labels.
-        rows: place and difference.
+        rows: place and difference; the first is over the seeds that both finished at every place.
         holm: p of each row, corrected for the number of places; of the first NaN, for it is one test by itself.
         verdict: a sentence.
         metric: the primary score.
@@ -47,11 +47,25 @@ def compare(records: Sequence[Record], a: str, b: str) -> Comparison:
         KDBenchError: if a label has no record, or the two never ran at the same place and seed.
     """
     both, metric = matched(records, a, b), metrics_of(records).primary
-    rows = [(OVERALL, paired(both["score_a"].tolist(), both["score_b"].tolist()))]
-    for place, group in both.groupby(PLACE, sort=True):
-        rows.append((place_name(tuple(place)), paired(group["score_a"].tolist(), group["score_b"].tolist())))
-    corrected = holm([d.p for _, d in rows[1:]]).tolist()
-    return Comparison(a, b, tuple(rows), (math.nan, *corrected), _verdict(a, b, rows[0][1], metric), metric)
+    rows = [(OVERALL, difference(everywhere(both)))]
+    rows += [(place_name(tuple(place)), difference(group)) for place, group in both.groupby(PLACE, sort=True)]
+    corrected = holm([d.p for _, d in rows[1:]], len(rows) - 1).tolist()
+    verdict = _verdict(a, b, rows[0][1], metric, both["seed"].nunique())
+    return Comparison(a, b, tuple(rows), (math.nan, *corrected), verdict, metric)
+
+
+def difference(both: pd.DataFrame) -> Paired:
+    """The paired difference of rows of `matched`, as the leaderboard has it: what repeats is a seed; over several
+    places, a seed's students.
+    """
+    groups = both[[*PLACE[:2], "student_a"]].itertuples(index=False, name=None)
+    return paired(both["score_a"].tolist(), both["score_b"].tolist(), both["seed"].tolist(), list(groups))
+
+
+def everywhere(both: pd.DataFrame) -> pd.DataFrame:
+    """Those rows of `matched` whose seed is there at every place, so that places count alike."""
+    places = len(both[PLACE].drop_duplicates())
+    return both[both.groupby("seed")["seed"].transform("size") == places]
 
 
 def matched(records: Sequence[Record], a: str, b: str) -> pd.DataFrame:
@@ -79,14 +93,17 @@ def matched(records: Sequence[Record], a: str, b: str) -> pd.DataFrame:
     return both
 
 
-def _verdict(a: str, b: str, d: Paired, metric: Metric) -> str:
-    if d.n < 2:
-        return f"too few paired runs to tell {a} and {b} apart ({d.n}): run at least two seeds"
+def _verdict(a: str, b: str, d: Paired, metric: Metric, seeds: int) -> str:
+    """What is told over all places, of `seeds` that both finished at some of them."""
+    if d.seeds < LEAST_SEEDS:
+        where = " at every pair" * (seeds > d.seeds)
+        return f"too few seeds to tell {a} and {b} apart ({d.seeds}{where}): run at least {LEAST_SEEDS}"
     low, mean, high = (plain(value, metric.decimals, True) for value in (d.low, d.mean, d.high))
     unsure = f"cannot tell {a} and {b} apart: {with_unit(mean, metric.points)} of {metric.title}"
     if not math.isfinite(d.p):
         return f"{unsure} in each of {d.n} paired runs, too coarse to test"
-    interval = f"95 % CI {low} to {high}, p = {d.p:.2g}, {d.n} paired runs"
+    some = f" of the {d.seeds} seeds that both finished at every pair" * (seeds > d.seeds)
+    interval = f"95 % CI {low} to {high}, p = {d.p:.2g}, {d.n} paired runs{some}"
     if d.p < SURE:
         word = "better" if metric.gain(d.mean, 0.0) > 0 else "worse"
         size = with_unit(plain(abs(d.mean), metric.decimals), metric.points)

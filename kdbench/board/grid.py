@@ -10,13 +10,14 @@ import pandas as pd
 
 from kdbench.board import comparable
 from kdbench.board.columns import as_meant
-from kdbench.board.runs import COST, PLACE, UNTIMED, place_name, result_columns
+from kdbench.board.runs import COST, PLACE, PLANNED, UNTIMED, place_name, result_columns
 from kdbench.board.statistics.intervals import DIGITS
 from kdbench.errors import KDBenchError
 from kdbench.tasks.metrics import Metrics
 
 Place = tuple[str, str, str]  # data set, protocol, pair
 STATES = ("failed", "not_applicable", "missing")
+UNPLANNED = "unplanned"  # a seed that the suite gives to other methods only
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,13 @@ class Grid:
         methods: labels, in alphabetical order.
         names, families: one per method.
         seeds, places: sorted.
-        states: `done` or one of `STATES`, `[methods, seeds, places]`.
+        states: `done`, one of `STATES`, or `UNPLANNED`, `[methods, seeds, places]`.
         reasons: why not done, `[methods, seeds, places]`.
         values: column of the runs, as `kdbench.board.columns` calls it -> `[methods, seeds, places]`, NaN where not
             done or not measured.
         untimed: why a finished run has no ratio of time, `[methods, seeds, places]`.
         seen: what runs must share to be compared (`kdbench.board.comparable`) -> `[methods, seeds, places]`.
+        students: the student network of each place.
     """
 
     metrics: Metrics
@@ -47,6 +49,7 @@ class Grid:
     values: dict[str, np.ndarray]
     untimed: np.ndarray
     seen: dict[str, np.ndarray]
+    students: tuple[str, ...]
 
     @property
     def scores(self) -> np.ndarray:
@@ -60,13 +63,28 @@ class Grid:
 
     @property
     def means(self) -> np.ndarray:
-        """The merits averaged over seeds, `[methods, places]`; NaN where a seed is not done."""
-        return self.merits.mean(1).round(DIGITS)
+        """The merits averaged over a method's seeds, `[methods, places]`; NaN where one of them is not done."""
+        own = self.planned[:, :, None]
+        counts = np.where(own.any(1), own.sum(1), np.nan)
+        means: np.ndarray = (np.where(own, self.merits, 0.0).sum(1) / counts).round(DIGITS)
+        return means
+
+    @property
+    def planned(self) -> np.ndarray:
+        """Which seeds are a method's own, `[methods, seeds]`: a suite may give some methods more than others."""
+        planned: np.ndarray = (self.states != UNPLANNED).any(2)
+        return planned
 
     @property
     def complete(self) -> np.ndarray:
-        """Whether a method finished every run, `[methods]`."""
-        return (self.states == "done").all((1, 2)) & bool(self.places)
+        """Whether a method finished every run of its seeds, `[methods]`."""
+        return ~self.open.any((1, 2)) & (self.states == "done").any((1, 2))
+
+    @property
+    def open(self) -> np.ndarray:
+        """What is to be done, or cannot be, `[methods, seeds, places]`."""
+        unfinished: np.ndarray = (self.states != "done") & (self.states != UNPLANNED)
+        return unfinished
 
     def counts(self, state: str) -> np.ndarray:
         """How many runs of each method are in a state, `[methods]`."""
@@ -89,6 +107,7 @@ class Grid:
             self,
             seeds=self.seeds if seeds is None else tuple(np.array(self.seeds)[seeds].tolist()),
             places=tuple(self.places[p] for p in np.arange(len(self.places))[places]),
+            students=tuple(self.students[p] for p in np.arange(len(self.places))[places]),
             states=cut(self.states),
             reasons=cut(self.reasons),
             values={name: cut(array) for name, array in self.values.items()},
@@ -103,10 +122,11 @@ class Grid:
         Raises:
             KDBenchError: if nothing is left.
         """
-        unfinished = (self.states != "done")[self.counts("done") > 0].any(0)  # [seeds, places]
-        if (places := ~unfinished.any(0)).any():
+        some = self.counts("done") > 0
+        places = np.logical_not(self.open[some].any((0, 1)))
+        if places.any():
             return self.part(places)
-        if (seeds := ~unfinished.any(1)).any():
+        if (seeds := (self.states == "done")[some].all((0, 2))).any():
             return self.part(np.full(len(self.places), True), seeds)
         raise KDBenchError("no place and no seed is finished by all methods: leave some out by --methods, or run more")
 
@@ -137,7 +157,12 @@ def make_grid(runs: pd.DataFrame, metrics: Metrics) -> Grid:
         array[at] = values.to_numpy(dtype)
         return array
 
+    states, there = arranged(runs["status"], "missing", object), np.zeros(shape, dtype=bool)
+    there[at] = True
+    planned = np.isin(methods, list(runs.attrs.get(PLANNED, ())))
+    states[planned[:, None] & ~there.any(2)] = UNPLANNED
     done = runs["status"] == "done"
+    students = dict(zip(where, runs["student"], strict=True))
     first = runs.drop_duplicates("method").set_index("method")
     numbers = ("teacher_score", *result_columns(metrics), *COST)
     return Grid(
@@ -147,21 +172,23 @@ def make_grid(runs: pd.DataFrame, metrics: Metrics) -> Grid:
         tuple(first.loc[methods, "family"]),
         tuple(seeds),
         tuple(places),
-        arranged(runs["status"], "missing", object),
+        states,
         arranged(runs["reason"], "", object),
         {name: arranged(runs[name].astype(float).where(done), np.nan, float) for name in numbers},
         arranged(runs[UNTIMED], "", object),
         {key: arranged(runs["id"].map(runs.attrs.get(key, {})), None, object) for key in comparable.DIFFERENT},
+        tuple(students[place] for place in places),
     )
 
 
 def left_out(whole: Grid, common: Grid) -> str:
     """What `common` lacks of `whole`, and whose runs are missing there; nothing if all methods finished all."""
-    some = whole.counts("done") > 0
-    open_ = (whole.states != "done") & some[:, None, None]
+    some: np.ndarray = whole.counts("done") > 0
+    open_ = whole.open & some[:, None, None]
     dropped = {place_name(place): open_[:, :, p] for p, place in enumerate(whole.places) if place not in common.places}
     counts = f"{len(common.places)} of {len(whole.places)} pairs"
     if not dropped:
+        open_ = (whole.states != "done") & some[:, None, None]
         dropped = {f"seed {seed}": open_[:, s] for s, seed in enumerate(whole.seeds) if seed not in common.seeds}
         counts = f"{len(common.seeds)} of {len(whole.seeds)} seeds"
     reasons = [f"{what} (not finished by {', '.join(_of(whole, part.any(1)))})" for what, part in dropped.items()]

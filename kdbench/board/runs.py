@@ -17,6 +17,7 @@ from kdbench.tasks.metrics import Metrics
 PLACE = ["dataset", "protocol", "pair"]
 GROUP = [*PLACE, "method"]
 UNTIMED = "untimed"  # why a run has no ratio of time
+PLANNED = "planned"  # in the attributes of a runs table: labels whose cells the grid names
 COST = (
     "seconds_per_epoch",
     "own_seconds_per_epoch",
@@ -53,7 +54,7 @@ def runs_table(records: Sequence[Record], expected: Iterable[Mapping[str, Any]] 
     columns += [*result_columns(metrics), *COST, UNTIMED, *extras, "device", "precision", "compile", "id"]
     frame = as_filed(pd.DataFrame(rows, columns=columns), metrics)
     frame = frame.sort_values(["suite", *GROUP, "seed", "id"], kind="stable", ignore_index=True)
-    frame.attrs |= comparable.seen_of(records)
+    frame.attrs |= comparable.seen_of(records) | {PLANNED: sorted({cell["label"] for cell in expected})}
     return frame
 
 

@@ -15,7 +15,7 @@ from kdbench.board.columns import as_filed
 from kdbench.board.grid import STATES, Grid
 from kdbench.board.runs import GROUP, PLACE
 from kdbench.board.statistics.aggregates import gap_closed, pareto_front
-from kdbench.board.statistics.intervals import bootstrap, holm, paired, summary
+from kdbench.board.statistics.intervals import SURE, Paired, bootstrap, holm, paired, summary
 from kdbench.records.files import write_atomically
 from kdbench.suites.grid import BASELINES
 
@@ -33,7 +33,8 @@ COSTS = (
     "deployed_parameters",
     "deployed_macs",
 )
-DIFFERENCE = ("", "_ci95_low", "_ci95_high", "_n", "_p", "_p_holm")  # columns of a difference: vs_kd, vs_kd_n, ...
+# columns of a difference: vs_kd, vs_kd_n, ...; the last two are those of the family of tests (`correct`)
+DIFFERENCE = ("", "_ci95_low", "_ci95_high", "_n", "_p", "_p_holm", "_tests")
 
 
 def leaderboard_table(whole: Grid, grid: Grid, baselines: Sequence[str] = BASELINES) -> pd.DataFrame:
@@ -41,8 +42,9 @@ def leaderboard_table(whole: Grid, grid: Grid, baselines: Sequence[str] = BASELI
 
     The rank is by the mean primary score of the last epoch. A pair row's mean is over its finished seeds, with `n` and
     the counts of the others beside it; an overall row has no mean as soon as one of its cells is not done. Differences
-    are paired by seed (overall: by pair and seed) over the runs that both methods finished. A suite that runs a
-    baseline with settings of its own, and only so, is compared with that. docs/records.md explains every column.
+    are paired by seed (overall: by pair and seed) over the runs that both methods finished; where a suite gives one
+    more seeds than the other, over those of both. A suite that runs a baseline with settings of its own, and only so,
+    is compared with that. docs/records.md explains every column.
 
     Args:
         whole: all runs.
@@ -84,7 +86,7 @@ def _board(grid: Grid, whole: Grid, baselines: Sequence[str], overall: bool) -> 
             row = with_time(row, grid, m)
             row = comparable.with_remark(row, grid, m, baselines)
         rows.append(row)
-    correct(rows, baselines)
+    correct(rows, baselines, whole)
     sign = whole.metrics.primary.sign
     _mark_front([row for row in rows if "score_mean" in row], sign)
     return ranked(rows, sign)
@@ -110,7 +112,7 @@ def state_row(whole: Grid, m: int, overall: bool, counted: Grid) -> dict[str, An
 def _score_row(grid: Grid, m: int, overall: bool) -> dict[str, Any]:
     """What one method's finished runs say by themselves."""
     # over all pairs the sample is each seed's mean over the pairs, so that pairs count alike
-    sample = grid.scores[m].mean(1) if overall else grid.scores[m][grid.states[m] == "done"]
+    sample = grid.scores[m][grid.planned[m]].mean(1) if overall else grid.scores[m][grid.states[m] == "done"]
     s, (low, high) = summary(sample.tolist()), bootstrap(sample)
     row = {"score_mean": s.mean, "score_std": s.std, "ci95_low": s.low, "ci95_high": s.high}
     row |= {"bootstrap_low": float(low), "bootstrap_high": float(high)}
@@ -125,15 +127,27 @@ def mean_of(grid: Grid, column: str, m: int) -> float:
     return float(grid.values[column][m][grid.states[m] == "done"].mean())
 
 
-def difference_row(grid: Grid, m: int, baseline: str, overall: bool) -> dict[str, Any]:
-    """Method `m` minus a baseline, as measured; paired over the runs that both finished (overall: if that is all)."""
+def difference(grid: Grid, m: int, baseline: str, overall: bool) -> Paired | None:
+    """Method `m` minus a baseline, as measured; paired over the runs that both finished (overall: if that is all).
+
+    What repeats is a seed; over several pairs, a seed's students.
+    """
     b = grid.index(baseline)
     both = _both_done(grid, m, b, overall)
     if b is None or b == m or not both.any():
+        return None
+    seeds, places = np.nonzero(both)
+    groups = [(*grid.places[p][:2], grid.students[p]) for p in places]
+    return paired(grid.scores[m][both].tolist(), grid.scores[b][both].tolist(), seeds.tolist(), groups)
+
+
+def difference_row(grid: Grid, m: int, baseline: str, overall: bool) -> dict[str, Any]:
+    """The columns of `difference`, without those of the family; none where there is no difference."""
+    d = difference(grid, m, baseline, overall)
+    if d is None:
         return {}
-    d = paired(grid.scores[m][both].tolist(), grid.scores[b][both].tolist())
     values = (d.mean, d.low, d.high, d.n, d.p)
-    return {f"vs_{baseline}{part}": value for part, value in zip(DIFFERENCE[:-1], values, strict=True)}
+    return {f"vs_{baseline}{part}": value for part, value in zip(DIFFERENCE[:-2], values, strict=True)}
 
 
 def _time_row(grid: Grid, m: int) -> dict[str, Any]:
@@ -169,22 +183,50 @@ def gap_row(grid: Grid, m: int, student: str, overall: bool) -> dict[str, Any]:
 
 
 def _both_done(grid: Grid, m: int, b: int | None, overall: bool) -> np.ndarray:
-    """Which runs methods `m` and `b` both finished, `[seeds, places]`; none if all are asked for and one is missing, or
-    if they saw different teachers or ran under different numerics.
+    """Which runs methods `m` and `b` both finished, `[seeds, places]`; none if all of their common seeds are asked for
+    and one is missing, or if they saw different teachers or ran under different numerics.
     """
     none = np.zeros(grid.states.shape[1:], dtype=bool)
     if b is None or comparable.others(grid, m, b).any():
         return none
     both = (grid.states[[m, b]] == "done").all(0)
-    return both & both.all() if overall else both
+    common = grid.planned[[m, b]].all(0)
+    return both & both[common].all() if overall else both
 
 
-def correct(rows: Sequence[dict[str, Any]], baselines: Sequence[str]) -> None:
-    """Add Holm's p-values; the family is all methods of the board against one baseline."""
+def correct(rows: Sequence[dict[str, Any]], baselines: Sequence[str], whole: Grid) -> None:
+    """Add Holm's p-values, and to each difference the number of tests that they are corrected for: of all methods that
+    ran at the places of `whole` against the baseline, whatever of them is shown, finished or coarse enough to test.
+    """
     for baseline in baselines:
-        corrected = holm([row.get(f"vs_{baseline}_p", math.nan) for row in rows])
+        tests = family(whole, baseline)
+        corrected = holm([row.get(f"vs_{baseline}_p", math.nan) for row in rows], tests)
         for row, p in zip(rows, corrected.tolist(), strict=True):
             row[f"vs_{baseline}_p_holm"] = p
+            if f"vs_{baseline}" in row:
+                row[f"vs_{baseline}_tests"] = tests
+
+
+def family(whole: Grid, baseline: str) -> int:
+    """How many methods ran beside a baseline."""
+    b = whole.index(baseline)
+    ran = whole.counts("done") > 0
+    return int(ran.sum()) - int(b is not None and ran[b])
+
+
+def gains(whole: Grid, grid: Grid, baseline: str) -> np.ndarray:
+    """Where methods are better (1) than a baseline after Holm's correction, or worse (-1), `[methods, places]`, at the
+    places of `grid`: what their boards mark. 0 is what cannot be told.
+    """
+    found = np.zeros((len(whole.methods), len(grid.places)), dtype=int)
+    for number, place in enumerate(grid.places):
+        part = whole.part(np.array([whole.places.index(place)]))
+        rows = [difference_row(part, m, baseline, False) for m in range(len(part.methods))]
+        correct(rows, [baseline], part)
+        for m, row in enumerate(rows):
+            if row[f"vs_{baseline}_p_holm"] < SURE:
+                found[m, number] = np.sign(whole.metrics.primary.gain(row[f"vs_{baseline}"], over=0.0))
+    return found
 
 
 def _mark_front(rows: Sequence[dict[str, Any]], sign: int) -> None:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from kdbench.board.captions import correction, notes
 from kdbench.board.columns import rows_of
-from kdbench.board.compare import Comparison
-from kdbench.board.numbers import in_unit, known, plain, probability, scaled
-from kdbench.board.power import MOST, Plan
+from kdbench.board.grid import Grid
+from kdbench.board.numbers import in_unit, known, plain, scaled
 from kdbench.board.reproduction import VERDICTS
 from kdbench.board.results import Tables
 from kdbench.board.runs import place_name
@@ -24,7 +22,6 @@ from kdbench.board.tables import OVERALL
 from kdbench.tasks.metrics import Metric, Metrics
 
 KD_INTERVAL = 105  # the least width that shows the interval of the difference to kd
-MARK = f"* p < {SURE:g} after Holm's correction for the number of methods"
 Row = Mapping[str, Any]
 
 
@@ -47,7 +44,7 @@ def columns(metrics: Metrics) -> list[tuple[str, int]]:
 
 def suite_columns(score: Metric) -> list[tuple[str, int, str]]:
     """Of the suite's aggregates: header, least width, and what the caption says of it."""
-    tie = "a tie where the 95 % interval of the difference includes 0"
+    tie = "after the correction that stars have"
     return [
         ("#", 0, ""),
         ("method", 0, ""),
@@ -56,9 +53,9 @@ def suite_columns(score: Metric) -> list[tuple[str, int, str]]:
         ("Borda", 115, "Borda, the methods beaten, summed over the pairs"),
         ("IQM", 85, "IQM, the mean of the middle half of all runs [95 % bootstrap]"),
         ("P(> kd)", 105, "the chance that a run beats one of kd"),
-        ("w/t/l", 0, f"pairs won, tied and lost against kd, {tie}"),
-        ("ARI", 125, "ARI, the gain over kd as a share of kd's gain over student"),
-        ("vs kd", 75, f"difference to kd{in_unit(score.points)}, paired by pair and seed. {MARK}"),
+        ("w/t/l", 0, f"pairs won, tied and lost against kd {tie}"),
+        ("ARI", 125, "ARI, the gain over kd as a share of kd's gain over student, where that is told from 0"),
+        ("vs kd", 75, f"difference to kd{in_unit(score.points)}, paired by pair and seed"),
         ("time", 60, ""),
     ]
 
@@ -87,7 +84,8 @@ def leaderboard(tables: Tables, width: int = 120) -> list[Table]:
             rows = rows_of(part[part["pair"] == pair], metrics)
             title = _title(place_name((dataset, protocol)), pair, rows, metrics.primary)
             cells = [_cells(row, width, metrics) for row in rows]
-            made.append(_table(title, _caption(pair, metrics.primary), rows, cells, _fitting(shown, cells, width)))
+            caption = _noted(_caption(pair, metrics.primary), rows, tables.grid, (str(dataset), str(protocol), pair))
+            made.append(_table(title, caption, rows, cells, _fitting(shown, cells, width)))
     return made
 
 
@@ -106,6 +104,7 @@ def suite(tables: Tables, width: int = 120) -> list[Table]:
     columns = [column for column in suite_columns(score) if width >= column[1]]
     shown = _fitting({name: least for name, least, _ in columns}, cells, width)
     caption = "; ".join(said for name, _, said in columns if said and name in shown)
+    caption = _noted(caption, rows, tables.grid)
     return [_table(f"the suite, {places} pairs", caption, rows, cells, shown)]
 
 
@@ -130,9 +129,7 @@ def _title(where: str, pair: str, rows: Sequence[Row], score: Metric) -> str:
         return f"{where}: all pairs"
     teacher = next((row["teacher_score"] for row in rows if known(row["teacher_score"])), None)
     beside = "" if teacher is None else f", teacher {plain(teacher, score.decimals)}"
-    students = [row for row in rows if row["name"] == "student" and known(row["score_mean"])]
-    gapless = any(score.gain(row["teacher_score"], over=row["score_mean"]) <= 0 for row in students)
-    return f"{where}: {pair}{beside}{' (not better than the student)' * gapless}"
+    return f"{where}: {pair}{beside}"
 
 
 def _caption(pair: str, score: Metric) -> str:
@@ -141,8 +138,13 @@ def _caption(pair: str, score: Metric) -> str:
     return (
         f"{score.title} of the last epoch{in_unit(score.unit)}, mean ± sample std over {spread}{_lower(score)};"
         f" differences{in_unit(score.points)}, paired by {'pair and ' * overall}seed, [95 % CI]; time as a multiple of"
-        f" student. {MARK}"
+        " student"
     )
+
+
+def _noted(caption: str, rows: Sequence[Row], grid: Grid, place: Sequence[str] = ()) -> str:
+    """The caption with the star's meaning and what the board can tell."""
+    return "\n".join([f"{caption}. * p < {SURE:g} after {correction(rows)}", *notes(grid, place)])
 
 
 def _table(title: str, caption: str, rows: Sequence[Row], cells: Sequence[dict[str, str]], shown: list[str]) -> Table:
@@ -225,42 +227,6 @@ def _mark(row: Row) -> str:
     """A star if the difference to kd stands after Holm's correction, else the space of one, so that columns align."""
     p = row["vs_kd_p_holm"]
     return ("*" if p < SURE else " ") if known(p) else ""
-
-
-def comparison(console: Console, result: Comparison) -> None:
-    """Print a comparison: one row per place, then the verdict."""
-    digits = result.metric.decimals
-    table = Table("where", "difference", "95 % CI", "p", box=box.SIMPLE_HEAD, title=f"{result.a} - {result.b}")
-    several = len(result.rows) > 2
-    if several:
-        table.add_column("p (Holm)")
-    table.add_column("runs")
-    for (name, d), holm in zip(result.rows, result.holm, strict=True):
-        interval = " to ".join(filter(None, (plain(end, digits, True) for end in (d.low, d.high))))
-        corrected = [_p(holm)] if several else []
-        table.add_row(Text(name), plain(d.mean, digits, True), interval, _p(d.p), *corrected, str(d.n))
-    console.print(table)
-    if several and any(known(p) for p in result.holm):
-        note = f"p (Holm) is corrected for looking at {len(result.rows) - 1} pairs; the first row is one test by itself"
-        console.print(note, markup=False, highlight=False, soft_wrap=True)
-    console.print(result.verdict, markup=False, highlight=False, soft_wrap=True)
-
-
-def power(console: Console, plan: Plan) -> None:
-    """Print how many seeds tell two methods apart: one row per place, then the sentence."""
-    table = Table("where", "difference", "std", "seeds so far", "seeds needed", box=box.SIMPLE_HEAD)
-    table.title = f"{plan.a} - {plan.b}"
-    digits = plan.metric.decimals
-    for row in plan.rows:
-        needed = f"more than {MOST}" if row.needed == math.inf else plain(row.needed, 0)
-        difference, std = plain(row.difference, digits, True), plain(row.std, digits)
-        table.add_row(Text(row.place), difference, std, str(row.seeds), needed)
-    console.print(table)
-    console.print(plan.sentence, markup=False, highlight=False, soft_wrap=True)
-
-
-def _p(value: float) -> str:
-    return probability(value) if known(value) else ""
 
 
 def reproduction(frame: pd.DataFrame, metrics: Metrics) -> Iterator[Table | Text]:

@@ -13,13 +13,14 @@ from kdbench.board.columns import as_filed
 from kdbench.board.grid import STATES, Grid
 from kdbench.board.runs import place_name
 from kdbench.board.statistics import aggregates
-from kdbench.board.statistics.intervals import summary
+from kdbench.board.statistics.intervals import SURE, summary
 from kdbench.board.statistics.ranks import CriticalDifference, borda, critical_difference, place_ranks
 from kdbench.board.tables import (
     DIFFERENCE,
     TIME,
     correct,
     difference_row,
+    gains,
     gap_row,
     mean_of,
     ranked,
@@ -43,13 +44,15 @@ def wide_table(whole: Grid, grid: Grid, baselines: Sequence[str] = BASELINES) ->
     """
     student, kd = baselines
     rows = [state_row(whole, m, True, grid if grid.complete[m] else whole) for m in range(len(whole.methods))]
-    complete = np.flatnonzero(grid.complete)
+    complete, told = np.flatnonzero(grid.complete), gains(whole, grid, kd)
     if len(complete):
         by_place = grid.means[complete].T  # [places, methods]
         ranks, points = place_ranks(by_place).mean(0), borda(by_place)
         for m, rank, count in zip(complete.tolist(), ranks.tolist(), points.tolist(), strict=True):
-            rows[m] |= {"mean_rank": rank, "borda": count} | _aggregates(grid, m, student, kd, rows[m]["remark"])
-    correct(rows, baselines)
+            rows[m] |= {"mean_rank": rank, "borda": count} | _aggregates(
+                grid, m, (student, kd), told[m], rows[m]["remark"]
+            )
+    correct(rows, baselines, whole)
     for m, row in enumerate(rows):
         row |= {place_name(place): summary(_done(whole, m, p)).mean for p, place in enumerate(whole.places)}
     columns = ["rank", "method", "name", "family", "n", *STATES, "score_mean", "score_std", "mean_rank", "borda"]
@@ -62,9 +65,14 @@ def wide_table(whole: Grid, grid: Grid, baselines: Sequence[str] = BASELINES) ->
     return as_filed(pd.DataFrame(ranked(rows, whole.metrics.primary.sign), columns=columns), whole.metrics)
 
 
-def _aggregates(grid: Grid, m: int, student: str, kd: str, remark: str) -> dict[str, Any]:
-    """Everything over all places, of a method that finished them, and what is to say beside `remark`."""
-    scores, merits, (s, k) = grid.scores[m], grid.merits, (grid.index(student), grid.index(kd))
+def _aggregates(grid: Grid, m: int, baselines: tuple[str, str], told: np.ndarray, remark: str) -> dict[str, Any]:
+    """Everything over all places, of a method that finished them, and what is to say beside `remark`.
+
+    Args:
+        told: where it is better and worse than kd (`gains`), `[places]`.
+    """
+    (student, kd), own = baselines, grid.planned
+    scores, (s, k) = grid.scores[m][own[m]], (grid.index(student), grid.index(kd))
     over_seeds = summary(scores.mean(1).tolist())
     low, high = aggregates.stratified_bootstrap(aggregates.interquartile_mean, scores)
     row: dict[str, Any] = {"score_mean": over_seeds.mean, "score_std": over_seeds.std, "remark": remark}
@@ -75,15 +83,30 @@ def _aggregates(grid: Grid, m: int, student: str, kd: str, remark: str) -> dict[
     row = with_time(comparable.with_remark(row, grid, m, (student, kd)), grid, m)
     if k is None or k == m or not grid.complete[k] or comparable.others(grid, m, k).any():
         return row
-    better = aggregates.probability_of_improvement
-    low, high = aggregates.stratified_bootstrap(better, merits[m], merits[k])
-    row |= {"probability_of_improvement": float(better(merits[m], merits[k]))}
+    better, runs = aggregates.probability_of_improvement, [grid.merits[i][own[i]] for i in (m, k)]
+    low, high = aggregates.stratified_bootstrap(better, *runs)
+    row |= {"probability_of_improvement": float(better(*runs))}
     row |= {"probability_of_improvement_ci95_low": low, "probability_of_improvement_ci95_high": high}
-    row |= dict(zip(("wins", "ties", "losses"), aggregates.wins_ties_losses(merits[m], merits[k]), strict=True))
-    if s is not None and s != m:
+    row |= {"wins": int((told > 0).sum()), "ties": int((told == 0).sum()), "losses": int((told < 0).sum())}
+    if s is not None and s != m and _gained(grid, kd, student):
         means = (grid.means[i] for i in (m, k, s))
         row["ari"] = aggregates.average_relative_improvement(*means)
     return row
+
+
+def _gained(grid: Grid, kd: str, student: str) -> bool:
+    """Whether kd is better than the student at every place, each a test by itself: shares of a gain that may be none
+    say nothing.
+    """
+    k, sign = grid.index(kd), grid.metrics.primary.sign
+    alone = (
+        [difference_row(grid.part(np.array([p])), k, student, False) for p in range(len(grid.places))]
+        if k is not None
+        else []
+    )
+    return bool(alone) and all(
+        row.get(f"vs_{student}_p", 1.0) < SURE and sign * row[f"vs_{student}"] > 0 for row in alone
+    )
 
 
 def _done(grid: Grid, m: int, p: int) -> list[float]:
@@ -98,5 +121,8 @@ def ranking(grid: Grid) -> CriticalDifference | None:
     complete = np.flatnonzero(grid.complete)
     if len(complete) < 2:
         return None
-    blocks = grid.means[complete].T if len(grid.places) > 1 else grid.merits[complete][:, :, 0].T
+    shared = grid.planned[complete].all(0)
+    blocks = grid.means[complete].T if len(grid.places) > 1 else grid.merits[complete][:, shared, 0].T
+    if not len(blocks):
+        return None
     return critical_difference([grid.methods[m] for m in complete], blocks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,33 +60,54 @@ def compare(
 ) -> None:
     """Say whether method A is better than method B, by how much, and how sure that is."""
     from kdbench.board.compare import compare as compare_methods
-    from kdbench.board.terminal import comparison
+    from kdbench.board.terminal_comparison import comparison
     from kdbench.commands.unusable import counted
 
     a, b = label_of(a), label_of(b)
     comparison(console(), compare_methods(counted(chosen.store, chosen.cells), a, b))
 
 
-@selecting("suite_name", *RECIPE)
+@selecting("suite_name", "pairs", "seeds", *RECIPE)
 def power(
     chosen: Selection,
-    methods: Annotated[str, typer.Option(help="two methods as the leaderboard calls them, comma-separated")] = "",
+    methods: Annotated[
+        str, typer.Option(help="two methods as the leaderboard calls them, comma-separated; default: all, against kd")
+    ] = "",
     delta: Annotated[
-        float | None, typer.Option(help="the difference in points to be seen; default: the one in the records")
+        float | None,
+        typer.Option(help="the difference in points to be seen; default: of two methods that in the records, else 0.5"),
+    ] = None,
+    sd: Annotated[
+        float | None,
+        typer.Option(help="assume that paired differences spread over seeds by so many points (sample std)"),
     ] = None,
 ) -> None:
-    """Say how many seeds it takes to tell two methods apart, from how their differences spread so far."""
-    from kdbench.board.power import plan
-    from kdbench.board.terminal import power as render
-    from kdbench.commands.unusable import counted
+    """Say which differences the planned seeds can tell, or how many seeds it takes to tell two methods apart.
 
+    It needs no run: until there are records, spreads are those that papers report, or --sd.
+    """
+    from kdbench.board.power import plan
+    from kdbench.board.reach import HALF_A_POINT, planned
+    from kdbench.board.results import Tables
+    from kdbench.board.terminal_comparison import power as render
+    from kdbench.board.terminal_comparison import reached
+    from kdbench.commands.unusable import counted, records_of
+
+    for option, value in (("--sd", sd), ("--delta", delta)):
+        if value is not None and not 0 < abs(value) < math.inf:
+            raise KDBenchError(f"{option} {value:g} is no spread and no difference: give a number of points above 0")
     labels = [label_of(label.strip()) for label in re.split(r",(?![^()]*\))", methods) if label.strip()]
+    if not labels:
+        grid = Tables.of(chosen.cells, records_of(chosen.store)).grid
+        wanted = HALF_A_POINT if delta is None else abs(delta)
+        reached(console(), planned(grid, wanted, sd), grid, wanted)
+        return
     if len(labels) != 2:
         raise KDBenchError(
             f"--methods {methods!r} names {len(labels)} methods: give the two to tell apart, e.g. dkd,kd"
         )
     records = counted(chosen.store, chosen.cells)
-    render(console(), plan(records, labels[0], labels[1], delta))
+    render(console(), plan(records, labels[0], labels[1], delta, sd))
 
 
 def print_leaderboard(cells: Sequence[Cell], store: Store, common: bool = False) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import math
 import random
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,76 +13,19 @@ import pandas as pd
 import pytest
 from rich.console import Console
 from scipy import stats
+from support.board_records import NINE, PAIRS, THREE, cell, printed, record, row, tables, wide_row
 from typer.testing import CliRunner
 
-from kdbench.board import terminal
+from kdbench.board import terminal, terminal_comparison
 from kdbench.board.compare import compare
-from kdbench.board.power import plan, seeds_needed
-from kdbench.board.results import Tables
+from kdbench.board.power import plan
 from kdbench.board.runs import protocol_text, runs_table
 from kdbench.board.statistics.intervals import holm, paired, summary
+from kdbench.board.statistics.power import seeds_needed
 from kdbench.board.statistics.ranks import CriticalDifference
 from kdbench.board.tables import write_csv
 from kdbench.commands.cli import app
 from kdbench.errors import KDBenchError
-
-
-def record(method: str, top1: float | None, seed: int = 0, pair: str = "T -> S", **changes: Any) -> dict[str, Any]:
-    done = top1 is not None
-    result = {"top1": top1, "top5": 99.0, "nll": 0.5, "best_top1": (top1 or 0) + 1, "best_epoch": 3}
-    return {
-        "schema": 1,
-        "id": f"{method}{seed}{pair}",
-        "suite": "s",
-        "status": "done" if done else "failed",
-        "reason": "" if done else "it broke",
-        "cell": {
-            "task": "image",
-            "dataset": "d",
-            "protocol": changes.pop("protocol", {}),
-            "pair": pair,
-            "teachers": [{"network": "T", "seed": 0}],
-            "student": "S",
-            "method": {"name": method, "label": method, "family": "logits", "hyperparameters": {}, "source": ""},
-            "seed": seed,
-        },
-        "result": {**result, "ece": 4.0, "agreement": 90.0, "kl_to_teacher": 0.1, "extra": changes.pop("extra", {})}
-        if done
-        else {},
-        "teachers": [{"network": "T", "seed": 0, "top1": changes.pop("teacher", 80.0)}],
-        "cost": {
-            "seconds_per_epoch": 2.0,
-            "own_seconds_per_epoch": 1.0,
-            "step_times": [{"phase": 0, "share": 1.0, "student": [2.0], "own": [changes.pop("seconds", 2.0)]}],
-            "peak_memory_mb": 5.0,
-            "extra_parameters": 0,
-            "student_parameters": 10,
-            "deployed_parameters": 10,
-            "deployed_macs": 100,
-        },
-        "provenance": {"numerics": {"device": "cpu", "precision": "fp32", "compile": False}, "finished_at": "2026"},
-        **changes,
-    }
-
-
-def cell(method: str, seed: int = 0, pair: str = "T -> S") -> dict[str, Any]:
-    return {
-        "suite": "s",
-        "task": "image",
-        "dataset": "d",
-        "protocol": {},
-        "pair": pair,
-        "student": "S",
-        "label": method,
-        "name": method,
-        "family": "logits",
-        "seed": seed,
-    }
-
-
-def tables(records: list[dict[str, Any]], expected: Sequence[dict[str, Any]] = (), common: bool = False) -> Tables:
-    made = Tables(records, expected)
-    return made.common() if common else made
 
 
 def leaderboard_table(*args: Any, **options: Any) -> pd.DataFrame:
@@ -98,41 +40,10 @@ def ranking(records: list[dict[str, Any]]) -> CriticalDifference | None:
     return tables(records).ranking
 
 
-THREE = [
-    *(record("student", value, seed) for seed, value in enumerate((70.0, 71.0, 72.0))),
-    *(record("kd", value, seed, seconds=3.0) for seed, value in enumerate((72.0, 72.5, 74.5))),
-    *(record("dkd", value, seed, seconds=4.0) for seed, value in enumerate((71.0, 73.0, 74.0))),
-]
-
-
-PAIRS = ("T -> S", "U -> S", "V -> S")
-NINE = [  # runs of each of four methods: three pairs, three seeds
-    record(method, 70.0 + 3 * p + level + 0.1 * seed * (-1) ** (p + len(method)), seed, pair)
-    for p, pair in enumerate(PAIRS)
-    for method, level in (("student", 0.0), ("kd", 2.0), ("crd", 3.0), ("dkd", 0.5))
-    for seed in range(3)
-]
-
-
-def row(frame: pd.DataFrame, method: str, pair: str = "T -> S") -> pd.Series:
-    return frame[(frame["method"] == method) & (frame["pair"] == pair)].iloc[0]
-
-
-def wide_row(frame: pd.DataFrame, method: str) -> pd.Series:
-    return frame[frame["method"] == method].iloc[0]
-
-
 def without(records: list[dict[str, Any]], method: str, seed: int, pair: str) -> list[dict[str, Any]]:
     """The records with one that failed."""
     hit = f"{method}{seed}{pair}"
     return [record(method, None, seed, pair) if r["id"] == hit else r for r in records]
-
-
-def printed(tables: list[Any], width: int) -> str:
-    console = Console(file=io.StringIO(), width=width)
-    for table in tables:
-        console.print(table)
-    return console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_the_interval_is_students_t() -> None:
@@ -290,7 +201,7 @@ def test_an_unclear_difference_is_called_unclear() -> None:
 
 
 def test_one_seed_is_too_few_to_tell() -> None:
-    assert compare([record("a", 70.0), record("b", 60.0)], "a", "b").verdict.startswith("too few paired runs")
+    assert compare([record("a", 70.0), record("b", 60.0)], "a", "b").verdict.startswith("too few seeds")
 
 
 def test_comparing_with_a_method_that_has_no_run_names_the_nearest() -> None:
@@ -362,8 +273,8 @@ def test_a_terminal_scales_counts_as_the_page_does() -> None:
 
 
 def test_a_teacher_that_is_no_better_than_the_student_is_said() -> None:
-    text = printed(terminal.leaderboard(tables([record("student", 70.0, teacher=69.0)]), 100), 100)
-    assert "teacher 69.00 (not better than the student)" in text
+    text = printed(terminal.leaderboard(tables([record("student", 70.0, teacher=69.0)]), 160), 160)
+    assert "The teacher is not clearly better than the plain student (lead -1.00 points)" in text
 
 
 def test_p_values_are_those_of_the_paired_t_test_and_holms_family_is_the_board() -> None:
@@ -371,7 +282,10 @@ def test_p_values_are_those_of_the_paired_t_test_and_holms_family_is_the_board()
     for pair in (*PAIRS, "overall"):
         board = table[(table["pair"] == pair) & (table["method"] != "kd")]
         np.testing.assert_allclose(board["vs_kd_p_holm"], holm(board["vs_kd_p"]))
-    ours, theirs = ([r["result"]["top1"] for r in NINE if r["cell"]["method"]["name"] == m] for m in ("crd", "kd"))
+    ours, theirs = (
+        np.array([r["result"]["top1"] for r in NINE if r["cell"]["method"]["name"] == m]).reshape(3, 3).mean(0)
+        for m in ("crd", "kd")
+    )  # [seeds]: the pairs have one student
     assert row(table, "crd", "overall")["vs_kd_p"] == pytest.approx(stats.ttest_rel(ours, theirs).pvalue)
 
 
@@ -523,8 +437,8 @@ def test_a_comparison_over_several_pairs_corrects_their_p_values() -> None:
     assert math.isnan(result.holm[0])
     np.testing.assert_allclose(result.holm[1:], holm([d.p for _, d in result.rows[1:]]))
     console = Console(file=io.StringIO(), width=100)
-    terminal.comparison(console, result)
-    terminal.comparison(console, compare(THREE, "dkd", "kd"))
+    terminal_comparison.comparison(console, result)
+    terminal_comparison.comparison(console, compare(THREE, "dkd", "kd"))
     assert console.file.getvalue().count("p (Holm)") == 2  # type: ignore[attr-defined]  # a column and a note, once
 
 
@@ -548,14 +462,14 @@ def test_over_several_pairs_a_seed_is_its_mean_difference() -> None:
 
 
 def test_a_plan_from_one_seed_or_no_difference_says_what_to_do() -> None:
-    assert plan([record("a", 70.0), record("b", 71.0)], "a", "b").sentence.endswith("run at least two")
+    assert plan([record("a", 70.0), record("b", 71.0)], "a", "b").sentence.endswith("or assume one with --sd")
     same = [record(m, 70.0, seed) for m in "ab" for seed in (0, 1)]
     assert (
         plan(same, "a", "b").sentence
         == "a and b show no difference at d, T -> S: give the one you want to see with --delta"
     )
     console = Console(file=io.StringIO(), width=100)
-    terminal.power(console, plan(same, "a", "b"))
+    terminal_comparison.power(console, plan(same, "a", "b"))
     assert "seeds needed" in console.file.getvalue()  # type: ignore[attr-defined]
 
 

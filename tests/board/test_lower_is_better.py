@@ -277,7 +277,7 @@ def test_a_published_folder_is_clean_and_says_better_and_worse(published: Path) 
     assert "Perplexity of the last epoch, mean ± sample" in text
     assert "n: finished runs. Lower is better. Differences, paired by seed" in text
     assert "**Better than kd** (" in text
-    assert "bove" not in text
+    assert "Above" not in text
     curves = pd.read_parquet(published / "curves.parquet")
     assert list(curves)[7:13] == ["learning_rate", "loss", "seconds", "perplexity", "bits", "distance"]
 

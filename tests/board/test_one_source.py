@@ -97,7 +97,7 @@ def test_with_its_file_a_methods_present_source_counts_and_not_its_newest_run(ou
     options = ["--suite", str(out / "tiny.toml"), "--out", str(out)]
     compared = CliRunner().invoke(app, ["compare", str(path), "student", *options])
     assert compared.exit_code == 0, compared.output
-    assert "too few paired runs to tell mine and student apart (1)" in compared.output  # seed 1 is of another source
+    assert "too few seeds to tell mine and student apart (1)" in compared.output  # seed 1 is of another source
     words = ["publish", str(out / "tiny.toml"), "--out", str(out), "--to", str(tmp_path / "to"), "--methods", str(path)]
     published = CliRunner().invoke(app, words)
     assert published.exit_code == 0, published.output

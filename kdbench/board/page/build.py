@@ -16,6 +16,7 @@ from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
 from kdbench import __version__
+from kdbench.board.captions import correction
 from kdbench.board.numbers import capital, decimals, fixed, in_unit, known, scaled, with_unit
 from kdbench.board.page import plots, summary
 from kdbench.board.page.cells import Column, columns, rounded
@@ -137,6 +138,7 @@ def environment() -> Environment:
     )
     made.tests["known"] = known
     made.globals["held_against"] = FIDELITIES
+    made.filters["correction"] = correction
     made.filters["prose"] = _prose
     made.filters["capital"] = capital
     made.filters["in_unit"] = in_unit

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from kdbench.board.captions import notes
 from kdbench.board.columns import rows_of
 from kdbench.board.numbers import known
 from kdbench.board.page.cells import Cell, table
@@ -54,11 +55,13 @@ class Board:
         rows: those of `leaderboard_table`, by what their columns mean (`kdbench.board.columns`), with `slug`,
             `fidelity`, `seeds` and `reported`.
         cells: key of a column -> one cell per row.
+        notes: what it can tell, in sentences.
     """
 
     place: Place
     rows: list[dict[str, Any]]
     cells: dict[str, list[Cell]]
+    notes: list[str]
 
     @property
     def overall(self) -> bool:
@@ -141,7 +144,8 @@ class Results(Tables):
             row["fidelity"] = described.fidelity if described else "unknown"
             row["seeds"] = self._least_seeds(row, place)
             row["reported"] = self._reported(row["method"], place)
-        return Board(place, rows, table(rows, self.metrics))
+        told = notes(self.grid, (place.dataset, place.protocol, place.pair))
+        return Board(place, rows, table(rows, self.metrics), told)
 
     def _least_seeds(self, row: Mapping[str, Any], place: Place) -> int:
         """Seeds finished at the place, or overall at every place."""

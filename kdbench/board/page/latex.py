@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from kdbench.board.captions import correction
 from kdbench.board.numbers import capital, decimals, fixed, in_unit, known, scaled
 from kdbench.board.page.cells import mark_of
 from kdbench.board.page.data import Board, Results
@@ -55,8 +56,9 @@ def _table(results: Results, board: Board) -> str:
         f"{escape(results.suite)}, {escape(board.place.title)}: {escape(score.title + ' of the last epoch')}"
         f"{escape(in_unit(score.unit))}{', lower is better' * (score.sign < 0)}, mean $\\pm$ sample standard deviation "
         f"over {len(seeds)} seeds; differences{escape(in_unit(score.points))}, paired by seed, with 95\\,\\% "
-        f"intervals; $^{{+}}$, $^{{-}}$: better or worse than {escape(baseline)} with $p < 0.05$ after Holm's "
-        "correction; training time as a multiple of the plain student's."
+        f"intervals; $^{{+}}$, $^{{-}}$: better or worse than {escape(baseline)} with $p < 0.05$ after "
+        f"{escape(correction(board.rows))}; training time as a multiple of the plain student's."
+        f"{''.join(' ' + escape(note) for note in board.notes)}"
     )
     return "\n".join(
         [

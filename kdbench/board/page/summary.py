@@ -222,7 +222,7 @@ def unfinished(results: Results) -> list[dict[str, Any]]:
     """What is not done and why, one row per method, place and state, its seeds together."""
     grid = results.grid
     rows: dict[tuple[int, int, str, str], list[int]] = {}
-    for m, s, p in np.argwhere(grid.states != "done").tolist():
+    for m, s, p in np.argwhere(grid.open).tolist():
         key = (m, p, grid.states[m, s, p], grid.reasons[m, s, p] or "")
         rows.setdefault(key, []).append(grid.seeds[s])
     return [

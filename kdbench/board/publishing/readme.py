@@ -9,7 +9,9 @@ from typing import Any
 
 import pandas as pd
 
+from kdbench.board.captions import correction, notes
 from kdbench.board.columns import rows_of
+from kdbench.board.grid import Grid, make_grid
 from kdbench.board.numbers import capital, fixed, in_unit, interval, known, scaled
 from kdbench.board.publishing.card import Card
 from kdbench.board.runs import place_name, protocol_text
@@ -33,6 +35,7 @@ def readme(card: Card, tables: Mapping[str, pd.DataFrame], plots: Sequence[str])
     suite = card["suite"]
     metrics = of_tasks(dataset["task"] for dataset in suite["datasets"])
     score = metrics.primary
+    grid = make_grid(tables["runs.csv"], metrics)
     boards = _boards({name: rows_of(table, metrics) for name, table in tables.items()}, score)
     parts = [
         f"# {text(suite['name'])}",
@@ -43,7 +46,7 @@ def readme(card: Card, tables: Mapping[str, pd.DataFrame], plots: Sequence[str])
         _summary(boards, card, score),
         "## Leaderboard",
         _caption(score),
-        *(part for board in boards for part in (f"### {board.title}", _markdown(board.rows, score))),
+        *(part for board in boards for part in _shown(board, grid, score)),
         *(f"![{text(path.removeprefix('plots/').removesuffix('.png'))}]({path})" for path in plots),
         "## What did not finish",
         _unfinished(rows_of(tables["runs.csv"], metrics)),
@@ -53,6 +56,12 @@ def readme(card: Card, tables: Mapping[str, pd.DataFrame], plots: Sequence[str])
         _provenance(card),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _shown(board: _Board, grid: Grid, score: Metric) -> list[str]:
+    """A leaderboard with its title and what it can tell."""
+    told = [f"Marked after {correction(board.rows)}.", *notes(grid, board.place)]
+    return [f"### {board.title}", " ".join(map(text, told)), _markdown(board.rows, score)]
 
 
 def text(value: object) -> str:
@@ -65,10 +74,11 @@ def text(value: object) -> str:
 
 @dataclass(frozen=True)
 class _Board:
-    """One leaderboard: its title, where its numbers are from, and its rows, best first."""
+    """One leaderboard: its title, where its numbers are from, its place (nothing for all), and its rows, best first."""
 
     title: str
     where: str
+    place: tuple[str, ...]
     rows: Sequence[Row]
 
 
@@ -83,10 +93,10 @@ def _boards(tables: Mapping[str, Sequence[Row]], score: Metric) -> list[_Board]:
         name = text(place_name(place))
         teacher = next((row["teacher_score"] for row in rows if known(row["teacher_score"])), None)
         beside = "" if teacher is None else f", teacher {fixed(teacher, score.decimals)}"
-        boards.append(_Board(name + beside, f"on {name}", rows))
+        boards.append(_Board(name + beside, f"on {name}", place, rows))
     if len(boards) > 1:
         what = f"over all {len(boards)} pairs"
-        boards.insert(0, _Board(what.capitalize(), what, tables["leaderboard.csv"]))
+        boards.insert(0, _Board(what.capitalize(), what, (), tables["leaderboard.csv"]))
     return boards
 
 
@@ -116,7 +126,7 @@ def _verdicts(board: _Board, score: Metric) -> list[str]:
     better, worse, those = ("Above", "Below", "above") if score.sign > 0 else ("Better than", "Worse than", "better")
     alike = [row for row in methods if row not in sure]
     alone = [row for row in alike if known(row["vs_kd_p"]) and row["vs_kd_p"] < SURE]
-    test = f"{board.where}, p < {SURE:g} after Holm's correction for {len(tested)} comparisons"
+    test = f"{board.where}, p < {SURE:g} after {correction(tested)}"
     named = ", ".join(f"{text(row['method'])} {_difference(row, KD, score)}" for row in above) or "none"
     lines = [f"**{better} kd** ({test}): {named}."]
     if above:
@@ -135,7 +145,7 @@ def _verdicts(board: _Board, score: Metric) -> list[str]:
     if own:
         lines.append(f"kd itself against the plain student: {_difference(own, STUDENT, score)}.")
     if not any(known(row["vs_kd_p"]) for row in tested):
-        lines.append("With one seed nothing can be told apart: run at least two, better five.")
+        lines.append("With so few seeds nothing can be told apart: run at least three, better five.")
     return lines
 
 
@@ -155,9 +165,9 @@ def _caption(score: Metric) -> str:
     return (
         f"{capital(score.title)} of the last epoch{in_unit(score.unit)}, mean ± sample standard deviation over seeds;"
         f" n: finished runs.{lower} Differences{in_unit(score.points)}, paired by seed, [95 % t interval]; `*`: p <"
-        " 0.05 after Holm's correction for the number of methods. Gap closed: the share of the teacher's lead over the"
-        " plain student that is won. Time: an epoch's, as a multiple of the plain student's. Extra parameters are"
-        " trained beside the student and not deployed."
+        f" {SURE:g} after Holm's correction. Fewer than three seeds, or equal differences, tell nothing. Gap closed:"
+        " the share of the teacher's lead over the plain student that is won. Time: an epoch's, as a multiple of the"
+        " plain student's. Extra parameters are trained beside the student and not deployed."
     )
 
 

@@ -118,8 +118,9 @@ def _difference(baseline: str, metric: Metric) -> Columns:
         f"{name}_ci95_low": _number("lower end of its 95 % t interval"),
         f"{name}_ci95_high": _number("upper end"),
         f"{name}_n": _count("paired runs"),
-        f"{name}_p": _share("p of the paired t-test, two-sided"),
+        f"{name}_p": _share("p of the paired t-test, two-sided; empty of two seeds, and of equal differences"),
         f"{name}_p_holm": _share("the same after Holm's correction for the number of methods"),
+        f"{name}_tests": _count("that number: of all methods that ran there"),
     }
 
 
@@ -186,8 +187,8 @@ def _wide(metrics: Metrics) -> Columns:
         "probability_of_improvement": _share("chance that a run beats one of `kd` at the same place"),
         "probability_of_improvement_ci95_low": _share("lower end of its 95 % bootstrap interval"),
         "probability_of_improvement_ci95_high": _share("upper end"),
-        "ari": _number("average relative improvement over `kd`, %"),
-        "wins": _count("places where it is better than `kd`"),
+        "ari": _number("average relative improvement over `kd`, %; empty where `kd`'s own gain is not told from 0"),
+        "wins": _count("places where it is better than `kd` after Holm's correction"),
         "ties": _count("places where the two cannot be told apart"),
         "losses": _count("places where it is worse"),
         **_difference("student", score),

@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 from scipy import stats
 
-from kdbench.board.statistics.intervals import CONFIDENCE, RESAMPLES, paired
+from kdbench.board.statistics.intervals import CONFIDENCE, RESAMPLES
 
 TRIM = 0.25  # of the runs at either end, which the interquartile mean leaves out
 
@@ -74,22 +74,11 @@ def average_relative_improvement(method: np.ndarray, base: np.ndarray, student: 
 
         100 / places * sum((method - base) / (base - student))
 
-    NaN if `base` is not above the student at some place: the share has no meaning there.
+    NaN if `base` is not above the student at some place: the share has no meaning there. Nor has it where that gain
+    cannot be told from 0, which means do not say: ask before.
     """
     moved = np.where(base > student, base - student, math.nan)
     return float(100 * np.mean((method - base) / moved))
-
-
-def wins_ties_losses(ours: np.ndarray, theirs: np.ndarray) -> tuple[int, int, int]:
-    """At how many places we are better, not told apart, worse: `[seeds, places]` each, paired by seed.
-
-    A tie is a place where the 95 % interval of the paired difference includes 0. One seed has no interval and is a tie.
-    """
-    wins = losses = 0
-    for place in range(ours.shape[1]):
-        d = paired(ours[:, place].tolist(), theirs[:, place].tolist())
-        wins, losses = wins + (d.low > 0), losses + (d.high < 0)
-    return wins, ours.shape[1] - wins - losses, losses
 
 
 def pareto_front(cost: np.ndarray, score: np.ndarray) -> np.ndarray:

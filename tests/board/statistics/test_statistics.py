@@ -12,7 +12,6 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
-from kdbench.board.power import power, seeds_needed
 from kdbench.board.statistics.aggregates import (
     average_relative_improvement,
     gap_closed,
@@ -20,9 +19,9 @@ from kdbench.board.statistics.aggregates import (
     pareto_front,
     probability_of_improvement,
     stratified_bootstrap,
-    wins_ties_losses,
 )
 from kdbench.board.statistics.intervals import bootstrap, holm
+from kdbench.board.statistics.power import detectable, power, seeds_needed
 from kdbench.board.statistics.ranks import borda, critical_difference, friedman, place_ranks
 from kdbench.papers import reported
 
@@ -146,13 +145,6 @@ def test_the_average_relative_improvement_is_semckds() -> None:
     assert np.mean(found) == pytest.approx(68.34, abs=0.1)  # the paper's, of accuracies with more than two digits
 
 
-def test_a_place_is_won_only_if_the_interval_leaves_0_out() -> None:
-    kd = np.array([[70.0, 70.0, 70.0], [71.0, 71.0, 71.0], [72.0, 72.0, 72.0]])
-    changes = np.array([[2.0, -2.0, 3.0], [2.1, -2.1, -1.0], [2.2, -2.2, 2.0]])
-    assert wins_ties_losses(kd + changes, kd) == (1, 1, 1)
-    assert wins_ties_losses(kd[:1] + changes[:1], kd[:1]) == (0, 3, 0)  # one seed tells nothing apart
-
-
 def test_the_front_is_what_no_other_method_beats() -> None:
     cost, score = np.array([1.0, 2.0, 2.0, 3.0, 1.0, math.nan]), np.array([70.0, 72.0, 71.0, 72.0, 70.0, 99.0])
     assert pareto_front(cost, score).tolist() == [True, True, False, False, True, False]
@@ -227,8 +219,26 @@ def test_the_seeds_needed_are_the_first_that_reach_the_power(effect: float) -> N
     assert power(int(needed) - 1, effect) < 0.8 <= power(int(needed), effect)
 
 
-def test_differences_that_never_vary_or_never_differ_need_2_seeds_or_endless() -> None:
-    assert seeds_needed(0.1, 0.0) == 2
+def test_differences_that_never_vary_cannot_be_planned_and_ones_that_never_differ_take_endless_seeds() -> None:
+    assert math.isnan(seeds_needed(0.1, 0.0))
     assert seeds_needed(0.0, 1.0) == math.inf
     assert seeds_needed(1e-9, 1.0) == math.inf
     assert math.isnan(seeds_needed(0.1, math.nan))
+
+
+def test_no_plan_is_of_two_seeds_and_a_correction_takes_more() -> None:
+    assert seeds_needed(9.0, 0.1) == 3
+    assert seeds_needed(0.5, 0.35) == 7
+    assert seeds_needed(0.5, 0.35, tests=54) == 14
+    assert seeds_needed(0.5, 0.35, tests=54, units=3) == 5
+
+
+@pytest.mark.parametrize(("n", "tests"), [(3, 1), (3, 61), (10, 61), (51, 61)])
+def test_the_difference_that_seeds_tell_is_the_one_that_has_the_power(n: int, tests: int) -> None:
+    found = detectable(n, 2.0, tests)
+    assert TTestPower().power(found / 2.0, n, 0.05 / tests) == pytest.approx(0.8, abs=1e-6)
+
+
+@pytest.mark.parametrize(("n", "std"), [(2, 1.0), (5, 0.0), (5, math.nan)])
+def test_two_seeds_and_no_spread_tell_no_difference(n: int, std: float) -> None:
+    assert math.isnan(detectable(n, std))

@@ -70,7 +70,7 @@ const board = { current: document.body.dataset.board };
 
 function choose(key) {
   board.current = key;
-  for (const body of bodies()) body.hidden = body.dataset.board !== key;
+  for (const part of [...bodies(), ...all(".told")]) part.hidden = part.dataset.board !== key;
   if (shownBody()) one("#board").dataset.scope = shownBody().dataset.scope;
   for (const select of all("select.where")) {
     if (all("option", select).some((option) => option.value === key)) select.value = key;
