@@ -16,8 +16,7 @@ later ones are what the student gets wrong. The meta networks have their own Ada
 
 Deviations:
 - The gradient goes through the optimizer's true update; the official code's forgets Nesterov's part, its steps do not
-  (`nesterov_virtual=False` leaves it out of both). Virtual steps are in float32, and plain SGD under
-  any other optimizer.
+  (`nesterov_virtual=False` leaves it out of both). Virtual steps are in float32, plain SGD under other optimizers.
 - Batches smaller than the recipe's are used, their Gram matrices' rows filled up with zeros; the official code skips
   them, and on CIFAR the meta step of an epoch's last batch.
 - A buffer is cut at its size (there it may grow on), BatchNorm statistics stay, and `kd_scale` changes nothing.
@@ -123,6 +122,8 @@ class MMKD(MultiTeacherMethod):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         self.held = state["held"]
         self.adam.load_state_dict(state["adam"])
+        for each in self.adam.state.values():  # the host reads this; a checkpoint comes back on the device
+            each["step"] = each["step"].cpu()
 
     def loss(self, batch: Batch, student: Output, teacher: Sequence[Output]) -> dict[str, Tensor]:
         with torch.no_grad():  # so that the recipe's optimizer never moves the meta networks
@@ -165,8 +166,7 @@ class MMKD(MultiTeacherMethod):
         """Fill the buffer; once it is full, put what the student got wrong at random places."""
         if self.held < self.size:
             places = torch.arange(self.held, min(self.held + len(batch), self.size), device=logits.device)
-            self.held += len(places)
-            chosen = torch.ones_like(places, dtype=torch.bool)
+            self.held, chosen = self.held + len(places), torch.ones_like(places, dtype=torch.bool)
         else:
             places = torch.randperm(self.size, device=logits.device)[: len(batch)]
             chosen = (logits.argmax(1) != batch.targets)[: len(places)]
