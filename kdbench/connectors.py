@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from kdbench.errors import NotApplicable
+from kdbench.losses import exact
 from kdbench.method import Dataset, Network, Phase
 
 Shape = tuple[int, ...]  # (C, *space), without the batch
@@ -215,6 +216,11 @@ def check_pooled_student(method: str, student: Network, data: Dataset) -> None:
     student.eval()
     require_pooled_embedding(method, student, data)
     student.train(training)
+
+
+def in_full(module: nn.Module, x: Tensor) -> Tensor:
+    """What a module says to `x`, computed in the numbers of `kdbench.losses.exact`; its parameters stay as they are."""
+    return functional_call(module, {name: exact(p) for name, p in module.named_parameters()}, exact(x))  # type: ignore[no-any-return]
 
 
 @contextmanager

@@ -86,6 +86,15 @@ def wide(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
+def exact(x: Tensor) -> Tensor:
+    """float64, for a product whose small differences are what counts; as it is where a device has none (MPS).
+
+    Where a method leaves autocast, an accelerator may still multiply float32 with 10 bits of mantissa (TF32), and
+    float32's own 23 are too few next to a difference of zero.
+    """
+    return x if x.device.type == "mps" else x.double()
+
+
 def pearson(a: Tensor, b: Tensor, eps: float = 1e-8) -> Tensor:
     """Pearson correlation of each row of `a` with the same row of `b`, both `[N, M]`: `[N]`."""
     a, b = _centred(a), _centred(b)

@@ -33,8 +33,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from kdbench import Batch, Dataset, KDBenchError, MultiTeacherMethod, Network, Output, Paper, Step, register
-from kdbench.connectors import Embed, Unrolled, pool_match
-from kdbench.losses import sums_to_one, weighted_kl, wide
+from kdbench.connectors import Embed, Unrolled, in_full, pool_match
+from kdbench.losses import exact, sums_to_one, weighted_kl, wide
 
 
 def meta_network(width: int, teachers: int) -> nn.Sequential:
@@ -137,11 +137,11 @@ class MMKD(MultiTeacherMethod):
         logits = torch.cat([output.logits.detach() for output in everyone], 1)  # [B, (K + 1) classes]
         with torch.autocast(logits.device.type, enabled=False):
             grams = torch.cat([self.gram(output.features[-1].detach()) for output in everyone], 1)
-            return torch.stack([self.weigh_logits(logits).T, self.weigh_features(grams).T])
+            return torch.stack([in_full(self.weigh_logits, logits).T, in_full(self.weigh_features, grams).T]).to(logits)
 
     def gram(self, feature: Tensor) -> Tensor:
-        """F F^T of a map `[B, C, H, W]`, filled up to `[B, full batch]`."""
-        rows = wide(feature).flatten(1)
+        """F F^T of a map `[B, C, H, W]`, filled up to `[B, full batch]`, in float64."""
+        rows = exact(feature.flatten(1))
         return F.pad(rows @ rows.T, (0, self.full_batch - len(rows)))
 
     def matching(self, student: Output, teacher: Sequence[Output], apart: Tensor, weights: Tensor) -> dict[str, Tensor]:

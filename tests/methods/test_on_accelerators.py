@@ -55,12 +55,18 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
 ]
 EPOCHS = 8
 # what makes a step smaller and changes nothing about how it works
-SMALLER: dict[str, dict[str, Any]] = {"ig_kd": {"ig_steps": 2}, "mhkd": {"width": 8}, "bss": {"attack_steps": 2}}
+SMALLER: dict[str, dict[str, Any]] = {
+    "ig_kd": {"ig_steps": 2},
+    "mhkd": {"width": 8},
+    "bss": {"attack_steps": 2},
+    "mmkd": {"inner_steps": 1},
+}
 
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(tmp_path_factory.mktemp("waits"), samples=16, batch_size=8, image_size=8, epochs=EPOCHS)
+    folder = tmp_path_factory.mktemp("waits")
+    return Bench(folder, teacher="cifar_resnet8", samples=8, batch_size=4, image_size=8, epochs=EPOCHS)
 
 
 @pytest.fixture(autouse=True)
