@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from kdbench.errors import NotApplicable
+from kdbench.losses import exact
 from kdbench.method import Dataset, Network, Output, Phase, Shapes
 
 Shape = tuple[int, ...]  # (C, *space), without the batch
@@ -48,9 +49,46 @@ class BatchNorm2d(_BatchNorm, nn.BatchNorm2d):
 _NORM = {0: BatchNorm1d, 1: BatchNorm1d, 2: BatchNorm2d}
 
 
+def cell_means(old: int, new: int, like: Tensor) -> Tensor:
+    """Adaptive average pooling of one axis as a matrix `[new, old]`, of the dtype and on the device of `like`."""
+    cells, places = torch.arange(new, device=like.device)[:, None], torch.arange(old, device=like.device)
+    start, end = cells * old // new, ((cells + 1) * old + new - 1) // new
+    return ((places >= start) & (places < end)).to(like.dtype) / (end - start)
+
+
+def linear_weights(old: int, new: int, like: Tensor) -> Tensor:
+    """Linear interpolation along one axis, corners not aligned, as a matrix `[new, old]`, see `cell_means`."""
+    points, places = torch.arange(new, device=like.device)[:, None], torch.arange(old, device=like.device)
+    at = (((2 * points + 1) * old - new).to(like.dtype) / (2 * new)).clamp(0, old - 1)
+    return (1 - (at - places).abs()).clamp(min=0)
+
+
+def resampled(x: Tensor, space: Sequence[int], weights: Callable[[int, int, Tensor], Tensor]) -> Tensor:
+    """`[B, C, *space]` at another size, each axis multiplied by the matrix of its `weights`.
+
+    For torch's own kernels whose gradient adds in a random order on a GPU; a product's order is fixed.
+    """
+    with torch.autocast(x.device.type, enabled=False):  # a third is no number of half precision
+        y = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+        y = y @ weights(x.shape[-1], space[-1], y).T
+        if len(space) == 2:
+            y = weights(x.shape[2], space[0], y) @ y
+    return y.to(x.dtype)
+
+
 def pool_to(x: Tensor, space: Sequence[int]) -> Tensor:
     """Adaptive average pooling to `space`; a map of that size, or without spatial axes, passes."""
-    return x if tuple(x.shape[2:]) == tuple(space) else _POOL[len(space)](x, tuple(space))
+    old, new = tuple(x.shape[2:]), tuple(space)
+    if old == new:
+        return x
+    if all(before % after == 0 for before, after in zip(old, new, strict=True)):  # torch's sums are in order there
+        return _POOL[len(new)](x, new)
+    return resampled(x, new, cell_means)
+
+
+def enlarge_to(x: Tensor, space: Sequence[int]) -> Tensor:
+    """`F.interpolate(x, space, mode="bilinear")` of `[B, C, H, W]`, and linear of `[B, C, M]`."""
+    return resampled(x, space, linear_weights)
 
 
 def pool_match(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
@@ -190,6 +228,11 @@ def check_pooled_student(method: str, student: Network, data: Dataset) -> None:
     student.eval()
     require_pooled_embedding(method, student, data)
     student.train(training)
+
+
+def in_full(module: nn.Module, x: Tensor) -> Tensor:
+    """What a module says to `x`, computed in the numbers of `kdbench.losses.exact`; its parameters stay as they are."""
+    return functional_call(module, {name: exact(p) for name, p in module.named_parameters()}, exact(x))  # type: ignore[no-any-return]
 
 
 @contextmanager

@@ -57,17 +57,25 @@ def sums_to_one(method: str, kd_scale: str) -> bool:
     return kd_scale == "unit"
 
 
+def without(logits: Tensor, label: Tensor) -> Tensor:
+    """Logits `[B, K]` of all classes but the label's `[B, 1]`, in their order: `[B, K - 1]`.
+
+    By places, since the size of what a mask leaves is read by the host, which then waits for the accelerator.
+    """
+    others = torch.arange(logits.shape[1] - 1, device=logits.device)[None]
+    return logits.gather(1, others + (others >= label))
+
+
 def decoupled_kl(student: Tensor, teacher: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """KL split at the target class (Zhao et al. 2022, eq. 7): target against the rest, and within the rest.
 
     Both are means over the batch times T². With two classes the second is zero.
     """
     ours, theirs = (F.log_softmax(logits / temperature, dim=1) for logits in (student, teacher))
-    others = torch.ones_like(ours, dtype=torch.bool).scatter_(1, targets[:, None], False)  # [B, K]
-    pairs, rests = [], []
+    label, pairs, rests = targets[:, None], [], []
     for log_p in (ours, theirs):
-        rest = log_p[others].reshape(len(log_p), -1)  # [B, K - 1]
-        pairs.append(torch.cat([log_p.gather(1, targets[:, None]), rest.logsumexp(1, keepdim=True)], 1))  # [B, 2]
+        rest = without(log_p, label)
+        pairs.append(torch.cat([log_p.gather(1, label), rest.logsumexp(1, keepdim=True)], 1))  # [B, 2]
         rests.append(F.log_softmax(rest, dim=1))
     target_class = log_kl(*pairs).mean() * temperature**2
     return target_class, log_kl(*rests).mean() * temperature**2
@@ -76,6 +84,15 @@ def decoupled_kl(student: Tensor, teacher: Tensor, targets: Tensor, temperature:
 def wide(x: Tensor) -> Tensor:
     """bfloat16 and float16 to float32, for sums that half precision would lose; float32 and float64 as they are."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+def exact(x: Tensor) -> Tensor:
+    """float64, for a product whose small differences are what counts; as it is where a device has none (MPS).
+
+    Where a method leaves autocast, an accelerator may still multiply float32 with 10 bits of mantissa (TF32), and
+    float32's own 23 are too few next to a difference of zero.
+    """
+    return x if x.device.type == "mps" else x.double()
 
 
 def pearson(a: Tensor, b: Tensor, eps: float = 1e-8) -> Tensor:

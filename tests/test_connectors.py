@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from support import goldens
 from support.inputs import Tiny, images, whole
 from support.loops import (
@@ -15,7 +17,16 @@ from support.loops import (
 from torch import nn
 
 from kdbench import NotApplicable
-from kdbench.connectors import Unrolled, evaluating, norm, pixel_range, require_images, require_memory
+from kdbench.connectors import (
+    Unrolled,
+    enlarge_to,
+    evaluating,
+    norm,
+    pixel_range,
+    pool_to,
+    require_images,
+    require_memory,
+)
 
 
 def test_a_norm_of_one_value_a_channel_uses_its_running_statistics_and_keeps_them() -> None:
@@ -35,6 +46,39 @@ def test_a_norm_of_several_values_a_channel_is_batch_norm(shape: tuple[int, ...]
     goldens.close(ours(x), theirs(x.reshape(*shape, *[1] * (4 - len(shape)))).reshape(shape))
     for name, tensor in ours.state_dict().items():
         goldens.close(tensor, theirs.state_dict()[name])
+
+
+SIZES = [((7, 7), (4, 4)), ((5, 9), (3, 2)), ((32, 32), (14, 14)), ((3, 4), (4, 3)), ((3, 3), (8, 8)), ((6, 8), (3, 4))]
+
+
+@pytest.mark.parametrize(("old", "new"), SIZES)
+def test_maps_are_pooled_and_enlarged_as_torch_does_to_1e_12(old: tuple[int, int], new: tuple[int, int]) -> None:
+    x = torch.randn(2, 3, *old).requires_grad_()
+    for ours, theirs in (
+        (pool_to(x, new), F.adaptive_avg_pool2d(x, new)),
+        (enlarge_to(x, new), F.interpolate(x, new, mode="bilinear")),
+        (pool_to(x[..., 0], new[:1]), F.adaptive_avg_pool1d(x[..., 0], new[0])),
+        (enlarge_to(x[..., 0], new[:1]), F.interpolate(x[..., 0], new[0], mode="linear")),
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+        weights = torch.randn(ours.shape)
+        both = [torch.autograd.grad(y, x, weights, retain_graph=True)[0] for y in (ours, theirs)]
+        torch.testing.assert_close(*both, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("old", "new"), [((8, 8), (4, 4)), ((9, 6), (3, 2)), ((7, 7), (1, 1)), ((4, 4), (4, 4))])
+def test_maps_are_pooled_to_torchs_bits_where_sizes_divide(old: tuple[int, int], new: tuple[int, int]) -> None:
+    x = torch.randn(2, 3, *old, dtype=torch.float32)
+    assert torch.equal(pool_to(x, new), F.adaptive_avg_pool2d(x, new))
+    assert pool_to(x[:, :, 0, 0], ()).shape == (2, 3)
+
+
+@pytest.mark.parametrize("change", [pool_to, enlarge_to])
+def test_maps_in_half_precision_are_resampled_in_float32(change: Callable[..., torch.Tensor]) -> None:
+    x = torch.randn(2, 3, 7, 7, dtype=torch.float32).bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = change(x, (3, 5))
+    assert torch.equal(found, change(x.float(), (3, 5)).bfloat16())
 
 
 def test_unrolled_steps_are_those_of_sgd_with_dampening_and_from_no_momentum_yet() -> None:

@@ -67,8 +67,10 @@ def classification(logits: Tensor, targets: Tensor, teacher_logits: Tensor | Non
         `top1`, `top5`, `agreement` (share of samples with the teacher's top class) and `ece` (expected calibration
         error, 15 bins) in percent, `nll` in nats, `kl_to_teacher` in nats at temperature 1. Those that need a teacher
         are None without one.
+
+    Sums are taken on the CPU: an accelerator's weighted `bincount` adds in a random order.
     """
-    logits = logits.float()
+    logits, targets = logits.float().cpu(), targets.cpu()
     ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices
     hits = ranked == targets[:, None]
     scores: dict[str, float | None] = {
@@ -80,8 +82,9 @@ def classification(logits: Tensor, targets: Tensor, teacher_logits: Tensor | Non
         "kl_to_teacher": None,
     }
     if teacher_logits is not None:
+        teacher_logits = teacher_logits.float().cpu()
         scores["agreement"] = _percent(ranked[:, 0] == teacher_logits.argmax(1))
-        scores["kl_to_teacher"] = kl(logits, teacher_logits.float()).item()
+        scores["kl_to_teacher"] = kl(logits, teacher_logits).item()
     return scores
 
 
@@ -91,6 +94,7 @@ def reliability(logits: Tensor, targets: Tensor, bins: int = 15) -> dict[str, li
     Returns:
         `count`, mean `confidence` and `accuracy` (both in 0..1, 0 where the bin is empty) of each of the `bins` bins.
     """
+    logits, targets = logits.cpu(), targets.cpu()
     confidence, predicted = logits.double().softmax(1).max(1)
     place = (confidence * bins).ceil().long().sub(1).clamp(0, bins - 1)  # bins are open below, as in the paper
     count = torch.bincount(place, minlength=bins)
@@ -107,9 +111,10 @@ def group(members: Sequence[Tensor], targets: Tensor) -> dict[str, float]:
     The ensemble is the mean of the softmax probabilities; disagreement is the share of samples on which two students
     name different classes, averaged over the pairs of students.
     """
+    members, targets = [logits.float().cpu() for logits in members], targets.cpu()
     votes = [logits.argmax(1) for logits in members]
     top1 = [_percent(vote == targets) for vote in votes]
-    probabilities = torch.stack([logits.float().softmax(1) for logits in members]).mean(0)
+    probabilities = torch.stack([logits.softmax(1) for logits in members]).mean(0)
     pairs = [(a, b) for i, a in enumerate(votes) for b in votes[i + 1 :]]
     return {
         "mean_student_top1": sum(top1) / len(top1),

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from kdbench import Batch, Dataset, KDBenchError, Method, Network, NotApplicable, Output, Paper, register
 from kdbench.connectors import require_memory
-from kdbench.losses import kl
+from kdbench.losses import exact, kl
 
 VARIANTS = ("l2", "lsh", "lshl2", "lshl2_s")
 BIASES = ("median", "mean", "zero")
@@ -139,7 +139,8 @@ class LSHFM(Method):
         if self.variant != "lsh":
             costs = costs + (student - teacher).pow(2).mean(1)
         if self.variant != "l2":
-            ours, theirs = (F.linear(f, self.hash_weight, self.hash_bias) for f in (student, teacher))  # [B, N]
+            plane, bias = exact(self.hash_weight), exact(self.hash_bias)  # which side is decided by small differences
+            ours, theirs = (F.linear(exact(f), plane, bias).to(f.dtype) for f in (student, teacher))  # [B, N]
             sides = (theirs > 0).to(ours.dtype)
             costs = costs + F.binary_cross_entropy_with_logits(ours, sides, reduction="none").mean(1)
         if self.variant != "lshl2_s":

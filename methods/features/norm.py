@@ -153,5 +153,17 @@ class NORM(Method):
 def max_pool_match(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """Max-pool the larger of two maps `[B, C, H, W]` to the smaller one's size."""
     space = min(student.shape[2:], teacher.shape[2:])
-    pooled = [x if x.shape[2:] == space else F.adaptive_max_pool2d(x, space) for x in (student, teacher)]
+    pooled = [x if x.shape[2:] == space else max_pool_to(x, space) for x in (student, teacher)]
     return pooled[0], pooled[1]
+
+
+def max_pool_to(x: Tensor, space: Sequence[int]) -> Tensor:
+    """`F.adaptive_max_pool2d`, whose gradient a GPU adds up in a random order where cells overlap.
+
+    Columns first: then of equal values the first is taken, row by row, as torch does.
+    """
+    for axis in (3, 2):
+        old, new = x.shape[axis], space[axis - 2]
+        bounds = [(i * old // new, -(-(i + 1) * old // new)) for i in range(new)]
+        x = torch.cat([x.narrow(axis, a, b - a).max(axis, keepdim=True).values for a, b in bounds], axis)
+    return x

@@ -47,11 +47,9 @@ def spectrum(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
     if height > k:
         bins = torch.cat([bins[:, :, : half + 1], bins[:, :, height - half :]], 2)
     bins = bins[..., : half + 1]
-    counts = x.new_full((bins.shape[3],), 2.0)
-    counts[0] = 1
-    if 2 * (len(counts) - 1) == width:  # the highest frequency of an even width is its own mirror image
-        counts[-1] = 1
-    return bins, counts
+    columns = torch.arange(bins.shape[3], device=x.device)
+    own_mirror = (columns == 0) | (2 * columns == width)  # and so is the highest frequency of an even width
+    return bins, (2 - own_mirror.to(x.dtype))
 
 
 def square(x: Tensor) -> Tensor:

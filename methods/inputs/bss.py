@@ -14,8 +14,10 @@ CIFAR-10: T 3, r from 4 to 1, a from 2 to 0 at three quarters of the training, 6
 eta 0.3, bound 2.5 in normalised pixels. The authors' code has no other data set. H has no T^2, as there.
 
 Deviations:
-- A sample that has crossed the boundary is left out of the further steps, which changes nothing but the time.
-- A base sample that is alone in its batch is not moved: BatchNorm cannot train on it (the official code breaks there).
+- min(attack_size, B) samples are always moved, so that an accelerator need not tell how many there are: where base
+  samples are fewer, they are taken again, each for a class of its own, and only the first time counts in H.
+- A base sample that is alone in its batch counts for nothing: BatchNorm cannot train on it (the official code breaks
+  there). The student then runs on the batch's images as they are, which moves its running statistics a little.
 - 64 is not scaled with the batch, so that at a batch of 64 every base sample is moved.
 - The attack runs in float32.
 """
@@ -33,15 +35,20 @@ from kdbench.connectors import require_images
 from kdbench.losses import sample_norms, soft_cross_entropy, wide
 
 
-def base_samples(student: Tensor, teacher: Tensor, targets: Tensor, size: int) -> Tensor:
-    """Positions of the samples, at most `size`, that start an attack, from both networks' logits `[B, K]`."""
+def base_samples(student: Tensor, teacher: Tensor, targets: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Positions of `min(size, B)` samples that start an attack, and which count, from both networks' logits `[B, K]`.
+
+    Where there are fewer base samples, they stand there again and again, so that BatchNorm sees no others; only the
+    first time counts. Where there are not two, nothing counts.
+    """
     right = (student.argmax(1) == targets) & (teacher.argmax(1) == targets)
-    chosen = right.nonzero().flatten()
-    if len(chosen) > size:
-        gaps = (teacher[chosen].softmax(1) - student[chosen].softmax(1)).pow(2)
-        score = gaps.sum(1) - gaps.gather(1, targets[chosen, None]).flatten()
-        chosen = chosen[score.topk(size).indices]
-    return chosen
+    gaps = (teacher.softmax(1) - student.softmax(1)).pow(2)
+    score = gaps.sum(1) - gaps.gather(1, targets[:, None]).flatten()  # not below 0, but for rounding
+    chosen = score.masked_fill(~right, -1.0).topk(min(size, len(score))).indices
+    places, base = torch.arange(len(chosen), device=score.device), right.sum()
+    enough = base >= 2
+    again = torch.where(enough, places % base.clamp(min=1), places)
+    return chosen[again], (places < base) & enough
 
 
 def draw_classes(logits: Tensor) -> Tensor:
@@ -54,23 +61,19 @@ def cross_boundary(
     teacher: Network, inputs: Tensor, classes: Tensor, steps: int = 10, eta: float = 0.3, bound: float = 2.5
 ) -> Tensor:
     """Move images `[B, C, H, W]` towards `classes` `[B]` until the teacher leaves its first answer."""
-    moved = wide(inputs).clone()
-    left = torch.arange(len(moved), device=moved.device)  # the M samples that have not crossed
+    moved = wide(inputs).detach()
     top: Tensor | None = None
     with torch.autocast(moved.device.type, enabled=False):
         for _ in range(steps):
-            x = moved[left].requires_grad_()
+            x = moved.clone().requires_grad_()
             logits = teacher(x).logits
             answer = logits.argmax(1)
             top = answer if top is None else top
-            stays = answer == top
-            if not bool(stays.any()):
-                break
-            gap = logits.gather(1, top[:, None]) - logits.gather(1, classes[left, None])  # [M, 1]
+            gap = logits.gather(1, top[:, None]) - logits.gather(1, classes[:, None])  # [B, 1]
             (g,) = torch.autograd.grad(-gap.sum(), x)
             x = x.detach() + eta * (gap.detach()[..., None, None] + 1e-4) * g / sample_norms(g)
-            left, top = left[stays], top[stays]
-            moved[left] = x[stays].clamp(-bound, bound)
+            stays = (answer == top)[:, None, None, None]  # what has crossed is not moved on
+            moved = torch.where(stays, x.clamp(-bound, bound), moved)
     return moved
 
 
@@ -131,12 +134,12 @@ class BSS(Method):
 
     def boundary_term(self, step: Step, student: Tensor, teacher: Tensor) -> Tensor:
         """H on the boundary supporting samples of the batch, from both networks' logits; 0 where there are none."""
-        base = base_samples(student, teacher, step.batch.targets, self.attack_size)
-        if len(base) < 2:
-            return student.new_zeros(())
+        base, counts = base_samples(student, teacher, step.batch.targets, self.attack_size)
         classes = draw_classes(teacher[base])
         inputs = step.batch.inputs[base]
         moved = cross_boundary(step.teachers[0], inputs, classes, self.attack_steps, self.eta, self.bound)
+        moved = torch.where(counts.any(), moved, inputs)
         with torch.no_grad():
             theirs = step.teachers[0](moved).logits
-        return soft_cross_entropy(step.forward(inputs=moved).logits, theirs, self.temperature).mean()
+        losses = soft_cross_entropy(step.forward(inputs=moved).logits, theirs, self.temperature)  # [min(size, B)]
+        return (losses * counts).sum() / counts.sum().clamp(min=1)

@@ -13,12 +13,11 @@ Deviations: none. With two classes the last term is zero.
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from kdbench import Batch, Method, Output, Paper, register
-from kdbench.losses import soft_cross_entropy
+from kdbench.losses import soft_cross_entropy, without
 
 
 @register(
@@ -42,8 +41,7 @@ class NKD(Method):
 
     def loss(self, batch: Batch, student: Output, teacher: Output) -> dict[str, Tensor]:
         ours, theirs, label = student.logits, teacher.logits, batch.targets[:, None]
-        others = torch.ones_like(ours, dtype=torch.bool).scatter_(1, label, False)
-        rest = [z[others].reshape(len(z), -1) for z in (ours, theirs)]  # [B, K - 1]
+        rest = [without(z, label) for z in (ours, theirs)]  # [B, K - 1]
         target = -(theirs.softmax(1).gather(1, label) * ours.log_softmax(1).gather(1, label)).mean()
         return {
             "ce": F.cross_entropy(ours, batch.targets),

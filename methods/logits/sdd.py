@@ -31,7 +31,7 @@ from torch import Tensor
 
 from kdbench import Batch, Dataset, KDBenchError, Method, Network, NotApplicable, Output, Paper, register
 from kdbench.connectors import check_pooled_student, pool_to, require_pooled_embedding
-from kdbench.losses import kl_per_sample, log_kl, soft_cross_entropy, wide
+from kdbench.losses import kl_per_sample, log_kl, soft_cross_entropy, wide, without
 
 BASES = ("kd", "dkd", "nkd")
 
@@ -41,12 +41,6 @@ def cells(feature: Tensor, finest: int) -> Tensor:
     fine = pool_to(wide(feature), (4, 4))
     grids = [pool_to(fine, (size, size)).flatten(2) for size in (1, 2, 4) if size <= finest]
     return torch.cat(grids, 2).transpose(1, 2)
-
-
-def without(logits: Tensor, label: Tensor) -> Tensor:
-    """Logits `[B, K]` of all classes but the label's `[B, 1]`: `[B, K - 1]`."""
-    others = torch.arange(logits.shape[1] - 1, device=logits.device)[None]
-    return logits.gather(1, others + (others >= label))
 
 
 def decoupled(student: Tensor, teacher: Tensor, label: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from kdbench import Batch, Dataset, KDBenchError, Method, Network, Output, Paper, register
 from kdbench.losses import kl
-from kdbench.methods.relations.crd import CRD, draw_negatives, nce
+from kdbench.methods.relations.crd import CRD, nce
 
 
 class Contrast(CRD):
@@ -103,8 +103,7 @@ class TeKAP(Method):
             "augmented": self.weight * self.aug_weight * self.augmented(student.logits, teacher.logits),
         }
         if self.crd is not None:
-            negatives = draw_negatives(batch.targets, self.crd.labels, self.crd.negatives)
-            chosen = torch.cat([batch.indices[:, None], negatives], 1)  # [B, 1 + K]
+            chosen = self.crd.draw(batch)
             terms["contrast"] = self.feature_weight * self.contrast(student.embedding, teacher.embedding, chosen)
         return terms
 

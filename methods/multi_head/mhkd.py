@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench import Batch, Dataset, KDBenchError, Method, Network, NotApplicable, Output, Paper, register
-from kdbench.connectors import norm
+from kdbench.connectors import norm, pool_to
 from kdbench.losses import kl
 
 
@@ -50,7 +50,7 @@ class BranchHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.pool and x.shape[2] > self.pool:
-            x = F.adaptive_avg_pool2d(x, self.pool)
+            x = pool_to(x, (self.pool, self.pool))
         return self.net(x)
 
 
@@ -155,7 +155,8 @@ class MHKD(Method):
         losses = torch.stack([self._head_loss(s, t.detach(), batch) for s, t in zip(ours, theirs, strict=True)])
         if self.branch_dropout and self.training:
             kept = torch.rand(len(losses), device=losses.device) >= self.branch_dropout
-            losses = losses[kept] if bool(kept.any()) else losses[:1]
+            first = torch.arange(len(losses), device=losses.device) == 0
+            losses = losses * (kept | (first & ~kept.any()))
         return {**terms, "heads": self.beta * losses.sum()}
 
     def _head_loss(self, ours: Tensor, theirs: Tensor, batch: Batch) -> Tensor:

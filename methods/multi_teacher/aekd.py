@@ -49,7 +49,7 @@ def smallest_mix(gradients: Tensor, tolerance: float, normalize: bool = False) -
     """
     count, vectors = len(gradients), gradients.double()
     tolerance = min(max(tolerance, 1 / count), 1.0)
-    identity = torch.eye(count).to(vectors)
+    identity = torch.eye(count, dtype=vectors.dtype, device=vectors.device)
     lengths = vectors.norm(dim=1)
     lengths = lengths.clamp(min=1e-12 * lengths.max() + TINY)
     if normalize:
@@ -58,8 +58,7 @@ def smallest_mix(gradients: Tensor, tolerance: float, normalize: bool = False) -
     gram = gram / (gram.trace() + TINY) + 1e-10 * identity
 
     states = torch.cartesian_prod(*[torch.arange(3, device=gradients.device)] * count)  # at 0, at the tolerance, free
-    states = states[(states == 2).any(1)]  # [S, K]
-    free = (states == 2)[:, :, None]
+    free = (states == 2)[:, :, None]  # [S, K, 1]; without a free weight the system has no solution
     equations = vectors.new_zeros(len(states), count + 1, count + 1)
     equations[:, :count, :count] = torch.where(free, gram, identity)
     equations[:, :count, count:] = -free.double()  # the multiplier of the sum
@@ -68,9 +67,9 @@ def smallest_mix(gradients: Tensor, tolerance: float, normalize: bool = False) -
     values[:, :count, 0] = tolerance * (states == 1).double()
     values[:, count] = 1.0
     weights = torch.linalg.solve_ex(equations, values).result[:, :count, 0]  # [S, K]
-    admissible = ((weights >= -1e-9) & (weights <= tolerance + 1e-9)).all(1)
+    admissible = ((weights >= -1e-9) & (weights <= tolerance + 1e-9)).all(1) & free.any(1)[:, 0]
     lengths_of_mixtures = ((weights @ gram) * weights).sum(1).masked_fill(~admissible, torch.inf)
-    best = weights[lengths_of_mixtures.argmin()].clamp(0, tolerance)
+    best = weights.index_select(0, lengths_of_mixtures.argmin(0, keepdim=True))[0].clamp(0, tolerance)
     if normalize:
         best = best / lengths
     return (best / best.sum()).to(gradients.dtype)
@@ -103,6 +102,8 @@ class AEKD(MultiTeacherMethod):
         super().__init__()
         if on not in ("logits", "features"):
             raise KDBenchError(f"aekd's on is {on!r}: give 'logits' or 'features'")
+        if on == "features":
+            self.needs = frozenset({"features"})  # type: ignore[misc]  # of this object
         self.tolerance, self.temperature, self.kd_weight, self.ce_weight = tolerance, temperature, kd_weight, ce_weight
         self.on, self.weight, self.stage, self.normalize = on, weight, stage, normalize
 

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench import Batch, Dataset, MultiTeacherMethod, Network, Output, Paper, register
-from kdbench.connectors import Embed, global_pool, last_of_stages, pool_to, require_pooled_embedding
+from kdbench.connectors import Embed, enlarge_to, global_pool, last_of_stages, pool_to, require_pooled_embedding
 from kdbench.losses import sums_to_one, weighted_kl, wide
 
 
@@ -99,4 +99,4 @@ class CAMKD(MultiTeacherMethod):
 
 def resize(x: Tensor, space: Sequence[int]) -> Tensor:
     """A map `[B, C, H, W]` at another size: pooled if it is larger, enlarged bilinearly if it is smaller."""
-    return pool_to(x, space) if x.shape[2] >= space[0] else F.interpolate(x, size=tuple(space), mode="bilinear")
+    return pool_to(x, space) if x.shape[2] >= space[0] else enlarge_to(x, space)

@@ -77,7 +77,7 @@ def heuristic_attention(teachers: Tensor, student: Tensor, accuracies: Tensor, p
     if progress is not None:
         mixture = (0.4 - 0.2 * progress, 0.3 - 0.1 * progress, 0.1 + 0.2 * progress, 0.1 + 0.1 * progress, 0.1)
     factors = factors + torch.finfo(factors.dtype).tiny  # equal shares of a factor that no teacher has
-    return teachers.new_tensor(mixture) @ (factors / factors.sum(1, keepdim=True))
+    return torch.stack([part * each / each.sum() for part, each in zip(mixture, factors, strict=True)]).sum(0)
 
 
 def heuristic_temperature(epoch: float, divergence: Tensor, lead: Tensor) -> Tensor:

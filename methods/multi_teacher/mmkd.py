@@ -16,8 +16,7 @@ later ones are what the student gets wrong. The meta networks have their own Ada
 
 Deviations:
 - The gradient goes through the optimizer's true update; the official code's forgets Nesterov's part, its steps do not
-  (`nesterov_virtual=False` leaves it out of both). Virtual steps are in float32, and plain SGD under
-  any other optimizer.
+  (`nesterov_virtual=False` leaves it out of both). Virtual steps are in float32, plain SGD under other optimizers.
 - Batches smaller than the recipe's are used, their Gram matrices' rows filled up with zeros; the official code skips
   them, and on CIFAR the meta step of an epoch's last batch.
 - A buffer is cut at its size (there it may grow on), and BatchNorm statistics stay.
@@ -34,8 +33,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from kdbench import Batch, Dataset, KDBenchError, MultiTeacherMethod, Network, Output, Paper, Step, register
-from kdbench.connectors import Embed, Unrolled, pool_match
-from kdbench.losses import weighted_kl, wide
+from kdbench.connectors import Embed, Unrolled, in_full, pool_match
+from kdbench.losses import exact, weighted_kl, wide
 
 
 def meta_network(width: int, teachers: int) -> nn.Sequential:
@@ -121,6 +120,8 @@ class MMKD(MultiTeacherMethod):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         self.held = state["held"]
         self.adam.load_state_dict(state["adam"])
+        for each in self.adam.state.values():  # the host reads this; a checkpoint comes back on the device
+            each["step"] = each["step"].cpu()
 
     def loss(self, batch: Batch, student: Output, teacher: Sequence[Output]) -> dict[str, Tensor]:
         with torch.no_grad():  # so that the recipe's optimizer never moves the meta networks
@@ -134,11 +135,11 @@ class MMKD(MultiTeacherMethod):
         logits = torch.cat([output.logits.detach() for output in everyone], 1)  # [B, (K + 1) classes]
         with torch.autocast(logits.device.type, enabled=False):
             grams = torch.cat([self.gram(output.features[-1].detach()) for output in everyone], 1)
-            return torch.stack([self.weigh_logits(logits).T, self.weigh_features(grams).T])
+            return torch.stack([in_full(self.weigh_logits, logits).T, in_full(self.weigh_features, grams).T]).to(logits)
 
     def gram(self, feature: Tensor) -> Tensor:
-        """F F^T of a map `[B, C, H, W]`, filled up to `[B, full batch]`."""
-        rows = wide(feature).flatten(1)
+        """F F^T of a map `[B, C, H, W]`, filled up to `[B, full batch]`, in float64."""
+        rows = exact(feature.flatten(1))
         return F.pad(rows @ rows.T, (0, self.full_batch - len(rows)))
 
     def matching(self, student: Output, teacher: Sequence[Output], apart: Tensor, weights: Tensor) -> dict[str, Tensor]:
@@ -163,8 +164,7 @@ class MMKD(MultiTeacherMethod):
         """Fill the buffer; once it is full, put what the student got wrong at random places."""
         if self.held < self.size:
             places = torch.arange(self.held, min(self.held + len(batch), self.size), device=logits.device)
-            self.held += len(places)
-            chosen = torch.ones_like(places, dtype=torch.bool)
+            self.held, chosen = self.held + len(places), torch.ones_like(places, dtype=torch.bool)
         else:
             places = torch.randperm(self.size, device=logits.device)[: len(batch)]
             chosen = (logits.argmax(1) != batch.targets)[: len(places)]

@@ -141,5 +141,5 @@ class KDCL(MutualMethod):
     def _best_weights(self) -> Tensor:
         """C^-1 1, summing to 1; networks that err alike would make C singular."""
         ridge = 1e-4 * self.errors.diagonal().mean() * torch.eye(self.n_students, device=self.errors.device)
-        weights = torch.linalg.solve(self.errors + ridge, torch.ones_like(self.weights))
+        weights = torch.linalg.solve_ex(self.errors + ridge, torch.ones_like(self.weights)).result
         return weights / weights.sum()

@@ -28,19 +28,22 @@ from kdbench import Batch, Dataset, Method, Network, Output, Paper, register
 EPS = 1e-7
 
 
-def draw_negatives(targets: Tensor, labels: Tensor, count: int) -> Tensor:
+def draw_negatives(targets: Tensor, labels: Tensor, count: int, distinct: bool = False) -> Tensor:
     """Indices of `count` samples of other classes for each of `targets` `[B]` among `labels` `[N]`: `[B, count]`.
 
     Without replacement where a class has that many others, else with.
+
+    Args:
+        distinct: whether each class is known to have that many others, so that none need be drawn with replacement.
     """
     others = labels[None, :] != targets[:, None]  # [B, N]
     enough = others.sum(1, keepdim=True) >= count
     keys = torch.rand(others.shape, device=labels.device).masked_fill_(~others, -1.0)
-    distinct = keys.topk(min(count, len(labels)), dim=1).indices
-    if bool(enough.all()):
-        return distinct
+    different = keys.topk(min(count, len(labels)), dim=1).indices
+    if distinct:
+        return different
     repeated = others.float().multinomial(count, replacement=True)
-    return torch.where(enough, distinct, repeated) if len(labels) >= count else repeated
+    return torch.where(enough, different, repeated) if len(labels) >= count else repeated
 
 
 def nce(scores: Tensor, samples: int) -> Tensor:
@@ -89,13 +92,18 @@ class CRD(Method):
             self.register_buffer(f"bank_{side}", bank.to(data.targets.device))
             self.register_buffer(f"z_{side}", torch.tensor(-1.0, dtype=bank.dtype, device=data.targets.device))
         self.register_buffer("labels", data.targets.clone())
+        # found out once and not in each step, where the host would wait for the answer
+        self.distinct = len(data) - int(data.targets.bincount().max()) >= self.negatives
+
+    def draw(self, batch: Batch) -> Tensor:
+        """Places in the banks, `[B, 1 + K]`: each sample's own, and its negatives."""
+        negatives = draw_negatives(batch.targets, self.labels, self.negatives, self.distinct)
+        return torch.cat([batch.indices[:, None], negatives], 1)
 
     def loss(self, batch: Batch, student: Output, teacher: Output) -> dict[str, Tensor]:
-        negatives = draw_negatives(batch.targets, self.labels, self.negatives)
-        chosen = torch.cat([batch.indices[:, None], negatives], 1)  # [B, 1 + K]
         return {
             "ce": F.cross_entropy(student.logits, batch.targets),
-            "contrast": self.weight * self.contrast(student.embedding, teacher.embedding, chosen),
+            "contrast": self.weight * self.contrast(student.embedding, teacher.embedding, self.draw(batch)),
         }
 
     def contrast(self, student: Tensor, teacher: Tensor, chosen: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from scipy.special import log_softmax
 from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
+from support.waits import Waits
 from torch import Tensor, nn
 
 from kdbench.method import Output, answer_of
@@ -161,3 +162,15 @@ def test_calibration_error_is_the_mean_gap_between_confidence_and_accuracy(logit
 def test_a_network_that_is_always_sure_and_right_half_the_time_is_off_by_half() -> None:
     logits = torch.tensor([[50.0, 0.0]]).repeat(10, 1)
     assert classification(logits, torch.arange(10) % 2, None)["ece"] == pytest.approx(50)
+
+
+def test_scores_are_summed_on_the_cpu(logits: Tensor, teacher_logits: Tensor, targets: Tensor) -> None:
+    """An accelerator adds by a weighted `bincount` in a random order; whatever else it sums it may sum otherwise."""
+    for work, sent in (
+        (lambda: classification(logits, targets, teacher_logits), 3),
+        (lambda: reliability(logits, targets), 2),
+        (lambda: group([logits, teacher_logits], targets), 3),
+    ):
+        with Waits() as waits:
+            work()
+        assert waits.found == {"cpu": sent}  # nothing that the device has is read, or counted on it, afterwards

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from support.loops import (
     BATCH,
     CLASSES,
@@ -24,6 +25,7 @@ from support.loops import (
 from torch import Tensor, nn
 
 from kdbench import KDBenchError, NotApplicable, Output, registry
+from kdbench.methods.features.norm import max_pool_to
 from kdbench.training.cost import deployed_cost
 
 
@@ -166,6 +168,16 @@ def test_norm_stands_behind_the_map_that_the_head_pools(name: str) -> None:
 def test_norm_refuses_a_classifier_that_reads_something_else() -> None:
     with pytest.raises(NotApplicable, match="'some' has not"):
         registry.create("norm").build(network((3, 4, 4), embedding=5), network((3, 4, 4)))
+
+
+@pytest.mark.parametrize("space", [(4, 4), (3, 2), (5, 3)])
+def test_norm_pools_as_torchs_adaptive_max_pooling_does_equal_values_among_them(space: tuple[int, int]) -> None:
+    x = torch.randn(2, 3, 7, 5).round().requires_grad_()  # few different values
+    ours, theirs = max_pool_to(x, space), F.adaptive_max_pool2d(x, space)
+    assert torch.equal(ours, theirs)
+    weights = torch.randn(ours.shape)
+    both = [torch.autograd.grad(y, x, weights)[0] for y in (ours, theirs)]
+    torch.testing.assert_close(*both, rtol=0, atol=1e-12)
 
 
 def test_norm_refuses_to_expand_to_nothing() -> None:

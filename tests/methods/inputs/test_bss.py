@@ -159,10 +159,33 @@ def test_bss_without_two_base_samples_is_kd_alone(right: int) -> None:
     method = ready("bss", teacher, student, inputs)
     method.epoch = 1
     student.seen.clear()
-    terms = method.step(step_on(teacher, student, inputs, targets))
+    step = step_on(teacher, student, inputs, targets)
+    terms = method.step(step)
     assert terms["boundary"] == 0
-    assert len(student.seen) == 1
-    assert torch.autograd.grad(sum(terms.values()), list(student.parameters()))
+    assert torch.equal(student.seen[1], inputs[bss.base_samples(*[student(inputs).logits] * 2, targets, 5)[0]])
+    parameters = list(student.parameters())
+    alone = method.loss(step.batch, student(inputs), step.teacher_outputs[0])
+    for ours, kd in zip(*(torch.autograd.grad(sum(t.values()), parameters) for t in (terms, alone)), strict=True):
+        close(ours, kd)
+
+
+def test_bss_attacks_always_as_many_samples_and_counts_each_base_sample_once() -> None:
+    """Where base samples are fewer, they stand there again: BatchNorm sees no others."""
+    student, teacher = torch.randn(9, CLASSES), torch.randn(9, CLASSES)
+    agreed = [1, 4, 6]
+    targets = torch.where(student.argmax(1) == teacher.argmax(1), teacher.argmin(1), teacher.argmax(1))
+    for i in agreed:
+        student[i, 0] = teacher[i, 0] = 9.0 + i
+        targets[i] = 0
+    for size, expected in ((2, 2), (3, 3), (8, 3), (64, 3)):
+        positions, counts = bss.base_samples(student, teacher, targets, size)
+        assert len(positions) == len(counts) == min(size, 9)
+        assert set(positions.tolist()) <= set(agreed)
+        assert sorted(positions[counts].tolist()) == base_by_loops(student, teacher, targets, size)
+        assert int(counts.sum()) == len(set(positions[counts].tolist())) == expected
+        if size >= 3:
+            often = positions.bincount(minlength=9)[agreed]
+            assert often.max() - often.min() <= 1
 
 
 @pytest.mark.parametrize("epoch", [1, 30, 59, 60, 79, 80])
@@ -206,5 +229,9 @@ def test_methods_on_inputs_need_images() -> None:
 
 
 def test_variants_train_in_bf16_and_resume_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bss, "base_samples", lambda student, *_: torch.arange(len(student) // 2))  # attack in any case
+    def attacked_in_any_case(student: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+        half = torch.arange(len(student) // 2)
+        return half, half >= 0
+
+    monkeypatch.setattr(bss, "base_samples", attacked_in_any_case)
     trains_in_bf16_and_resumes(tmp_path, "bss")

@@ -24,6 +24,13 @@ Fill = Sequence[float]
 Size = Sequence[int]  # H, W
 
 
+def sent(numbers: Tensor, device: torch.device) -> Tensor:
+    """Numbers of the CPU on a device. From pinned memory, so that the CPU does not wait until a GPU has caught up."""
+    if device.type != "cuda":
+        return numbers.to(device)
+    return numbers.pin_memory().to(device, non_blocking=True)
+
+
 def take(images: Tensor, index: Tensor) -> Tensor:
     """`images[index]` in the memory format of `images`: whole images are copied, not one number after the other."""
     if images.stride(1) == 1:  # channels-last
@@ -42,7 +49,7 @@ def pad_crop(images: Tensor, drawn: Tensor, fill: Fill, padding: int = 4) -> Ten
     which is several times faster than pixel by pixel.
     """
     batch, channels, height, width = images.shape
-    top, left = drawn.to(images.device)
+    top, left = sent(drawn, images.device)
     padded = F.pad(images.permute(0, 2, 3, 1), (0, 0, *(padding,) * 4)).contiguous()  # [B, H + 2p, W + 2p, C]
     samples, rows = (torch.arange(count, device=images.device) for count in (batch, height))
     starts = ((samples * padded.shape[1] + top)[:, None] + rows) * padded.shape[2] + left[:, None]  # [B, H], in pixels
@@ -60,10 +67,10 @@ def flip(images: Tensor, drawn: Tensor, fill: Fill, probability: float = 0.5) ->
     chosen = (drawn < probability).nonzero().flatten()
     if not len(chosen):
         return images
-    mirrored = take(images, chosen.to(images.device)).flip(-1)
+    mirrored = take(images, sent(chosen, images.device)).flip(-1)
     places = torch.arange(len(images))
     places[chosen] = torch.arange(len(images), len(images) + len(chosen))
-    return take(torch.cat([images, mirrored]), places.to(images.device))
+    return take(torch.cat([images, mirrored]), sent(places, images.device))
 
 
 def draw_cutout(batch: int, size: Size, draws: torch.Generator, side: int = 8) -> Tensor:
@@ -73,11 +80,11 @@ def draw_cutout(batch: int, size: Size, draws: torch.Generator, side: int = 8) -
 def cutout(images: Tensor, drawn: Tensor, fill: Fill, side: int = 8) -> Tensor:
     """Paint a `side` x `side` square in the mean colour; its centre is any pixel, so the rim may cut it off."""
     height, width = images.shape[-2:]
-    centre_y, centre_x = drawn[:, :, None, None].to(images.device)
+    centre_y, centre_x = sent(drawn, images.device)[:, :, None, None]
     y = torch.arange(height, device=images.device)[None, :, None] - centre_y + side // 2
     x = torch.arange(width, device=images.device)[None, None, :] - centre_x + side // 2
     inside = (y >= 0) & (y < side) & (x >= 0) & (x < side)  # [B, H, W]
-    colour = torch.tensor(fill, device=images.device).round().to(images.dtype)
+    colour = sent(torch.tensor(fill), images.device).round().to(images.dtype)
     return torch.where(inside[:, None], colour[None, :, None, None], images)
 
 
@@ -94,7 +101,7 @@ def random_resized_crop(images: Tensor, drawn: Tensor, fill: Fill, min_area: flo
 
     A box that would stick out is cut to the image's side, where torchvision draws again.
     """
-    width, height, left, top = drawn.to(images.device)
+    width, height, left, top = sent(drawn, images.device)
     transform = torch.zeros(len(images), 2, 3, device=images.device)  # output -> input, both in [-1, 1]
     transform[:, 0, 0], transform[:, 1, 1] = width, height
     transform[:, 0, 2], transform[:, 1, 2] = (1 - width) * (2 * left - 1), (1 - height) * (2 * top - 1)
@@ -123,13 +130,13 @@ def rand_augment(images: Tensor, drawn: Tensor, fill: Fill, num_ops: int = 2, ma
         group = 2 * kinds + ~(positive.bool() | unsigned[kinds])  # [B], which of `groups`; the unsigned are in one
         order = group.argsort()
         sizes = group.bincount(minlength=len(groups)).tolist()
-        sorted_images = take(images, order.to(images.device))
+        sorted_images = take(images, sent(order, images.device))
         result = torch.empty_like(images)
         parts = zip(groups, sorted_images.split(sizes), result.split(sizes), strict=True)
         for (name, signed_strength), before, after in parts:
             if len(before):
                 after.copy_(RAND_AUGMENT[name](before, signed_strength, list(fill)))
-        images = take(result, order.argsort().to(images.device))
+        images = take(result, sent(order.argsort(), images.device))
     return images
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from kdbench.errors import KDBenchError
 from kdbench.method import Batch
 from kdbench.seeding import generator
-from kdbench.tasks.image.data.augment import Augment, strong_spec, take
+from kdbench.tasks.image.data.augment import Augment, sent, strong_spec, take
 from kdbench.tasks.image.data.sets import Data, ImageData
 
 SMALLEST_TEST_BATCH = 512
@@ -200,7 +200,7 @@ class DeviceLoader(Loader):
 
     def _views(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for indices in self.order.batches(epoch):
-            indices = indices.to(self.device)
+            indices = sent(indices, self.device)
             images = take(self.train_images, indices)
             yield indices, images, images
 
