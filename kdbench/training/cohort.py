@@ -68,6 +68,8 @@ class Cohort:
         store: where checkpoints and records go.
         keep: called with a finished learner's cell and first student before the record is written; the digest of what
             it keeps goes into the record.
+        after_epoch: called at each epoch's end, when all checkpoints are written, with the learners that trained in it
+            and with those that are not finished; what it raises ends the cohort there.
     """
 
     cells: Sequence[Cell]
@@ -80,6 +82,7 @@ class Cohort:
     loaded: dict[TeacherSpec, Teacher] = field(default_factory=dict)
     strong_data: TrainingSet | None = None
     shared: Shared = field(default_factory=Shared)
+    after_epoch: Callable[[Sequence[Learner], Sequence[Learner]], None] | None = None
 
     def run(self) -> list[Cell]:
         """Train cells to their end, from wherever an earlier run left them: as many as fit into the device's memory.
@@ -128,7 +131,11 @@ class Cohort:
         while learners := [each for each in learners if not (each.finished or self.store.has(each.cell.id))]:
             epoch = min(learner.epoch for learner in learners)
             # after a kill some may be an epoch ahead of the others: they wait
-            self._train_epoch(epoch, [learner for learner in learners if learner.epoch == epoch])
+            running = [learner for learner in learners if learner.epoch == epoch]
+            self._train_epoch(epoch, running)
+            if self.after_epoch:
+                ran = [learner for learner in running if learner.epoch > epoch]
+                self.after_epoch(ran, [each for each in learners if not self.store.has(each.cell.id)])
 
     # ------------------------------------------------------------------------------------------ one epoch
 

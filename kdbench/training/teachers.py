@@ -26,7 +26,6 @@ class Teachers:
 
     def __init__(self, folder: Path) -> None:
         self.store = Store(folder)
-        self.weights = folder / "weights"
         self._sound: set[str] = set()  # ids of trainings whose weights were looked at
 
     def missing(self, cell: Cell) -> list[Cell]:
@@ -94,7 +93,7 @@ class Teachers:
         }
 
     def _file(self, training: Cell) -> Path:
-        return self.weights / f"{training.id}.safetensors"
+        return self.store.weights(training.id)
 
 
 def load_weights(network: Network, weights: dict[str, Tensor]) -> None:
