@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kdbench.board.numerics import Used, decisive, row_of, unlike, used
 from kdbench.board.publishing.adopt import Arrivals, arrivals, records_here, waiting_for
+from kdbench.board.select import choose
 from kdbench.errors import KDBenchError
 from kdbench.records import Record, Store
 from kdbench.records.types import NumericsConfig
@@ -32,11 +33,13 @@ def look(
         KDBenchError: if anything is wrong with them, or what is left to train could not be compared with it.
     """
     found = arrivals(sources, cells, store, teachers)
+    shown = choose(records_here(found, store), cells).records
+    found.beside = bool(shown)
     todo = [cell for cell in cells if cell.id not in found.records and not _counts(store, cell)]
     if why := waiting_for(todo, found.absent):
         raise KDBenchError(why)
     if todo:
-        _compare(todo, records_here(found, store), numerics)
+        _compare(todo, shown, numerics)
     return found
 
 
@@ -73,8 +76,8 @@ def _refusal(cell: Cell, record: Record, mine: Used) -> str:
     ours, theirs = unlike(mine, used(record))
     wanted, have = dict(used(record)), dict(mine)
     apart = [key for key in (*OPTIONS, "precision") if key in wanted and wanted[key] != have.get(key)]
-    words = {True: "on", False: "off"}
-    options = " ".join(OPTIONS[key].format(words.get(wanted[key], wanted[key])) for key in apart if key in OPTIONS)
+    wanted["compile"] = "on" if wanted["compile"] else "off"
+    options = " ".join(OPTIONS[key].format(wanted[key]) for key in apart if key in OPTIONS)
     alone = "leave --from out and run the methods to compare with here as well"
     # a precision given on the command line is another recipe, whose cells are other ones
     fix = alone if "precision" in apart else f"add {options}, or {alone}"
@@ -89,4 +92,5 @@ def told(sources: Sequence[Path], found: Arrivals) -> str:
     records, teachers = found.count
     names = ", ".join(map(str, sources))
     new = f"{len(found.records)} and {len(found.teachers)} of them new here"
-    return f"from {names}: {records} records, {teachers} teachers; {new}"
+    other = "; no record is of the grid as it is run here: another recipe, other data, pairs or seeds, older methods"
+    return f"from {names}: {records} records, {teachers} teachers; {new}{other if records and not found.beside else ''}"

@@ -32,6 +32,7 @@ class Arrivals:
         weights: files of trained teachers by id.
         absent: teachers that are or will be there without weights, and what to do about each, by id.
         count: how many records and teachers the sources have, new or not.
+        beside: whether any record, new or not, stands in the tables of the grid at hand.
     """
 
     records: dict[str, Entry] = field(default_factory=dict)
@@ -39,6 +40,7 @@ class Arrivals:
     weights: dict[str, Path] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
     count: tuple[int, int] = (0, 0)
+    beside: bool = True
 
     def bring(self, store: Store, teachers: Store) -> None:
         """Copy it. Weights come before the record that vouches for them, so that a kill in between does no harm.
