@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from kdbench.errors import NotApplicable
-from kdbench.method import Dataset, Network, Phase
+from kdbench.method import Dataset, Network, Output, Phase, Shapes
 
 Shape = tuple[int, ...]  # (C, *space), without the batch
 
@@ -67,16 +67,28 @@ def global_pool(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def require_pooled_embedding(method: str, teacher: Network, data: Dataset) -> None:
-    """Hold on one batch that the teacher's classifier reads the mean of its last map, for methods that reuse it so.
+    """Hold on one batch that the teacher's classifier reads the mean of `unpooled`, for methods that reuse it so.
 
     Raises:
         NotApplicable: if its embedding is something else, as in a ViT or behind a convolution in the head.
     """
     output = teacher(next(iter(data.batches())).inputs)
-    pooled = global_pool(output.features[-1]).to(output.embedding.dtype)
+    pooled = global_pool(output.unpooled).to(output.embedding.dtype)
     same = pooled.shape == output.embedding.shape
     if not (same and torch.allclose(pooled, output.embedding, rtol=0.02, atol=0.02)):  # room for bfloat16
         raise NotApplicable(f"{method} needs a classifier on the pooled last map, which {teacher.name!r} has not")
+
+
+def stages_to_pool(said: Output | Shapes) -> list[Any]:
+    """The stages' maps (or their shapes), of the last one what the head pools."""
+    return [*said.features[:-1], said.unpooled]
+
+
+def last_of_stages(said: Output | Shapes) -> Any:
+    """The last stage's map (or its shape): as the head pools it, or before a convolution that the head begins with."""
+    last, unpooled = said.features[-1], said.unpooled
+    same = tuple(getattr(last, "shape", last)) == tuple(getattr(unpooled, "shape", unpooled))
+    return unpooled if same else last
 
 
 def pointwise(c_in: int, c_out: int, axes: int, bias: bool = True) -> nn.Module:

@@ -4,6 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+UNCHECKED = "unchecked"
+# what a method was held against, the strongest claim first, and what that means
+FIDELITIES = {
+    "official-code": "the code that the authors published, gave away or approved",
+    "field-code": "a toolbox's version of others' method, as the field's tables have it",
+    "paper": "the paper's equations",
+    "reconstructed": "what is known of the method; its deviations say what is inferred",
+    UNCHECKED: "nothing yet",
+}
+
 
 @dataclass(frozen=True)
 class Paper:
@@ -22,12 +32,12 @@ class Info:
     """A method's entry in the registry.
 
     Attributes:
-        fidelity: what the implementation was held against: the authors' `"official-code"`, the equations of the
-            `"paper"`, or `"reconstructed"` where the text leaves gaps (the docstring says which).
+        fidelity: what the implementation was held against, a key of `FIDELITIES`: `"unchecked"` until its author says
+            otherwise. The docstring says where single settings differ from it.
     """
 
     name: str
     family: str
     paper: Paper | None = None
-    fidelity: str = "paper"
+    fidelity: str = UNCHECKED
     aliases: tuple[str, ...] = field(default=())

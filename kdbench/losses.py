@@ -101,9 +101,9 @@ def squared_distances(x: Tensor, floor: float = 1e-12) -> Tensor:
     return distances * (1 - torch.eye(len(x), dtype=x.dtype, device=x.device))
 
 
-def same_batch_scale(batch_size: int, reference: int = 64) -> float:
-    """Factor that gives a loss of size 1 / B the weight that it has at a batch of 64, whatever the batch."""
-    return batch_size / reference
+def batch_scale(batch_size: int, reference: int | None) -> float:
+    """Factor that gives a loss of size 1 / B the weight that it has at a batch of `reference`; None: no factor."""
+    return 1.0 if reference is None else batch_size / reference
 
 
 def attention_map(feature: Tensor, power: float = 2.0) -> Tensor:

@@ -7,7 +7,7 @@ autocast, optimizers, schedules, evaluation, checkpoints, files) belongs to the 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
@@ -48,10 +48,12 @@ class Taps(NamedTuple):
     Attributes:
         features: numbers of stages, counted from 1; 0 is the stem.
         preactivations: whether those are.
+        unpooled: whether the map that the head pools is, where it is none of the stages'; None where it is one.
     """
 
     features: tuple[int, ...] = ()
     preactivations: bool = False
+    unpooled: bool | None = None
 
 
 class Withheld:
@@ -81,6 +83,7 @@ class Output:
         preactivations: the same maps before their last ReLU, where the network has them, else empty.
         stem: what enters the first stage, or None where the network has no separate stem.
         strong: the output for the batch's second view, where the method asks for one.
+        final: the map that the head pools, where it is none of `features`; read it as `unpooled`.
     """
 
     logits: Tensor
@@ -89,6 +92,14 @@ class Output:
     preactivations: tuple[Tensor, ...] = ()
     stem: Tensor | None = None
     strong: Output | None = None
+    final: Tensor | None = field(default=None, kw_only=True)
+
+    @property
+    def unpooled(self) -> Tensor:
+        """The map that the head pools, `[B, C, *space]`: the last stage's, or `final`, what the head's own norm,
+        activation or convolution makes of it.
+        """
+        return self.features[-1] if self.final is None else self.final
 
     @property
     def answer(self) -> Tensor:
@@ -97,7 +108,7 @@ class Output:
 
     def tensors(self) -> list[Tensor]:
         """All that it holds, a subclass's own fields too, in the order of the fields."""
-        return [tensor for field in fields(self) for tensor in tensors_in(getattr(self, field.name))]
+        return [tensor for each in fields(self) for tensor in tensors_in(getattr(self, each.name))]
 
     def only(self, taps: Taps, withheld: Withheld | None = None) -> Output:
         """Without the maps that are not read; `withheld` says what stands in their place."""
@@ -108,12 +119,14 @@ class Output:
             features = tuple(kept)
         else:
             features = withheld.all("features", "its `needs` does not name them")
-        before, stem = self.preactivations, self.stem
+        before, stem, final = self.preactivations, self.stem, self.final
         if not taps.preactivations:
             before = withheld.all("preactivations", "its `needs` does not name them")
         if 0 not in taps.features:
             stem = withheld.one("stem", "its `reads` does not name stage 0")
-        return replace(self, features=features, preactivations=before, stem=stem)
+        if not taps.unpooled and (final is not None or taps.unpooled is False):
+            final = withheld.one("unpooled map", "its `needs` does not name it")
+        return replace(self, features=features, preactivations=before, stem=stem, final=final)
 
 
 def tensors_in(value: Any) -> list[Tensor]:
@@ -145,6 +158,7 @@ class Shapes:
         embedding: D.
         features, preactivations: one `(C, *space)` a stage; `preactivations` is empty where there are none.
         stem: `(C, *space)` or None.
+        final: that of the map that the head pools, where it is none of `features`, else None.
     """
 
     num_classes: int
@@ -152,6 +166,12 @@ class Shapes:
     features: tuple[tuple[int, ...], ...] = ()
     preactivations: tuple[tuple[int, ...], ...] = ()
     stem: tuple[int, ...] | None = None
+    final: tuple[int, ...] | None = field(default=None, kw_only=True)
+
+    @property
+    def unpooled(self) -> tuple[int, ...]:
+        """Of `Output.unpooled`."""
+        return self.features[-1] if self.final is None else self.final
 
 
 class Network(nn.Module):
@@ -183,7 +203,7 @@ class Network(nn.Module):
         """What follows stage number `stage` (from 1; 0: the stem): a module from that stage's map to an `Output`.
 
         It shares the network's layers; `copy.deepcopy` makes layers of its own. Its `features` are those of the later
-        stages.
+        stages, and its `unpooled` is the network's.
 
         Raises:
             NotApplicable: if this network cannot be entered in its middle.
@@ -262,7 +282,8 @@ class Method(nn.Module):
 
     Attributes:
         needs: taps the method uses beside logits and embedding, out of `"features"`, `"maps"` (features with two
-            spatial axes), `"preactivations"` and `"strong_view"`. A pair that lacks one is `not applicable`.
+            spatial axes), `"unpooled"` (the map that the head pools), `"preactivations"` and `"strong_view"`. A pair
+            that lacks one is `not applicable`.
         uses_teacher: False for methods that train without one.
         epoch: the current epoch, counted from 1. Set by the engine, like the next two.
         epochs: all epochs of this training.
@@ -359,9 +380,10 @@ class Method(nn.Module):
         name = type(self).info.name
         for network in networks:
             features = network.shapes.features
-            if self.needs & {"features", "maps"} and not features:
+            if self.needs & {"features", "maps", "unpooled"} and not features:
                 raise NotApplicable(f"{name} needs stage features, but network {network.name!r} offers none")
-            if "maps" in self.needs and any(len(shape) != 3 for shape in features):
+            read = (*features, network.shapes.unpooled) if "unpooled" in self.needs else features
+            if "maps" in self.needs and any(len(shape) != 3 for shape in read):
                 raise NotApplicable(f"{name} needs feature maps [C, H, W], but network {network.name!r} has none")
             if "preactivations" in self.needs and not network.shapes.preactivations:
                 raise NotApplicable(f"{name} needs pre-activation maps, but network {network.name!r} offers none")

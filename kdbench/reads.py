@@ -19,8 +19,12 @@ class Undeclared(Exception):  # noqa: N818  (a verdict)
 def taps_of(method: Method, student: Network) -> Taps:
     """What a method reads of one of its students."""
     stages = len(student.shapes.features)
-    features = tuple(sorted(set(method.reads(stages)))) if method.needs & {"features", "maps"} else ()
-    return Taps(features, "preactivations" in method.needs)
+    features = set(method.reads(stages)) if method.needs & {"features", "maps"} else set()
+    unpooled: bool | None = "unpooled" in method.needs
+    if student.shapes.final is None:  # it is the last stage's
+        features |= {stages} if unpooled else set()
+        unpooled = None
+    return Taps(tuple(sorted(features)), "preactivations" in method.needs, unpooled)
 
 
 def declared(output: Output, taps: Taps, method: str) -> Output:

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdbench import Batch, Method, Output, register, registry
+from kdbench import Batch, Method, NotApplicable, Output, Shapes, register, registry
 from kdbench.reads import Taps, Undeclared, declared, taps_of
 from kdbench.tasks.image.networks import create
 from kdbench.testing.trial import Bench
@@ -90,6 +91,53 @@ def test_what_is_not_declared_answers_any_use_with_a_sentence(
 def test_without_features_in_needs_there_are_none_to_use(output: Output, use: Callable[[Any], Any]) -> None:
     with pytest.raises(Undeclared, match="its `needs` does not name them"):
         use(declared(output, Taps(), "mine").features)
+
+
+@pytest.mark.parametrize(
+    ("network", "method", "taps"),
+    [
+        ("cifar_resnet8", "cat_kd", Taps((3,))),  # what the head pools is the last stage's map
+        ("cifar_resnet8", "fcfd", Taps((1, 2, 3))),
+        ("cifar_wrn_16_1", "cat_kd", Taps((), unpooled=True)),
+        ("cifar_wrn_16_1", "fcfd", Taps((1, 2), unpooled=True)),
+        ("cifar_wrn_16_1", "at", Taps((1, 2, 3), unpooled=False)),
+        ("cifar_wrn_16_1", "at+cat_kd", Taps((1, 2, 3), unpooled=True)),
+        ("cifar_wrn_16_1", "kd", Taps((), unpooled=False)),
+    ],
+)
+def test_the_map_that_the_head_pools_is_declared_and_costs_nothing_where_it_is_a_stages(
+    network: str, method: str, taps: Taps
+) -> None:
+    student = create(network, num_classes=5, in_chans=3, input_size=(3, 16, 16))
+    assert taps_of(registry.create(method, {}), student) == taps
+
+
+@pytest.mark.parametrize("reduce", [lambda output, taps: output, Output.only])
+def test_the_map_that_the_head_pools_is_withheld_from_who_does_not_declare_it(
+    reduce: Callable[[Output, Taps], Output],
+) -> None:
+    output = create("cifar_wrn_16_1", num_classes=5, in_chans=3, input_size=(3, 16, 16))(torch.rand(2, 3, 16, 16))
+    for taps in (Taps((1, 2, 3), unpooled=False), Taps((), unpooled=False)):
+        shown = declared(reduce(output, taps), taps, "mine")
+        with pytest.raises(Undeclared, match="method 'mine' uses a student's unpooled map, but its `needs`"):
+            shown.unpooled.mean()
+    taps = Taps((1,), unpooled=True)
+    shown = declared(reduce(output, taps), taps, "mine")
+    assert shown.unpooled is output.final
+    with pytest.raises(Undeclared, match="maps of a stage"):
+        shown.features[-1].mean()
+
+
+def test_who_reads_the_unpooled_map_alone_is_told_so_where_it_is_a_stages(output: Output) -> None:
+    with pytest.raises(Undeclared, match="method 'mine' uses a student's"):
+        declared(output, Taps(), "mine").unpooled.mean()
+
+
+def test_a_network_without_maps_has_none_that_is_pooled() -> None:
+    bare = SimpleNamespace(name="bare", shapes=Shapes(5, 4))
+    for method in ("simkd", "vkd"):
+        with pytest.raises(NotApplicable, match=f"{method} needs stage features, but network 'bare' offers none"):
+            registry.create(method, {}).check_taps([bare])  # type: ignore[list-item]
 
 
 def test_an_output_with_undeclared_maps_can_be_copied_and_printed(output: Output) -> None:

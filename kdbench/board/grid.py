@@ -10,7 +10,7 @@ import pandas as pd
 
 from kdbench.board import comparable
 from kdbench.board.columns import as_meant
-from kdbench.board.runs import COST, PLACE, place_name, result_columns
+from kdbench.board.runs import COST, PLACE, UNTIMED, place_name, result_columns
 from kdbench.board.statistics.intervals import DIGITS
 from kdbench.errors import KDBenchError
 from kdbench.tasks.metrics import Metrics
@@ -32,6 +32,7 @@ class Grid:
         reasons: why not done, `[methods, seeds, places]`.
         values: column of the runs, as `kdbench.board.columns` calls it -> `[methods, seeds, places]`, NaN where not
             done or not measured.
+        untimed: why a finished run has no ratio of time, `[methods, seeds, places]`.
         seen: what runs must share to be compared (`kdbench.board.comparable`) -> `[methods, seeds, places]`.
     """
 
@@ -44,6 +45,7 @@ class Grid:
     states: np.ndarray
     reasons: np.ndarray
     values: dict[str, np.ndarray]
+    untimed: np.ndarray
     seen: dict[str, np.ndarray]
 
     @property
@@ -90,6 +92,7 @@ class Grid:
             states=cut(self.states),
             reasons=cut(self.reasons),
             values={name: cut(array) for name, array in self.values.items()},
+            untimed=cut(self.untimed),
             seen={name: cut(array) for name, array in self.seen.items()},
         )
 
@@ -147,6 +150,7 @@ def make_grid(runs: pd.DataFrame, metrics: Metrics) -> Grid:
         arranged(runs["status"], "missing", object),
         arranged(runs["reason"], "", object),
         {name: arranged(runs[name].astype(float).where(done), np.nan, float) for name in numbers},
+        arranged(runs[UNTIMED], "", object),
         {key: arranged(runs["id"].map(runs.attrs.get(key, {})), None, object) for key in comparable.DIFFERENT},
     )
 

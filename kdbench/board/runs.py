@@ -11,13 +11,16 @@ import pandas as pd
 from kdbench.board import comparable
 from kdbench.board.columns import as_filed, metrics_of
 from kdbench.records import Record
+from kdbench.records.step_times import time_ratio
 from kdbench.tasks.metrics import Metrics
 
 PLACE = ["dataset", "protocol", "pair"]
 GROUP = [*PLACE, "method"]
+UNTIMED = "untimed"  # why a run has no ratio of time
 COST = (
     "seconds_per_epoch",
     "own_seconds_per_epoch",
+    "time_ratio_to_student",
     "joules_per_epoch",
     "peak_memory_mb",
     "extra_parameters",
@@ -47,7 +50,7 @@ def runs_table(records: Sequence[Record], expected: Iterable[Mapping[str, Any]] 
     rows += [row for cell in expected if _key(row := _missing_row(cell)) not in known]
     extras = sorted({column for row in rows for column in row if column.startswith("extra.")})
     columns = ["suite", *GROUP, "name", "family", "seed", "status", "reason", "teacher", "teacher_score", "student"]
-    columns += [*result_columns(metrics), *COST, *extras, "device", "precision", "compile", "id"]
+    columns += [*result_columns(metrics), *COST, UNTIMED, *extras, "device", "precision", "compile", "id"]
     frame = as_filed(pd.DataFrame(rows, columns=columns), metrics)
     frame = frame.sort_values(["suite", *GROUP, "seed", "id"], kind="stable", ignore_index=True)
     frame.attrs |= comparable.seen_of(records)
@@ -102,7 +105,8 @@ def _run_row(record: Record, metrics: Metrics) -> dict[str, Any]:
         "id": record["id"],
     }
     row |= {metric.name: result.get(metric.name) for metric in metrics.others}
-    row |= {name: cost.get(name) for name in COST}
+    ratio, untimed = time_ratio(cost.get("step_times")) if cost else (None, "")
+    row |= {name: cost.get(name) for name in COST} | {"time_ratio_to_student": ratio, UNTIMED: untimed}
     return row | {f"extra.{name}": value for name, value in (result.get("extra") or {}).items()}
 
 
@@ -115,6 +119,7 @@ def _missing_row(cell: Mapping[str, Any]) -> dict[str, Any]:
         "method": cell["label"],
         "status": "missing",
         "id": "",
+        UNTIMED: "",
         "reason": cell.get("reason", ""),
     }
 

@@ -20,9 +20,11 @@ from kdbench.records.files import write_atomically
 from kdbench.suites.grid import BASELINES
 
 OVERALL = "overall"
+# the median over a method's runs, and their range
+TIME = ("time_ratio_to_student", "time_ratio_low", "time_ratio_high")
 COSTS = (
     "seconds_per_epoch",
-    "time_ratio_to_student",
+    *TIME,
     "joules_per_epoch",
     "peak_memory_mb",
     "latency_ms_batch1",
@@ -78,7 +80,8 @@ def _board(grid: Grid, whole: Grid, baselines: Sequence[str], overall: bool) -> 
             row |= _score_row(grid, m, overall)
             for baseline in baselines:
                 row |= difference_row(grid, m, baseline, overall)
-            row |= relative_row(grid, m, baselines[0], overall)
+            row |= gap_row(grid, m, baselines[0], overall)
+            row = with_time(row, grid, m)
             row = comparable.with_remark(row, grid, m, baselines)
         rows.append(row)
     correct(rows, baselines)
@@ -112,7 +115,8 @@ def _score_row(grid: Grid, m: int, overall: bool) -> dict[str, Any]:
     row = {"score_mean": s.mean, "score_std": s.std, "ci95_low": s.low, "ci95_high": s.high}
     row |= {"bootstrap_low": float(low), "bootstrap_high": float(high)}
     others = [metric.name for metric in grid.metrics.others]
-    row |= {name: mean_of(grid, name, m) for name in ("teacher_score", *others, *COSTS) if name in grid.values}
+    averaged = ("teacher_score", *others, *(name for name in COSTS if name not in TIME))
+    row |= {name: mean_of(grid, name, m) for name in averaged if name in grid.values}
     return row | {"best_score_mean": mean_of(grid, "best_score", m)}
 
 
@@ -132,22 +136,36 @@ def difference_row(grid: Grid, m: int, baseline: str, overall: bool) -> dict[str
     return {f"vs_{baseline}{part}": value for part, value in zip(DIFFERENCE[:-1], values, strict=True)}
 
 
-def relative_row(grid: Grid, m: int, student: str, overall: bool) -> dict[str, Any]:
-    """Training time as a multiple of the plain student's, and the share of the teacher's lead that is won."""
+def _time_row(grid: Grid, m: int) -> dict[str, Any]:
+    """Training time as a multiple of the plain student's, timed side by side in each run (`kdbench.training.pace`): the
+    median over a method's runs, and their range.
+    """
+    ratios = grid.values[TIME[0]][m]
+    known = ratios[np.isfinite(ratios)]
+    return dict(zip(TIME, map(float, (np.median(known), known.min(), known.max())), strict=True)) if known.size else {}
+
+
+def with_time(row: dict[str, Any], grid: Grid, m: int) -> dict[str, Any]:
+    """The row of a table with its ratio of time; where others have one and it has not, `remark` says why."""
+    row |= _time_row(grid, m)
+    reasons = [reason for reason in grid.untimed[m].flat if reason]
+    if TIME[0] in row or not reasons or not np.isfinite(grid.values[TIME[0]]).any():
+        return row
+    return row | {"remark": "; ".join(filter(None, (row["remark"], f"no ratio of time: {reasons[0]}")))}
+
+
+def gap_row(grid: Grid, m: int, student: str, overall: bool) -> dict[str, Any]:
+    """The share of the teacher's lead that is won."""
     b = grid.index(student)
     both = _both_done(grid, m, b, overall)
     if b is None or not both.any():
         return {}
-    seconds = grid.values["seconds_per_epoch"]
     teachers = grid.metrics.primary.sign * grid.values["teacher_score"]
     ours, theirs, teacher = (
         np.where(both, values, 0.0).sum(0) / both.sum(0)  # [places]
         for values in (grid.merits[m], grid.merits[b], teachers[m])
     )
-    return {
-        "time_ratio_to_student": float((seconds[m][both] / seconds[b][both]).mean()),
-        "gap_closed": float(gap_closed(ours, theirs, teacher).mean()),
-    }
+    return {"gap_closed": float(gap_closed(ours, theirs, teacher).mean())}
 
 
 def _both_done(grid: Grid, m: int, b: int | None, overall: bool) -> np.ndarray:
@@ -170,10 +188,10 @@ def correct(rows: Sequence[dict[str, Any]], baselines: Sequence[str]) -> None:
 
 
 def _mark_front(rows: Sequence[dict[str, Any]], sign: int) -> None:
-    """Mark the methods that no other beats in score and training time at once."""
-    ratios = np.array([row.get("time_ratio_to_student", math.nan) for row in rows])
-    seconds = np.array([row["seconds_per_epoch"] for row in rows])
-    cost = ratios if np.isfinite(ratios).all() else seconds  # ratios are paired by seed, so they bear more
+    """Mark the methods that no other beats in score and ratio of time at once; one without a ratio is left out."""
+    # seconds of runs that did not train side by side cannot be compared
+    rows = [row for row in rows if TIME[0] in row]
+    cost = np.array([row[TIME[0]] for row in rows])
     merits = sign * np.array([row["score_mean"] for row in rows])
     for row, front in zip(rows, pareto_front(cost, merits), strict=True):
         row["pareto"] = bool(front)

@@ -15,7 +15,17 @@ from kdbench.board.runs import place_name
 from kdbench.board.statistics import aggregates
 from kdbench.board.statistics.intervals import summary
 from kdbench.board.statistics.ranks import CriticalDifference, borda, critical_difference, place_ranks
-from kdbench.board.tables import DIFFERENCE, correct, difference_row, mean_of, ranked, relative_row, state_row
+from kdbench.board.tables import (
+    DIFFERENCE,
+    TIME,
+    correct,
+    difference_row,
+    gap_row,
+    mean_of,
+    ranked,
+    state_row,
+    with_time,
+)
 from kdbench.suites.grid import BASELINES
 
 
@@ -47,7 +57,7 @@ def wide_table(whole: Grid, grid: Grid, baselines: Sequence[str] = BASELINES) ->
     columns += ["probability_of_improvement", "probability_of_improvement_ci95_low"]
     columns += ["probability_of_improvement_ci95_high", "ari", "wins", "ties", "losses"]
     columns += [f"vs_{baseline}{part}" for baseline in baselines for part in DIFFERENCE]
-    columns += ["gap_closed", "time_ratio_to_student", "extra_parameters", "remark"]
+    columns += ["gap_closed", *TIME, "extra_parameters", "remark"]
     columns += [place_name(place) for place in whole.places]
     return as_filed(pd.DataFrame(ranked(rows, whole.metrics.primary.sign), columns=columns), whole.metrics)
 
@@ -60,9 +70,9 @@ def _aggregates(grid: Grid, m: int, student: str, kd: str, remark: str) -> dict[
     row: dict[str, Any] = {"score_mean": over_seeds.mean, "score_std": over_seeds.std, "remark": remark}
     row |= {"iqm": float(aggregates.interquartile_mean(scores)), "iqm_ci95_low": low, "iqm_ci95_high": high}
     row |= difference_row(grid, m, student, True) | difference_row(grid, m, kd, True)
-    row |= relative_row(grid, m, student, True)
+    row |= gap_row(grid, m, student, True)
     row["extra_parameters"] = mean_of(grid, "extra_parameters", m)
-    row = comparable.with_remark(row, grid, m, (student, kd))
+    row = with_time(comparable.with_remark(row, grid, m, (student, kd)), grid, m)
     if k is None or k == m or not grid.complete[k] or comparable.others(grid, m, k).any():
         return row
     better = aggregates.probability_of_improvement

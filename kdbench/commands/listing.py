@@ -11,7 +11,7 @@ from rich.text import Text
 
 from kdbench import suites
 from kdbench.errors import KDBenchError, unknown
-from kdbench.info import Info, Paper
+from kdbench.info import FIDELITIES, Info, Paper
 from kdbench.registry.about import source_of
 from kdbench.registry.catalogue import DATASETS, Entry, entries
 from kdbench.suites.parse import ALL, SEEDS
@@ -46,6 +46,10 @@ def _print_methods(console: Console, papers: bool) -> None:
     methods = sorted(entries(), key=lambda entry: (entry.info.family, entry.info.name))
     families = {entry.info.family for entry in methods}
     console.print(_papers(methods) if papers else _methods(methods, console.width))
+    if papers or console.width >= WIDE:
+        held = {entry.info.fidelity for entry in methods}
+        meanings = [f"{name}: {meaning}" for name, meaning in FIDELITIES.items() if name in held]
+        console.print("Fidelity is what a method was held against.", *meanings, sep="\n  ", highlight=False)
     console.print(
         f"{len(methods)} methods in {len(families)} families; `kdbench show METHOD` says more", highlight=False
     )

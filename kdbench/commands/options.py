@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterable
@@ -54,6 +55,10 @@ class Selection:
         list[str] | None,
         typer.Option("--set", help="METHOD.HYPERPARAMETER=VALUE, recipe.KEY=VALUE or teacher_recipe.KEY=VALUE"),
     ] = None
+    teachers: Annotated[
+        list[str] | None,
+        typer.Option("--teacher", help="NETWORK=FILE: a checkpoint in place of a teacher that would be trained"),
+    ] = None
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16")] = "auto"
     out: Annotated[Path, typer.Option(help="results folder", envvar="KDBENCH_OUT")] = Path("runs")
     data: Annotated[Path | None, typer.Option(help="data folder", envvar="KDBENCH_DATA")] = None
@@ -92,6 +97,10 @@ class Selection:
             settings=self.settings or [],
             precision=self.known_precision,
         )
+        if self.teachers:
+            from kdbench.suites.published_teachers import with_teachers
+
+            suite = with_teachers(suite, self.teachers)
         remark(suite.hidden_source())
         return suite
 
@@ -115,6 +124,7 @@ class Selection:
         given = {name: getattr(self, name) for name in GRID if getattr(self, name) != getattr(Selection, name)}
         suite = given.pop("suite_name", self.suite_name)
         settings = [("set", setting) for setting in given.pop("settings", None) or []]
+        settings += [("teacher", entry) for entry in given.pop("teachers", None) or []]
         return " ".join([suite, *(f"--{name} {shlex.quote(str(v))}" for name, v in [*given.items(), *settings])])
 
     @property
@@ -136,7 +146,7 @@ class Selection:
 
 
 # what most commands take from it
-RECIPE = ("epochs", "settings", "precision", "out")
+RECIPE = ("epochs", "settings", "teachers", "precision", "out")
 GRID = ("suite_name", "methods", "pairs", "seeds", *RECIPE)
 RUNNING = ("data", "device", "compile", "threads", "cohort_size", "sources", "stop_after", "retry_failed")
 
@@ -175,8 +185,8 @@ def selecting(*names: str, **others: Any) -> Callable[[Command], Command]:
 
 
 def words(text: str) -> list[str]:
-    """The entries of a comma-separated list."""
-    return [word.strip() for word in text.split(",") if word.strip()]
+    """The entries of a comma-separated list; commas in brackets, as in `kd(beta=1, temperature=2)`, separate none."""
+    return [word.strip() for word in re.split(r",(?![^()]*\))", text) if word.strip()]
 
 
 def label_of(entry: str) -> str:

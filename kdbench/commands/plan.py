@@ -107,6 +107,9 @@ def print_plan(
     methods = dict.fromkeys(cell.method.label for cell in cells)
     console.print(f"methods: {', '.join(methods)}", markup=False, highlight=False)
     todo = [cell for cell, found in states.items() if found in ("missing", "interrupted")]
+    for spec in dict.fromkeys(spec for cell in todo for spec in cell.teachers if spec.sha256):
+        said = f"teacher from a file: {spec}: {spec.weights}, sha256 {spec.sha256}"
+        console.print(said, markup=False, highlight=False, soft_wrap=True)
     trainings = {t.id: t for cell in todo for t in Teachers(teachers).missing(cell) if t.id not in come.weights}
     for training in trainings.values():
         console.print(f"teacher to train: {training.pair} on {training.dataset.name}", markup=False, highlight=False)

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kdbench import registry
+from kdbench.info import FIDELITIES
 from kdbench.method import Method
 from kdbench.papers.reported import Reported, by_paper, load, load_other, metric, of_method
 from kdbench.registry.about import sections, source_of
@@ -47,7 +48,8 @@ def _describe(cls: type[Method]) -> Iterator[RenderableType]:
     yield Text.assemble((info.name, "bold"), f": {parts['title']}")
     facts = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     needs = ", ".join(needs_of(cls)) or "nothing beside logits and embedding"
-    for key, value in (("family", info.family), ("fidelity", info.fidelity), ("needs", needs)):
+    fidelity = f"{info.fidelity}: held against {FIDELITIES[info.fidelity]}"
+    for key, value in (("family", info.family), ("fidelity", fidelity), ("needs", needs)):
         facts.add_row(Text(key, "dim"), value)
     if info.paper:
         sources = (source_of(info.paper), f"arXiv {info.paper.arxiv}" if info.paper.arxiv else "", info.paper.code)

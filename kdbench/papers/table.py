@@ -10,6 +10,7 @@ import dataclasses
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from kdbench.errors import KDBenchError, unknown
 from kdbench.papers.reported import TEACHER, Reported, by_paper, load, of_method, parse_label
 from kdbench.records import CellConfig, MethodConfig, Store, stores
 from kdbench.registry.composition import split
-from kdbench.suites import parse
+from kdbench.suites import networks, parse
 from kdbench.suites.grid import BASELINES, Cell, MethodSpec, Pair, Suite, TeacherSpec
+from kdbench.suites.published_teachers import taken, teacher_file
 from kdbench.suites.recipe import Recipe
 
 SEEDS = 3  # where the paper does not say how many runs it has, or has a single one
@@ -38,6 +40,7 @@ class Choice:
     seeds: Sequence[int] = ()
     epochs: int | None = None
     precision: str = "auto"
+    teachers: Sequence[str] = ()  # `network=file`
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,10 @@ def protocol(method: str, choice: Choice | None = None, folder: Path | None = No
         here = [row for row in rows if row.paper == paper and (row.dataset, row.pair) == place]
         here = [row for row in here if complete or row.method in kept or row.name in (TEACHER, *BASELINES)]
         entries += builder.entries([row for row in here if row in mine], here)
+    networks_here = dict.fromkeys(row.teacher for row in mine)
+    for spec in builder.teachers:
+        if spec.network not in networks_here:
+            raise unknown("teacher", spec.network, networks_here, "in this table")
     return Protocol(info.name, paper, tuple(entries))
 
 
@@ -219,6 +226,7 @@ class _Builder:
 
     def __init__(self, suite_name: str, tables: Mapping[str, Mapping[str, Any]], choice: Choice) -> None:
         self.suite_name, self.tables, self.choice = suite_name, tables, choice
+        self.teachers = [teacher_file(entry) for entry in choice.teachers]
         self._recipes: dict[str, PaperRecipe] = {}
 
     def entries(self, mine: Sequence[Reported], table: Sequence[Reported]) -> list[Entry]:
@@ -259,7 +267,7 @@ class _Builder:
             return (), f"recipe {row.recipe!r} is not for {row.dataset!r}"
         try:
             method = self._method(label, row.pair, recipe)
-            pair = _pair(row, grid)
+            pair = reduce(taken, self.teachers, _pair(row, grid))
         except KDBenchError as error:
             return (), str(error)
         changes = {"name": self.suite_name, "datasets": datasets, "pairs": (pair,), "methods": (method,)}
@@ -303,7 +311,7 @@ def _pair(row: Reported, grid: Suite) -> Pair:
         import timm
 
         for network in (row.teacher, row.student):
-            if not timm.is_model(network.partition(".")[0]):
+            if not timm.is_model(networks.split(network)[0].partition(".")[0]):
                 raise KDBenchError(f"kdbench has no network {network!r}")
     like = grid.pairs[0]
     teacher = TeacherSpec(row.teacher, weights=like.teacher.weights)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -66,6 +67,28 @@ def _take(handle: int, folder: Path) -> None:
             f"kdbench: the file system of {str(folder)!r} has no locks ({error.strerror}): start no second run in it",
             file=sys.stderr,
         )
+
+
+@contextmanager
+def turn(name: str) -> Iterator[None]:
+    """Let the processes of this machine do something one after the other; where there are no such locks, at once.
+
+    Args:
+        name: of what they do.
+    """
+    handle = None
+    if fcntl is not None:
+        with suppress(OSError):
+            handle = _opened(Path(tempfile.gettempdir()) / f"kdbench-{name.replace(':', '-')}.lock")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+    if handle is not None:
+        _held.add(handle)
+    try:
+        yield
+    finally:
+        if handle is not None:
+            _held.discard(handle)
+            os.close(handle)
 
 
 def is_locked(folder: Path) -> bool:

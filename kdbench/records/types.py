@@ -56,11 +56,22 @@ class CellConfig(TypedDict):
     recipe: Recipe
 
 
+class StepTimes(TypedDict):
+    """A phase's steps beside a plain student's, in seconds, pair by pair (see `kdbench.records.step_times`)."""
+
+    phase: int
+    share: float
+    student: NotRequired[list[float]]
+    own: NotRequired[list[float]]
+    reason: NotRequired[str]  # why there are none
+
+
 class Cost(TypedDict):
     """What training and the deployed network cost; None was not measured."""
 
     seconds_per_epoch: float
     own_seconds_per_epoch: float
+    step_times: NotRequired[list[StepTimes]]  # records of an older kdbench have none
     joules_per_epoch: float | None
     peak_memory_mb: float | None
     extra_parameters: int

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdbench.errors import KDBenchError, unknown
-from kdbench.info import Info, Paper
+from kdbench.info import FIDELITIES, UNCHECKED, Info, Paper
 
 if TYPE_CHECKING:  # they load torch, which whoever only asks for a suite's name can do without
     from kdbench.method import Method
@@ -25,11 +25,9 @@ _ALIASES: dict[str, str] = {}
 _COMPOSED: dict[tuple[type[Method], ...], type[Composite]] = {}
 _discovered = False
 
-FIDELITIES = ("official-code", "paper", "reconstructed")
-
 
 def register(
-    name: str, family: str, paper: Paper | None = None, fidelity: str = "paper", aliases: tuple[str, ...] = ()
+    name: str, family: str, paper: Paper | None = None, fidelity: str = UNCHECKED, aliases: tuple[str, ...] = ()
 ) -> Callable[[type[Method]], type[Method]]:
     """Enter a method class under a name; see `kdbench.method.Info` for the arguments.
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from kdbench.errors import KDBenchError
-from kdbench.info import Info
+from kdbench.info import FIDELITIES, Info
 from kdbench.method import Batch, Dataset, Method, MultiTeacherMethod, MutualMethod, Network, Output
 
 OWN_LOOP = ("step", "members", "phases", "compute", "bind")  # what a part must have left as it is
@@ -99,7 +99,8 @@ def compose(
     changed = [part.info.name for part in parts if part.deploy is not Method.deploy]
     if len(changed) > 1:
         raise KDBenchError(f"{name!r} cannot be composed: {' and '.join(changed)} each deploy another network")
-    info = Info(name, parts[0].info.family, None, "official-code" if all(_official(p) for p in parts) else "paper")
+    weakest = max((part.info.fidelity for part in parts), key=list(FIDELITIES).index)
+    info = Info(name, parts[0].info.family, None, weakest)
     defaults = {f"{part.info.name}.{key}": v for part in parts for key, v in hyperparameters(part).items()}
     attributes = {
         "__doc__": f"The terms of {' and '.join(names)}.",
@@ -110,7 +111,3 @@ def compose(
         "uses_teacher": any(part.uses_teacher for part in parts),
     }
     return type(f"Composite[{name}]", (Composite,), attributes)
-
-
-def _official(part: type[Method]) -> bool:
-    return part.info.fidelity == "official-code"

@@ -20,7 +20,7 @@ from kdbench.suites.fixed import FREE, Fixed
 from kdbench.suites.folders import ABSENT, content
 from kdbench.suites.recipe import Recipe
 
-ENGINE = 1  # raise it when the loop, the networks or the data change what a cell's result would be
+ENGINE = 2  # raise it when the loop, the networks or the data change what a cell's result would be
 REMARKS = ("label", "family", "source_not_tracked")  # what a record says of its method and no result depends on
 BASELINES = ("student", "kd")  # what every method is compared with
 PLAIN = "student"  # the registered method that trains without distillation; teachers are trained by it
@@ -276,7 +276,14 @@ def identity(config: Mapping[str, Any], engine: int = ENGINE) -> str:
     """A cell's id, from its record's `cell`: 16 hex digits over all that decides the result."""
     method = {key: value for key, value in config["method"].items() if key not in REMARKS}
     decisive = {key: value for key, value in config.items() if key != "pair"}  # a name; its networks are there
+    if engine > 1:
+        decisive["teachers"] = [_without_path(teacher) for teacher in config["teachers"]]
     return digest({**decisive, "method": method, "engine": engine})
+
+
+def _without_path(teacher: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A teacher from a file is what its sha256 says, wherever the file lies."""
+    return {**teacher, "weights": "file"} if teacher["sha256"] else teacher
 
 
 def digest(value: Any) -> str:

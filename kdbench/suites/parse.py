@@ -19,6 +19,7 @@ from kdbench.errors import KDBenchError, unknown
 from kdbench.suites.fixed import Fixed
 from kdbench.suites.grid import PLAIN, DatasetSpec, MethodSpec, Pair, Suite, TeacherSpec
 from kdbench.suites.method_files import load_methods
+from kdbench.suites.networks import canonical
 from kdbench.suites.recipe import Recipe
 
 ALL = "all"  # in a suite's `methods`: every registered one
@@ -46,20 +47,21 @@ def parse(table: dict[str, Any], default_name: str = "suite") -> Suite:
             raise unknown_or_missing(key, table)
     sections = ("recipe", "teacher_recipe", "student_recipes", "teacher_recipes")
     recipe, teacher, *_ = (_table(table.get(key, {}), key) for key in sections)
-    parts = {
+    parts: dict[str, Any] = {
         "datasets": tuple(_build(DatasetSpec, _named(d), "datasets") for d in _list(table, "datasets")),
         "pairs": tuple(_pair(p) for p in _list(table, "pairs")),
         "methods": _methods(_list(table, "methods")),
         "seeds": tuple(_list(table, "seeds")),
         "recipe": _recipe(recipe, "recipe"),
         "teacher_recipe": _recipe({**recipe, **teacher}, "teacher_recipe"),
+        **{section: _by_network(table.get(section, {}), section) for section in ("student_recipes", "teacher_recipes")},
         "numerics": _build(Fixed, table.get("numerics", {}), "numerics"),
     }
     suite = _build(Suite, {**table, **parts}, "the suite", convert=False)
     suite.numerics.check()
     _check_task(suite)
     for section in ("student_recipes", "teacher_recipes"):
-        for network, overrides in table.get(section, {}).items():
+        for network, overrides in parts[section].items():
             _recipe({**recipe, **_table(overrides, f"{section}.{network}")}, f"{section}.{network}")
     _check_seeds(suite.seeds)
     if not (isinstance(suite.name, str) and re.fullmatch(r"\w[\w.-]*", suite.name)) or suite.name == "teachers":
@@ -197,14 +199,15 @@ def _pair(table: Any) -> Pair:
         raise KDBenchError(f"pair {table!r} is no table: write {{ teacher = ..., student = ... }}")
     parts = dict(table)
     if "teacher" in parts:
-        parts["teacher"] = _teacher(parts["teacher"])
-    parts["pool"] = tuple(_teacher(t) for t in (_list(parts, "pool", "a pair") if "pool" in parts else ()))
+        parts["teacher"] = teacher_spec(parts["teacher"])
+    parts["pool"] = tuple(teacher_spec(t) for t in (_list(parts, "pool", "a pair") if "pool" in parts else ()))
     if "assistants" in parts:
-        parts["assistants"] = tuple(_list(parts, "assistants", "a pair"))
-        for network in parts["assistants"]:
-            _typed(network, str, "pairs.assistants")
+        assistants = _list(parts, "assistants", "a pair")
+        parts["assistants"] = tuple(canonical(_typed(network, str, "pairs.assistants")) for network in assistants)
     for key in ("student", "name"):
         _typed(parts.get(key, ""), str, f"pairs.{key}")
+    if "student" in parts:
+        parts["student"] = canonical(parts["student"])
     pair = _build(Pair, parts, "pairs", convert=False)
     if pair.pool and pair.teacher != pair.pool[0]:
         raise KDBenchError(
@@ -213,20 +216,33 @@ def _pair(table: Any) -> Pair:
     return pair
 
 
-def _teacher(entry: Any) -> TeacherSpec:
+def teacher_spec(entry: Any) -> TeacherSpec:
     """`"name"`, `"name@seed"`, or a table."""
     if isinstance(entry, str):
-        network, at, seed = entry.partition("@")
-        if at and not seed.isdigit():
-            raise KDBenchError(f"teacher {entry!r} is not of the form network@seed with a whole number")
-        entry = {"network": network, **({"seed": int(seed)} if at else {})}
+        entry = named_training(entry)
     spec: TeacherSpec = _build(TeacherSpec, entry, "teacher")
+    spec = dataclasses.replace(spec, network=canonical(spec.network))
     if (spec.weights not in ("train", "pretrained")) != bool(spec.sha256):
         raise KDBenchError(
             f"teacher {spec.network!r} has weights {spec.weights!r} and sha256 {spec.sha256!r}: a checkpoint needs"
             " both, 'train' and 'pretrained' need no sha256"
         )
     return spec
+
+
+def named_training(entry: str) -> dict[str, Any]:
+    """The network and seed of `network@seed`, or the network alone."""
+    network, at, seed = entry.rpartition("@")
+    if not at:
+        return {"network": entry}
+    if not seed.isdigit():
+        raise KDBenchError(f"teacher {entry!r} is not of the form network@seed with a whole number")
+    return {"network": network, "seed": int(seed)}
+
+
+def _by_network(table: Any, section: str) -> dict[str, Any]:
+    """Recipes by network, whose names are spelt as elsewhere."""
+    return {canonical(network): changes for network, changes in _table(table, section).items()}
 
 
 def _named(entry: Any) -> dict[str, Any]:

@@ -141,10 +141,19 @@ def ignores_its_neighbours(bench: Bench, method: str, together: str = "together"
         _same(bench, other.id, "alone", together, f"beside it {label!r} ends at other weights than alone")
 
 
+def owns_its_parameters(bench: Bench, method: str) -> str:
+    """What it trains beside the students is its own; layers of a student that it keeps are named, and not counted."""
+    learner = bench.learner(bench.cell(method))
+    students = {id(parameter) for student in learner.students for parameter in student.parameters()}
+    kept = sorted(name for name, parameter in learner.method.named_parameters() if id(parameter) in students)
+    return f"keeps layers of the student as its own ({', '.join(kept)}): they are no extra parameters" if kept else ""
+
+
 CHECKS: Mapping[str, Callable[[Bench, str], str | None]] = {
     "trains": trains,
     "moves the student": moves_the_student,
     "leaves the teacher": leaves_the_teacher,
+    "owns its parameters": owns_its_parameters,
     "ignores its neighbours": ignores_its_neighbours,
     "resumes to the same bits": resumes_to_the_same_bits,
     **{f"takes {setting}": partial(trains_with, setting) for setting in SETTINGS},

@@ -145,6 +145,7 @@ class Bench:
     samples: int = 21
     batch_size: int = RECIPE.batch_size
     assistants: tuple[str, ...] = ("cifar_resnet8", "cifar_resnet8")
+    timed: bool = False  # so few steps would be half of the work
     weights: dict[tuple[str, str], dict[str, Tensor]] = field(default_factory=dict, init=False)
     _variants: dict[str, Bench] = field(default_factory=dict, init=False)
     _watchful: bool = field(default=False, init=False)
@@ -192,7 +193,8 @@ class Bench:
     ) -> list[Cell]:
         shared = Shared(self._watchful)
         try:
-            return Cohort(cells, self.task, self.teachers, store, self.numerics, listener, keep, shared=shared).run()
+            cohort = Cohort(cells, self.task, self.teachers, store, self.numerics, listener, keep, shared=shared)
+            return dataclasses.replace(cohort, timed=self.timed).run()
         except Spoiled as error:
             self._watchful = not error.known
             self.__post_init__()

@@ -36,8 +36,10 @@ from kdbench.training.folding import light
 from kdbench.training.footprint import Room
 from kdbench.training.guard import Shared, Spoiled, Tampered
 from kdbench.training.hooks import Misbehaved, first_line
+from kdbench.training.layouts import OWN
 from kdbench.training.learner import Learner
 from kdbench.training.machine_faults import is_machines
+from kdbench.training.pace import Pace
 from kdbench.training.provenance import provenance
 from kdbench.training.resume import resumed
 from kdbench.training.teachers import Teacher, Teachers
@@ -68,6 +70,7 @@ class Cohort:
         store: where checkpoints and records go.
         keep: called with a finished learner's cell and first student before the record is written; the digest of what
             it keeps goes into the record.
+        timed: whether steps are timed beside a plain student's; trials of a method do without.
         after_epoch: called at each epoch's end, when all checkpoints are written, with the learners that trained in it
             and with those that are not finished; what it raises ends the cohort there.
     """
@@ -80,6 +83,7 @@ class Cohort:
     listener: Listener
     keep: Callable[[Cell, Network], str | None] | None = None
     loaded: dict[TeacherSpec, Teacher] = field(default_factory=dict)
+    timed: bool = True
     strong_data: TrainingSet | None = None
     shared: Shared = field(default_factory=Shared)
     after_epoch: Callable[[Sequence[Learner], Sequence[Learner]], None] | None = None
@@ -152,6 +156,8 @@ class Cohort:
             self._settle(self.shared.weights(), suspects)
             outputs = self._run_teachers(batch, active, teacher_clocks)
             self.shared.lend(batch, outputs.values(), thorough=number == 0)
+            if number == 0 and self.timed:
+                self._time(active, batch)
             for learner in list(active):
                 mine = [outputs[spec] for spec in self._teachers_of(learner)]
                 step = partial(self._step, learner, number, batch, mine)
@@ -167,6 +173,14 @@ class Cohort:
         for learner in active:
             shared = batches + sum(teaching[spec] for spec in self._teachers_of(learner))
             self._guard(learner.cell, partial(self._end_epoch, learner, shared, watts))
+
+    def _time(self, active: list[Learner], batch: Batch) -> None:
+        """Time the learners that begin a phase; one that changes what all share meanwhile leaves."""
+        pace = Pace()
+        for learner in [each for each in active if pace.wanted(each)]:
+            teachers = [self.loaded[spec] for spec in self._teachers_of(learner)]
+            if not self._guard(learner.cell, partial(pace.measure, learner, batch, teachers), self.shared.after_step):
+                active.remove(learner)
 
     def _batches(self, epoch: int, strong: bool) -> Iterator[Batch]:
         if strong and self.strong_data is None:
@@ -211,10 +225,20 @@ class Cohort:
             network = self.teachers.load(cell, spec, self.task)
             predictions, primary = self.task.evaluate(network), self.task.metrics.primary.name
             about = {**self.teachers.describe(cell, spec, network), primary: self.task.scores(predictions)[primary]}
+            self._tell_of_file(spec, about)
             called = light(network, self.task.example(), self.numerics)
             call = self.numerics.compiled(called, cell.recipe.batch_size)
             self.loaded[spec] = Teacher(network, call, about, predictions)
             self.shared.keep_teacher(str(spec), network)
+
+    def _tell_of_file(self, spec: TeacherSpec, about: dict[str, Any]) -> None:
+        """Put the score of a teacher that somebody else trained before the user, who knows what it should be."""
+        if spec.sha256:
+            score = self.task.metrics.primary
+            layout = about.get("layout", OWN)
+            self.listener.notice(
+                f"teacher {spec} of {spec.weights!r}, layout: {layout}; {score.title} {about[score.name]:.2f}"
+            )
 
     def _join(self, cell: Cell, learners: list[Learner]) -> None:
         """Build a learner, put it where an earlier run left it, and add it to the others."""

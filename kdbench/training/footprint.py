@@ -8,7 +8,6 @@ and the random numbers stay as they were.
 
 from __future__ import annotations
 
-import copy
 import math
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,6 +25,7 @@ from kdbench.hardware import memory
 from kdbench.method import Batch, answer_of, both_views
 from kdbench.seeding import seeded
 from kdbench.training.learner import Learner
+from kdbench.training.twins import twin as twin_of
 
 FEW = 4  # samples of a real step, where a method decides by the numbers in its tensors
 SLACK = 1.25  # on a step, for what is no tensor: the workspaces of convolutions
@@ -72,7 +72,9 @@ class Room:
         if self.size is None or self._at_most(learners) <= self.size:
             return ""
         needs = [self._need(learner) for learner in learners]
-        total = sum(need.lasting for need in needs) + int(SLACK * max(need.step for need in needs))
+        # one after the other they are timed by a copy (kdbench/training/pace.py)
+        total = sum(need.lasting for need in needs) + max(need.lasting for need in needs)
+        total += int(SLACK * max(need.step for need in needs))
         if total <= self.size:
             return ""
         need, left = (f"{size / 2**30:.2f} GiB" for size in (total, self.size))
@@ -102,7 +104,7 @@ def rehearse(learner: Learner) -> Need:
     with suppress(Exception), _faked(learner) as twin:
         return _run(twin)
     try:
-        return _run(_twin(learner), max(learner.recipe.batch_size // FEW, 1))
+        return _run(twin_of(learner), max(learner.recipe.batch_size // FEW, 1))
     except Exception as error:
         if memory.ran_out(error):
             raise
@@ -126,18 +128,9 @@ def _faked(learner: Learner) -> Iterator[Learner]:
     """A copy of fake tensors; what is done with it in this block makes fake tensors only."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with FakeCopyMode(mode):
-        twin = _twin(learner)
+        twin = twin_of(learner)
     with mode:
         yield twin
-
-
-def _twin(learner: Learner) -> Learner:
-    """A copy with networks, method and optimizer of its own, that runs uncompiled."""
-    shared = (learner.cell, learner.task, learner.data, learner.numerics, learner.clock, learner.calls)
-    twin = copy.deepcopy(learner, {id(part): part for part in shared})
-    twin.calls = list(twin.students)
-    twin.peak_memory_mb = 0.0  # nothing to measure
-    return twin
 
 
 def _run(twin: Learner, scale: int = 1) -> Need:

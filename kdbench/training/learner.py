@@ -84,6 +84,7 @@ class Learner:
         seconds: what the clock has counted in all epochs, and the learner's part in the shared work.
         joules: the energy of that, where the device counts it.
         kept: what the task keeps of the predictions after the last epoch (`Task.keeps`).
+        step_times: of the phases so far, its steps beside a plain student's (`kdbench.training.pace`).
     """
 
     def __init__(
@@ -113,10 +114,7 @@ class Learner:
         self._method_trains = {name for name, p in self.method.named_parameters() if p.requires_grad}
         with Calling(self.name, "reads"):
             self.taps = [taps_of(self.method, student) for student in self.students]
-        self.calls: list[Callable[..., Output]] = [
-            numerics.compiled(student, self.recipe.batch_size, taps)
-            for student, taps in zip(self.students, self.taps, strict=True)
-        ]
+        self.compile_students()
         with Calling(self.name, "phases"):
             self.phases = check_phases(self.name, self.method.phases())
         self.bounds = self._phase_bounds()
@@ -127,6 +125,7 @@ class Learner:
         self.joules: float | None = None
         self.kept: dict[str, Any] | None = None
         self.peak_memory_mb: float | None = None
+        self.step_times: list[dict[str, Any]] = []
         self._sums: dict[str, Tensor] = {}
         self._steps = 0
         self._tried = False
@@ -177,6 +176,13 @@ class Learner:
             )
         return bounds
 
+    def compile_students(self) -> None:
+        """Make `calls`, by which the students run: compiled where the numerics say so."""
+        self.calls: list[Callable[..., Output]] = [
+            self.numerics.compiled(student, self.recipe.batch_size, taps)
+            for student, taps in zip(self.students, self.taps, strict=True)
+        ]
+
     # ------------------------------------------------------------------------------------------ phases
 
     def _enter_phase(self, index: int) -> None:
@@ -222,6 +228,11 @@ class Learner:
 
     def _phase_start(self, index: int) -> int:
         return self.bounds[index - 1] if index else 0
+
+    @property
+    def phase_epochs(self) -> int:
+        """How long the phase is that it is in."""
+        return self.bounds[self.phase_index] - self._phase_start(self.phase_index)
 
     def trained_parameters(self) -> Iterator[nn.Parameter]:
         return (p for group in self.optimizer.param_groups for p in group["params"])
@@ -342,6 +353,7 @@ class Learner:
             "joules": self.joules,
             "kept": self.kept,
             "peak_memory_mb": self.peak_memory_mb,
+            "step_times": self.step_times,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -353,6 +365,7 @@ class Learner:
         self.epoch, self.curve, self.seconds = state["epoch"], state["curve"], state["seconds"]
         self.joules, self.kept = state["joules"], state.get("kept")
         self.peak_memory_mb = state["peak_memory_mb"]
+        self.step_times = state.get("step_times", [])
 
     def result(self) -> dict[str, Any]:
         """The record's `result`, from the finished curve."""
@@ -371,14 +384,16 @@ class Learner:
 
     def cost(self) -> dict[str, Any]:
         """The record's `cost`."""
-        trained = sum(p.numel() for p in self.method.parameters() if p.requires_grad)
-        extra_students = sum(p.numel() for student in self.students[1:] for p in student.parameters())
+        students = {id(p) for p in self.students[0].parameters()}  # a method may keep a layer of it as its own
+        extra = [p for name, p in self.method.named_parameters() if name in self._method_trains]
+        extra += [p for student in self.students[1:] for p in student.parameters()]
         return {
             "seconds_per_epoch": self.seconds["alone"] / max(self.epoch, 1),
             "own_seconds_per_epoch": self.seconds["own"] / max(self.epoch, 1),
             "joules_per_epoch": None if self.joules is None else self.joules / max(self.epoch, 1),
             "peak_memory_mb": self.peak_memory_mb,
-            "extra_parameters": trained + extra_students,
+            "step_times": self.step_times,
+            "extra_parameters": sum({id(p): p.numel() for p in extra if id(p) not in students}.values()),
             "student_parameters": sum(p.numel() for p in self.students[0].parameters()),
             **deployed_cost(self.deployed(), self.task.example()),
             **latencies(self.deployed(), self.task.example(), self.numerics),

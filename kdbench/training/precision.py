@@ -14,6 +14,7 @@ from torch import nn
 from kdbench.hardware.machine import multiplies_tiles
 from kdbench.hardware.numerics import Numerics, resolve
 from kdbench.suites.grid import Cell
+from kdbench.suites.networks import split
 from kdbench.tasks.image import networks  # noqa: F401  (networks: registers the CIFAR networks with timm)
 from kdbench.training import tuned
 
@@ -88,13 +89,14 @@ class Layers:
 @cache
 def layers_of(network: str) -> Layers:
     """The kinds of layers of one of timm's networks; none for a name that timm does not know."""
-    if not timm.is_model(network):
+    base, _ = split(network)  # no option changes what kinds it has
+    if not timm.is_model(base):
         return Layers()
     try:
         with torch.device("meta"):
-            modules = list(timm.create_model(network).modules())
+            modules = list(timm.create_model(base).modules())
     except (NotImplementedError, RuntimeError):  # older versions of timm compute with numbers as they build a ViT
-        modules = list(timm.create_model(network).modules())
+        modules = list(timm.create_model(base).modules())
     return Layers(
         grouped=any(isinstance(module, nn.Conv2d) and module.groups > 1 for module in modules),
         max_pooled=any(isinstance(module, nn.MaxPool2d) for module in modules),

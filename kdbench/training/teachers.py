@@ -18,6 +18,7 @@ from kdbench.records.reading import Damaged
 from kdbench.seeding import seed_all
 from kdbench.suites.grid import Cell, TeacherSpec
 from kdbench.tasks import Task
+from kdbench.training.layouts import OWN, fitted
 from kdbench.training.weights import digest_of, fault_of_trained, read_weights, save_trained
 
 
@@ -26,6 +27,7 @@ class Teachers:
 
     def __init__(self, folder: Path) -> None:
         self.store = Store(folder)
+        self.layouts: dict[TeacherSpec, str] = {}  # in which each checkpoint was, of those that were loaded
         self._sound: set[str] = set()  # ids of trainings whose weights were looked at
 
     def missing(self, cell: Cell) -> list[Cell]:
@@ -78,42 +80,25 @@ class Teachers:
         else:
             file = self._file(cell.training_of(teacher)) if teacher.weights == "train" else Path(teacher.weights)
             network = task.network(teacher.network, **options)
-            load_weights(network, read_weights(file, teacher.sha256))
+            weights, self.layouts[teacher] = fitted(network, read_weights(file, teacher.sha256))
+            network.core.load_state_dict(weights)
         _check_finite(network, teacher)
         return network.requires_grad_(False).eval()
 
     def describe(self, cell: Cell, teacher: TeacherSpec, network: Network) -> dict[str, Any]:
         """What the record says of a teacher, without its score; `sha256` is of the weights that it has here."""
         trained = teacher.weights == "train"
+        layout = self.layouts.get(teacher, OWN)
         return {
             "network": teacher.network,
             "seed": teacher.seed,
             "weights": cell.training_of(teacher).id if trained else teacher.sha256 or teacher.weights,
             "sha256": digest_of(network.core.state_dict()),
+            **({"layout": layout} if layout != OWN else {}),
         }
 
     def _file(self, training: Cell) -> Path:
         return self.store.weights(training.id)
-
-
-def load_weights(network: Network, weights: dict[str, Tensor]) -> None:
-    """Load a checkpoint's tensors.
-
-    Raises:
-        KDBenchError: naming the first tensor that is missing, unknown or of another shape.
-    """
-    own = network.core.state_dict()
-    lacks, strange = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
-    if lacks or strange:
-        what = f"it lacks {lacks[0]!r}" if lacks else f"it has {strange[0]!r}, which the network has not"
-        raise KDBenchError(f"the checkpoint is not of network {network.name!r}: {what}")
-    for key, tensor in weights.items():
-        if own[key].shape != tensor.shape:
-            raise KDBenchError(
-                f"the checkpoint for network {network.name!r} does not fit: {key!r} is {list(tensor.shape)} there and "
-                f"{list(own[key].shape)} here; it was trained with another number of classes or another input"
-            )
-    network.core.load_state_dict(weights)
 
 
 def _check_finite(network: Network, teacher: TeacherSpec) -> None:

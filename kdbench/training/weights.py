@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import io
 import json
@@ -9,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -16,8 +18,16 @@ from torch import Tensor
 from kdbench.errors import KDBenchError
 from kdbench.records import Record
 from kdbench.records.files import read_bytes, write_atomically
+from kdbench.training.layouts import weights_in
 
 Weights = Mapping[str, Tensor]
+# what the field's files hold beside tensors: their options, and scores as numpy's scalars (by numpy 1's name and 2's)
+HARMLESS: list[Any] = [
+    argparse.Namespace,
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("float32", "float64", "int32", "int64", "bool")),
+    *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+]
 
 
 def digest_of(weights: Weights) -> str:
@@ -103,9 +113,5 @@ def read_weights(path: Path, sha256: str = "") -> dict[str, Tensor]:
 def _parsed(content: bytes, suffix: str) -> dict[str, Tensor]:
     if suffix == ".safetensors":
         return safetensors.torch.load(content)
-    found: Any = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    for key in ("state_dict", "model", "model_state", "net"):
-        if isinstance(found, dict) and isinstance(found.get(key), dict):
-            found = found[key]
-    entries = found.items() if isinstance(found, dict) else ()
-    return {str(name).removeprefix("module."): value for name, value in entries if isinstance(value, Tensor)}
+    with torch.serialization.safe_globals(HARMLESS):
+        return weights_in(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))

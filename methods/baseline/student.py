@@ -13,7 +13,7 @@ from torch import Tensor
 from kdbench import Batch, Method, Output, register
 
 
-@register("student", family="baseline")
+@register("student", family="baseline", fidelity="paper")
 class Student(Method):
     uses_teacher = False
 

@@ -39,7 +39,7 @@ from kdbench.losses import wide
         arxiv="1811.03233",
         code="HobbitLong/RepDistiller",
     ),
-    fidelity="official-code",
+    fidelity="field-code",
 )
 class AB(Method):
     needs = frozenset({"preactivations"})

@@ -6,7 +6,8 @@ At each stage the student looks where the teacher looks: the maps of mean square
 
 CIFAR-100 and ImageNet: weight 1000, p 2, all stages; the larger map is average-pooled to the smaller.
 
-Deviations: none. As in the field's code, stages are matched from the shallowest on where their numbers differ.
+Deviations: none. As in RepDistiller's code, which has the authors' formula, stages are matched from the shallowest on
+where their numbers differ.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from kdbench.losses import attention_map
         year=2017,
         venue="ICLR",
         arxiv="1612.03928",
-        code="HobbitLong/RepDistiller",
+        code="szagoruyko/attention-transfer",
     ),
     fidelity="official-code",
 )

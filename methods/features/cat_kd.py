@@ -2,7 +2,7 @@
 
 The student attends to the regions by which the teacher tells the classes apart: the class activation maps agree.
 
-    CAM_c = sum_k W_ck F_k, the classifier at each location of the last map, without bias
+    CAM_c = sum_k W_ck F_k, the classifier at each location of the map that the head pools, without bias
     L = CE(z_s, y) + weight mean (N(pool(CAM_s)) - N(pool(CAM_t)))^2,  pool to resolution x resolution, N = l2 by map
 
 CIFAR-100 by pair: 15 (resnet32x4 -> resnet8x4), 0.7 (resnet56 -> 20), 1.8 (110 -> 32), 4.5 (vgg13 -> vgg8), 12 and
@@ -12,8 +12,6 @@ without N (resnet34 -> resnet18), 10 at resolution 2 with N (resnet50 -> mobilen
 
 Deviations: the official code turns the classifier into a 1x1 convolution without bias before the pooling. That is the
 same map as here, where the networks stay as they are; but our student keeps its classifier's bias for its logits.
-Networks with a convolution behind their last stage (mobilenetv2, shufflenetv2) do not show the map that it gives, and
-are refused.
 """
 
 from __future__ import annotations
@@ -43,7 +41,7 @@ from kdbench.losses import wide
     fidelity="official-code",
 )
 class CATKD(Method):
-    needs = frozenset({"maps"})
+    needs = frozenset({"maps", "unpooled"})
 
     def __init__(self, weight: float = 15.0, resolution: int = 2, normalise: bool = False) -> None:
         super().__init__()
@@ -53,7 +51,7 @@ class CATKD(Method):
 
     def build(self, student: Network, teacher: Network) -> None:
         for network in (student, teacher):
-            fits = network.shapes.features[-1][0] == network.shapes.embedding
+            fits = network.shapes.unpooled[0] == network.shapes.embedding
             if not (fits and isinstance(network.classifier, nn.Linear)):
                 raise NotApplicable(f"cat_kd needs a linear classifier on the last map, which {network.name!r} has not")
         self.register_buffer("weight_teacher", teacher.classifier.weight.detach().clone())
@@ -64,18 +62,18 @@ class CATKD(Method):
         check_pooled_student("cat_kd", self._student[0], data)
 
     def reads(self, stages: int) -> tuple[int, ...]:
-        return (stages,)
+        return ()
 
     def loss(self, batch: Batch, student: Output, teacher: Output) -> dict[str, Tensor]:
-        ours = self.attention(student.features[-1], self._student[0].classifier.weight)
-        theirs = self.attention(teacher.features[-1], self.weight_teacher)
+        ours = self.attention(student.unpooled, self._student[0].classifier.weight)
+        theirs = self.attention(teacher.unpooled, self.weight_teacher)
         return {
             "ce": F.cross_entropy(student.logits, batch.targets),
             "attention": self.weight * F.mse_loss(ours, theirs),
         }
 
     def attention(self, feature: Tensor, weight: Tensor) -> Tensor:
-        """Class activation maps `[B, K, resolution, resolution]` of a last map `[B, C, H, W]`."""
+        """Class activation maps `[B, K, resolution, resolution]` of a map `[B, C, H, W]`."""
         with torch.autocast(feature.device.type, enabled=False):
             pooled = pool_to(wide(feature), (self.resolution, self.resolution))  # pooling and the classifier commute
             maps = torch.einsum("kc,bchw->bkhw", weight.to(pooled.dtype), pooled)

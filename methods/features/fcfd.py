@@ -20,8 +20,8 @@ ones for each path ("ghost"), but nothing reads them: mixed paths are never eval
 
 Deviations:
 - The warm-up of 20 of 240 epochs is kept as a share.
-- Maps are those that the networks here give, after their ReLU; the official code has them before it for some networks
-  (VGG, MobileNetV2).
+- Maps are those that the networks here give, of the last stage what the head pools, after its ReLU; the official code
+  has them before it for some networks (VGG, MobileNetV2, Wide ResNets' last).
 - The official code's teacher runs in train mode throughout; here only on mixed paths.
 - Where the numbers of stages differ, the deepest ones are matched.
 - As in the official code, maps whose sizes differ by another factor are refused.
@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from kdbench import Batch, Dataset, KDBenchError, Method, Network, NotApplicable, Output, Paper, register
-from kdbench.connectors import evaluating, global_pool, norm
+from kdbench.connectors import evaluating, global_pool, norm, stages_to_pool
 from kdbench.losses import kl, wide
 
 SLOPE = 0.1
@@ -100,7 +100,7 @@ class Bridge(nn.Module):
     fidelity="official-code",
 )
 class FCFD(Method):
-    needs = frozenset({"maps"})
+    needs = frozenset({"maps", "unpooled"})
 
     def __init__(
         self,
@@ -117,7 +117,7 @@ class FCFD(Method):
         self.paths, self.warmup_share = paths, warmup_share
 
     def build(self, student: Network, teacher: Network) -> None:
-        ours, theirs = student.shapes.features, teacher.shapes.features
+        ours, theirs = stages_to_pool(student.shapes), stages_to_pool(teacher.shapes)
         self.stages = min(len(ours), len(theirs))
         pairs = list(zip(ours[-self.stages :], theirs[-self.stages :], strict=True))
         for s, t in pairs:
@@ -135,6 +135,9 @@ class FCFD(Method):
         # in a tuple, so that they are no modules of this one: the layers are the student's own
         self._student = (student, *(student.tail(len(ours) - self.stages + k) for k in switches))
 
+    def reads(self, stages: int) -> range:
+        return range(1, stages)
+
     @torch.no_grad()
     def prepare(self, data: Dataset, teachers: Sequence[Network]) -> None:
         inputs = next(iter(data.batches())).inputs
@@ -142,12 +145,12 @@ class FCFD(Method):
         with evaluating(student):
             outputs = student(inputs), teachers[0](inputs)
         for bridges, output in zip((self.to_student, self.to_teacher), outputs, strict=True):
-            for bridge, feature in zip(bridges, output.features[-self.stages :], strict=False):
+            for bridge, feature in zip(bridges, stages_to_pool(output)[-self.stages :], strict=False):
                 assert isinstance(bridge, Bridge)
                 bridge.slope.fill_(SLOPE if feature.min() >= 0 else 1.0)
 
     def loss(self, batch: Batch, student: Output, teacher: Output) -> dict[str, Tensor]:
-        ours, theirs = (output.features[-self.stages :] for output in (student, teacher))
+        ours, theirs = (stages_to_pool(output)[-self.stages :] for output in (student, teacher))
         bridged = [bridge(feature) for bridge, feature in zip(self.to_teacher, ours, strict=True)]
         imitations = [[feature] for feature in bridged]  # of the teacher's map at each stage
         logits = []
@@ -157,7 +160,7 @@ class FCFD(Method):
                 output = self._run(self._student[k + 1], self.to_student[k](theirs[k]))
             else:
                 output = self._run(self.teacher_tails[k], bridged[k])
-                for stage, feature in enumerate(output.features, start=k + 1):
+                for stage, feature in enumerate(stages_to_pool(output), start=k + 1):
                     imitations[stage].append(feature)
             logits.append(output.logits)
         costs = [self._appearance(stage, theirs[stage], imitations[stage]) for stage in range(self.stages)]

@@ -30,7 +30,7 @@ from kdbench.connectors import Hint, pool_match
         arxiv="1412.6550",
         code="HobbitLong/RepDistiller",
     ),
-    fidelity="official-code",
+    fidelity="field-code",
 )
 class FitNet(Method):
     """`stage` counts from 1; it is the literature's hint layer, whose layer 0 is the stem."""

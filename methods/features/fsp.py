@@ -55,7 +55,7 @@ def _shapes(network: Network) -> list[tuple[int, ...]]:
         arxiv="",
         code="HobbitLong/RepDistiller",
     ),
-    fidelity="official-code",
+    fidelity="field-code",
 )
 class FSP(Method):
     needs = frozenset({"maps"})

@@ -11,7 +11,7 @@ CIFAR-100: weight 1. ImageNet: no value known. The eigenvectors of the smaller G
 step, in float64; on a GPU the CPU waits for them.
 
 Deviations:
-- Reconstructed from RepDistiller's port, since the authors' TensorFlow code was not seen.
+- This is RepDistiller's port; the authors' TensorFlow code was not seen.
 - A singular vector's sign is arbitrary and the loss depends on it: the teacher's are turned so that the sum of the
   entries is not negative.
 - The gradient of a singular vector is 1 over gaps between squared singular values, which are at least 1e-4 of the
@@ -88,7 +88,7 @@ def relation(below: Tensor, above: Tensor) -> Tensor:
         arxiv="1807.06819",
         code="HobbitLong/RepDistiller",
     ),
-    fidelity="reconstructed",
+    fidelity="field-code",
 )
 class KDSVD(Method):
     needs = frozenset({"maps"})

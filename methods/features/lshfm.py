@@ -17,8 +17,8 @@ one's output, and both learn from the labels. Deployed is their product, written
 that the student keeps its size.
 
 Deviations:
-- 32 D is capped at `max_hash`, since it means 134 million frozen weights for a ResNet-50; the number in use is the
-  length of the buffer `hash_bias`.
+- Where W and b take more than `max_hash_mb` (2048, in units of 2^20 bytes of float32; from D = 4096 on), N is what fits
+  into it; a given `n_hash` stays as it is.
 - The median is taken over plain images, not augmented ones.
 - A batch without any sample that the teacher classifies correctly adds nothing (official code: 0 / 0).
 - In a composition such as `lshfm+kd` the other terms see the student's own classifier: use `kd_weight`.
@@ -71,21 +71,21 @@ class LSHFM(Method):
         weight: float = 6.0,
         variant: str = "lshl2_s",
         n_hash: int | None = None,
-        max_hash: int = 8192,
+        max_hash_mb: float = 2048.0,
         std: float | None = None,
         bias: str = "median",
         kd_weight: float = 0.0,
         temperature: float = 4.0,
     ) -> None:
-        """`n_hash` None: 32 D up to `max_hash`; `std` None: that of the teacher's classifier."""
+        """`n_hash` None: 32 D, or what `max_hash_mb` holds; `std` None: that of the teacher's classifier."""
         super().__init__()
         if variant not in VARIANTS or bias not in BIASES:
             raise KDBenchError(
                 f"lshfm's variant is {variant!r} and its bias {bias!r}: give one of {VARIANTS} and one of {BIASES}"
             )
-        if min(max_hash, 1 if n_hash is None else n_hash) < 1:
-            raise KDBenchError("lshfm needs at least one hash function: give n_hash and max_hash of 1 or more")
-        self.weight, self.variant, self.n_hash, self.max_hash = weight, variant, n_hash, max_hash
+        if max_hash_mb <= 0 or (n_hash is not None and n_hash < 1):
+            raise KDBenchError("lshfm needs at least one hash function: give n_hash and max_hash_mb above 0")
+        self.weight, self.variant, self.n_hash, self.max_hash_mb = weight, variant, n_hash, max_hash_mb
         self.std, self.bias, self.kd_weight, self.temperature = std, bias, kd_weight, temperature
         self.feat_fc: nn.Linear | None = None
 
@@ -97,9 +97,14 @@ class LSHFM(Method):
             self.fc = nn.Linear(width, student.shapes.num_classes)
         if self.variant != "l2":
             std = last_layer(teacher).weight.std().item() if self.std is None else self.std
-            count = min(32 * width, self.max_hash) if self.n_hash is None else self.n_hash
+            count = self.hashes(width) if self.n_hash is None else self.n_hash
             self.register_buffer("hash_weight", std * torch.randn(count, width))
             self.register_buffer("hash_bias", torch.zeros(count))
+
+    def hashes(self, width: int) -> int:
+        """The paper's number of hash functions of an embedding `[width]`, or as many as `max_hash_mb` holds."""
+        fitting = int(self.max_hash_mb * 2**20) // (4 * (width + 1))  # float32, a row of W and its b
+        return max(min(32 * width, fitting), 1)
 
     @torch.no_grad()
     def prepare(self, data: Dataset, teachers: Sequence[Network]) -> None:

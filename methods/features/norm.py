@@ -1,7 +1,7 @@
 """NORM: Knowledge Distillation via N-to-One Representation Matching (Liu, Li, Li, Yao, ICLR 2023).
 
-Two linear layers behind the student's last map expand it to N times the teacher's channels and contract it again; each
-of the N segments learns the teacher's whole map. After training the layers are merged into the classifier.
+Two linear layers behind the map that the student's head pools expand it to N times the teacher's channels and contract
+it again; each of the N segments learns the teacher's whole map. After training they are merged into the classifier.
 
     E = BN(W_1 F_s), N C_t channels;  G = F_s + BN(W_2 E);  z_s = classifier(GAP G)
     L = ce_weight CE(scale LN(z_s), y) + weight factor(epoch) sum_n mean (E_n - F_t)^2
@@ -18,18 +18,16 @@ their BatchNorm's running statistics; the tables count these parameters, as many
 
 Deviations:
 - The factor's epochs are kept as shares.
-- The map that the student pools must be one of its stages, so students with a convolution in the head (mobilenetv2,
-  shufflenetv2) are refused.
 - In a Wide ResNet the layers stand behind the last norm and ReLU (in the official code before them, where they cannot
-  be merged).
+  be merged), and in MobileNetV2 and ShuffleNetV2 behind the last ReLU too (there that ReLU is left out).
 - Of two maps the larger is max-pooled to the other's size.
 - With `norm+kd` only the student's logits are normalised, in the official code both.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -82,6 +80,17 @@ def standardise(logits: Tensor, scale: float) -> Tensor:
     return logits if not scale or logits.shape[1] < 3 else F.layer_norm(logits, logits.shape[1:], eps=1e-7) * scale
 
 
+@dataclass(frozen=True)
+class Transformed(Output):
+    """What the transformed student says; `unpooled` is the contracted map.
+
+    Attributes:
+        expanded: the map between the two layers, `[B, N C_t, H, W]`.
+    """
+
+    expanded: Tensor | None = None
+
+
 @register(
     "norm",
     family="features",
@@ -96,7 +105,7 @@ def standardise(logits: Tensor, scale: float) -> Tensor:
     fidelity="official-code",
 )
 class NORM(Method):
-    needs = frozenset({"maps"})
+    needs = frozenset({"maps", "unpooled"})
 
     def __init__(self, n: int = 8, weight: float = 1.0, ce_weight: float = 0.1, scale: float = 2.5) -> None:
         super().__init__()
@@ -105,36 +114,32 @@ class NORM(Method):
         self.n, self.weight, self.ce_weight, self.scale = n, weight, ce_weight, scale
 
     def build(self, student: Network, teacher: Network) -> None:
-        channels = student.shapes.features[-1][0]
+        channels = student.shapes.unpooled[0]
         if channels != student.shapes.embedding:
             raise NotApplicable(f"norm needs a classifier on the pooled last map, which {student.name!r} has not")
-        self.transform = Transform(channels, self.n * teacher.shapes.features[-1][0])
+        self.transform = Transform(channels, self.n * teacher.shapes.unpooled[0])
         self._student = (student,)  # in a tuple, so that it is no module of this one
 
     def prepare(self, data: Dataset, teachers: Sequence[Network]) -> None:
         check_pooled_student("norm", self._student[0], data)
 
     def respond(self, student: Output) -> Output:
-        """The transformed student; the expanded map stands in for the last stage's."""
-        expanded, contracted = self.transform(student.features[-1])
+        """The transformed student."""
+        expanded, contracted = self.transform(student.unpooled)
         embedding = wide(global_pool(contracted))
         with torch.autocast(embedding.device.type, enabled=False):
             logits = standardise(self._student[0].classifier(embedding), self.scale)
-        return dataclasses.replace(
-            student,
-            logits=logits,
-            embedding=embedding,
-            features=(*student.features[:-1], expanded),
-            strong=None if student.strong is None else self.respond(student.strong),
-        )
+        said = {**vars(student), "logits": logits, "embedding": embedding, "final": contracted}
+        strong = None if student.strong is None else self.respond(student.strong)
+        return Transformed(**{**said, "strong": strong, "expanded": expanded})
 
     def reads(self, stages: int) -> tuple[int, ...]:
-        return (stages,)
+        return ()
 
-    def loss(self, batch: Batch, student: Output, teacher: Output) -> dict[str, Tensor]:
+    def loss(self, batch: Batch, student: Transformed, teacher: Output) -> dict[str, Tensor]:
         position = (self.epoch - 1) / self.epochs
         factor = next(factor for end, factor in FACTORS if position < end)
-        expanded, target = max_pool_match(wide(student.features[-1]), wide(teacher.features[-1]))
+        expanded, target = max_pool_match(wide(student.expanded), wide(teacher.unpooled))
         segments = expanded.unflatten(1, (self.n, -1))  # [B, N, C_t, H, W]
         return {
             "ce": self.ce_weight * F.cross_entropy(student.logits, batch.targets),

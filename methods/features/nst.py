@@ -44,7 +44,7 @@ def discrepancy(student: Tensor, teacher: Tensor) -> Tensor:
         arxiv="1707.01219",
         code="HobbitLong/RepDistiller",
     ),
-    fidelity="official-code",
+    fidelity="field-code",
 )
 class NST(Method):
     needs = frozenset({"maps"})

@@ -10,7 +10,7 @@ u is a log-variance, one for each of the teacher's values; its gradient reaches 
 90 epochs, then weight 1 for 30 more at a small constant rate. CIFAR-100: no value known; ImageNet's are the defaults.
 
 Deviations:
-- Reconstructed from torchdistill's port, whose author had the authors' code; that code is not public.
+- This is torchdistill's port, whose author had the authors' code; that code is not public.
 - The two trainings are one here, at the recipe's rates (`warmup_share`), so that all methods train equally long.
 - Where the widths differ, a linear layer brings e_s to the teacher's first; the port has equal widths only.
 """
@@ -38,7 +38,7 @@ EPS = 1e-6
         arxiv="2008.01458",
         code="yoshitomo-matsubara/torchdistill",
     ),
-    fidelity="reconstructed",
+    fidelity="field-code",
 )
 class PAD(Method):
     def __init__(

@@ -10,6 +10,7 @@ CIFAR-100: weight 1 (resnet32x4 -> resnet8x4: 5; resnet50 -> mobilenetv2: 30 at 
 no warm-up (`warmup_share` 0).
 
 Deviations:
+- The code that was compared is mdistiller's, which is what tables compare with, not the authors' own.
 - The warm-up of 20 of 240 epochs is kept as a share.
 - The teacher's maps are taken before their ReLU where it has such; other teachers give their features.
 - The student's maps are its features; mdistiller's ImageNet configurations take them before their ReLU too.
@@ -50,7 +51,7 @@ def hierarchical_distance(student: Tensor, teacher: Tensor) -> Tensor:
         arxiv="2104.09044",
         code="megvii-research/mdistiller",
     ),
-    fidelity="official-code",
+    fidelity="field-code",
 )
 class ReviewKD(Method):
     needs = frozenset({"maps"})

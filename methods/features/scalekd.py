@@ -8,6 +8,7 @@ projection runs through the teacher's own last stage and is compared there.
         + last_spatial D(P(F_s), F_t) + last_frequency D'(P'(F_s), F_t)
     D(a, b) = sum |l2norm(a) - l2norm(b)|^2, mean over the batch, l2norm over the channels of each position
     D' = D of the maps less their means over the positions;  F_s' the map before the last;  T the teacher's last stage
+    F_s, F_t = the maps that the heads take, after a last norm
     P: x = ReLU(BN(conv3x3(F))) + position,  q = ReLU(conv1x1(queries)),  h = LN(attention(q, x, x)),  h + FFN(h)
 
 All four projectors are their own; those of the last map take the others' results behind T as queries. Attention logits
@@ -33,7 +34,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench import Batch, Method, Network, NotApplicable, Output, Paper, register
-from kdbench.connectors import Shape, evaluating, norm
+from kdbench.connectors import Shape, evaluating, norm, stages_to_pool
 from kdbench.losses import wide
 
 SHARPNESS = 5.0
@@ -103,7 +104,7 @@ class Projector(nn.Module):
     fidelity="official-code",
 )
 class ScaleKD(Method):
-    needs = frozenset({"maps"})
+    needs = frozenset({"maps", "unpooled"})
 
     def __init__(
         self,
@@ -121,7 +122,7 @@ class ScaleKD(Method):
         self.ce_weight, self.heads, self.perception = ce_weight, heads, perception
 
     def build(self, student: Network, teacher: Network) -> None:
-        ours, theirs = student.shapes.features, teacher.shapes.features
+        ours, theirs = stages_to_pool(student.shapes), stages_to_pool(teacher.shapes)
         stage = -1
         if self.perception:
             self.last_stage = last_stage(student, teacher)
@@ -135,17 +136,17 @@ class ScaleKD(Method):
         )
 
     def reads(self, stages: int) -> tuple[int, ...]:
-        return (stages - 1, stages) if self.perception else (stages,)
+        return (stages - 1,) if self.perception else ()
 
     def loss(self, batch: Batch, student: Output, teacher: Output) -> dict[str, Tensor]:
         terms = {"ce": self.ce_weight * F.cross_entropy(student.logits, batch.targets)}
-        target, stage = teacher.features[-1], -2 if self.perception else -1
-        perceived = {view: project(student.features[stage]) for view, project in self.projectors.items()}
+        target, feature = teacher.unpooled, student.features[-2] if self.perception else student.unpooled
+        perceived = {view: project(feature) for view, project in self.projectors.items()}
         if self.perception:
             with evaluating(self.last_stage):
-                perceived = {view: self.last_stage(feature).features[-1] for view, feature in perceived.items()}
+                perceived = {view: self.last_stage(feature).unpooled for view, feature in perceived.items()}
             for view, project in self.last.items():
-                projected = project(student.features[-1], perceived.get(view))
+                projected = project(student.unpooled, perceived.get(view))
                 terms[f"last_{view}"] = self.last_weights[view] * distance(projected, target, view == "frequency")
         for view, feature in perceived.items():
             terms[view] = self.weights[view] * distance(feature, target, view == "frequency")

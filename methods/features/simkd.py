@@ -7,9 +7,11 @@ classifier is deployed on top of it.
 
 No cross-entropy, no KL, no labels. ImageNet: the same loss, 120 epochs, batch 256, rate 0.1 (x0.1 at 30, 60, 90).
 
+F_t is the map that the teacher's head pools, and F_s the student's; of a student with a convolution in the head
+(mobilenetv2, shufflenetv2) it is the map before that, as in the official code.
+
 Deviations: none. Deployed are the student's body, P and the teacher's classifier, and the tables count exactly
-these. A teacher whose classifier does not read the pooled last map (ViT, networks with a convolution in the head) is
-refused.
+these. A teacher whose classifier does not read the mean of a map (a ViT's reads the class token) is refused.
 """
 
 from __future__ import annotations
@@ -21,7 +23,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench import Batch, Dataset, Method, Network, Output, Paper, register
-from kdbench.connectors import bottleneck, global_pool, pool_match, pool_to, require_pooled_embedding
+from kdbench.connectors import (
+    bottleneck,
+    global_pool,
+    last_of_stages,
+    pool_match,
+    pool_to,
+    require_pooled_embedding,
+)
 
 
 class Deployed(nn.Module):
@@ -33,7 +42,7 @@ class Deployed(nn.Module):
         self.space = method.space
 
     def forward(self, inputs: Tensor) -> Tensor:
-        feature = pool_to(self.student(inputs).features[-1], self.space)
+        feature = pool_to(last_of_stages(self.student(inputs)), self.space)
         return self.classifier(global_pool(self.transfer(feature)))
 
 
@@ -51,14 +60,14 @@ class Deployed(nn.Module):
     fidelity="official-code",
 )
 class SimKD(Method):
-    needs = frozenset({"maps"})
+    needs = frozenset({"maps", "unpooled"})
 
     def __init__(self, factor: int = 2) -> None:
         super().__init__()
         self.factor = factor
 
     def build(self, student: Network, teacher: Network) -> None:
-        (c_in, *ours), (c_out, *theirs) = student.shapes.features[-1], teacher.shapes.features[-1]
+        (c_in, *ours), (c_out, *theirs) = last_of_stages(student.shapes), teacher.shapes.unpooled
         middle = c_out // self.factor
         self.transfer = nn.Sequential(*bottleneck(c_in, middle, c_out), nn.BatchNorm2d(c_out), nn.ReLU())
         self.classifier = copy.deepcopy(teacher.classifier).requires_grad_(False)
@@ -71,7 +80,7 @@ class SimKD(Method):
         return (stages,)
 
     def loss(self, batch: Batch, student: Output, teacher: Output) -> dict[str, Tensor]:
-        ours, theirs = pool_match(student.features[-1], teacher.features[-1])
+        ours, theirs = pool_match(last_of_stages(student), teacher.unpooled)
         return {"feature": F.mse_loss(self.transfer(ours), theirs)}
 
     def deploy(self, student: Network) -> nn.Module:

@@ -8,6 +8,8 @@ from its own.
 
 CIFAR-100 and ImageNet: weight 1. `variant="vector"` is the SimKD toolbox's: the layer acts on the pooled embedding.
 
+F_s and F_t are the maps that the heads pool.
+
 Deviations: none. A map is pooled on its own side, so sizes need not agree.
 """
 
@@ -39,7 +41,7 @@ from kdbench.losses import wide
     fidelity="official-code",
 )
 class SRRL(Method):
-    needs = frozenset({"maps"})
+    needs = frozenset({"maps", "unpooled"})
 
     def __init__(self, weight: float = 1.0, variant: str = "map") -> None:
         super().__init__()
@@ -50,7 +52,7 @@ class SRRL(Method):
             self.needs = frozenset()
 
     def build(self, student: Network, teacher: Network) -> None:
-        c_in = student.shapes.features[-1][0] if self.variant == "map" else student.shapes.embedding
+        c_in = student.shapes.unpooled[0] if self.variant == "map" else student.shapes.embedding
         c_out = teacher.shapes.embedding
         self.transfer = nn.Sequential(pointwise(c_in, c_out, 2, bias=False), norm(c_out, 2), nn.ReLU())
         if self.variant == "map":
@@ -62,10 +64,10 @@ class SRRL(Method):
             require_pooled_embedding("srrl", teachers[0], data)
 
     def reads(self, stages: int) -> tuple[int, ...]:
-        return (stages,)
+        return ()
 
     def loss(self, batch: Batch, student: Output, teacher: Output) -> dict[str, Tensor]:
-        feature = student.features[-1] if self.variant == "map" else student.embedding[:, :, None, None]
+        feature = student.unpooled if self.variant == "map" else student.embedding[:, :, None, None]
         ours = wide(global_pool(self.transfer(feature)))
         with torch.autocast(ours.device.type, enabled=False):
             logits = self.classifier(ours)

@@ -8,7 +8,8 @@ and whose variance is learned for each channel.
 
 CIFAR-100: weight 1, initial variance 5; the larger of two maps is pooled to the smaller. ImageNet: no value known.
 
-Deviations: none from RepDistiller, which trains the variances; another toolbox leaves them out of the optimizer.
+Deviations: none from the author's code in RepDistiller, which trains the variances; another toolbox leaves them out of
+the optimizer.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Gaussian(nn.Module):
         year=2019,
         venue="CVPR",
         arxiv="1904.05835",
-        code="HobbitLong/RepDistiller",
+        code="ssahn0215/variational-information-distillation",
     ),
     fidelity="official-code",
 )

@@ -4,11 +4,11 @@ A free projector can learn the teacher's features in the student's stead. One wi
 distances, so that what is to be learned must be learned by the student.
 
     L = CE(z_s, y) + kd_weight T^2 KL(softmax(z_t / T) || softmax(z_s / T)) + weight mean smooth_l1(P h, LN(g))
-    h, g = the means of the student's and the teacher's last maps over their positions;  LN without affine
+    h, g = the means over the positions of the maps that the student's and the teacher's heads take;  LN without affine
     P `[D_t, D_s]`, P^T P = I (P P^T = I where the student is wider), by torch's orthogonal parametrisation
 
 smooth_l1(a, b) = (a - b)^2 / 2 below 1, else |a - b| - 1/2. ImageNet: weight 1, kd_weight 1, T 1. CIFAR-100: no value
-known; ImageNet's are the defaults. A ViT's map are its patch tokens.
+known; ImageNet's are the defaults. A ViT's map are its patch tokens after the last norm.
 
 Deviations:
 - The authors' students are distilled DeiTs, whose second head learns from the teacher; networks here have one, which
@@ -59,7 +59,7 @@ def orthonormal(c_in: int, c_out: int) -> nn.Module:
     fidelity="official-code",
 )
 class VKD(Method):
-    needs = frozenset({"features"})
+    needs = frozenset({"unpooled"})
 
     def __init__(
         self, weight: float = 1.0, kd_weight: float = 1.0, temperature: float = 1.0, ce_weight: float = 1.0
@@ -69,14 +69,11 @@ class VKD(Method):
         self.temperature, self.ce_weight = temperature, ce_weight
 
     def build(self, student: Network, teacher: Network) -> None:
-        ours, theirs = student.shapes.features[-1][0], teacher.shapes.features[-1][0]
+        ours, theirs = student.shapes.unpooled[0], teacher.shapes.unpooled[0]
         self.projector = orthonormal(ours, theirs)
 
-    def reads(self, stages: int) -> tuple[int, ...]:
-        return (stages,)
-
     def loss(self, batch: Batch, student: Output, teacher: Output) -> dict[str, Tensor]:
-        ours, theirs = (global_pool(wide(output.features[-1])) for output in (student, teacher))
+        ours, theirs = (global_pool(wide(output.unpooled)) for output in (student, teacher))
         with torch.autocast(ours.device.type, enabled=False):
             distance = F.smooth_l1_loss(self.projector(ours), F.layer_norm(theirs, theirs.shape[1:]))
         return {

@@ -24,7 +24,7 @@ from kdbench.losses import kl
     paper=Paper(
         title="Distilling the Knowledge in a Neural Network", authors="Hinton et al.", year=2015, arxiv="1503.02531"
     ),
-    fidelity="official-code",
+    fidelity="field-code",
 )
 class KD(Method):
     def __init__(self, temperature: float = 4.0, ce_weight: float = 0.1, kd_weight: float = 0.9) -> None:

@@ -1,10 +1,10 @@
 """Scale Decoupled Distillation (Wei, Luo, Luo, CVPR 2024).
 
-The classifier reads not only the mean of the last map but the mean of each of its cells: local predictions tell fine
-classes apart that the global one mixes. Cells that contradict the global prediction count twice.
+The classifier reads not only the mean of the map that the head pools but the mean of each of its cells: local
+predictions tell fine classes apart that the global one mixes. Cells that contradict the global prediction count twice.
 
     L = ce_weight CE(z_s, y) + ramp weight mean_{b, n} w_bn L_base(z_s[b, n], z_t[b, n])
-    z[b, n] = classifier(mean of cell n of the last map), cells of 1x1, 2x2 and (`finest` 4) 4x4 grids
+    z[b, n] = classifier(mean of cell n of that map), cells of 1x1, 2x2 and (`finest` 4) 4x4 grids
     w = complementary if the teacher is right in the cell and wrong in the whole or the reverse, else 1
 
 `base` is `kd` (0.1 CE, weight 0.9, no ramp), `dkd` or `nkd` (CE 1, weight 1, ramp min(epoch / 20, 1)), with T^2 inside;
@@ -17,8 +17,7 @@ Deviations:
   20 of 240, here a share of the training (`weight`, `warmup_share`).
 - The code's nkd removes no class from what it calls the other classes; that is kept, since its numbers were made so
   (`official_mask=False` removes the label's).
-- A network whose head is more than a mean of the last map and a classifier is refused (a convolution behind the last
-  stage, as in mobilenetv2 and shufflenetv2, among them).
+- A network whose classifier reads something else than the mean of a map is refused.
 """
 
 from __future__ import annotations
@@ -75,7 +74,7 @@ def decoupled(student: Tensor, teacher: Tensor, label: Tensor, temperature: floa
     fidelity="official-code",
 )
 class SDD(Method):
-    needs = frozenset({"maps"})
+    needs = frozenset({"maps", "unpooled"})
 
     def __init__(
         self,
@@ -104,7 +103,7 @@ class SDD(Method):
 
     def build(self, student: Network, teacher: Network) -> None:
         for network in (student, teacher):
-            if network.shapes.features[-1][0] != network.shapes.embedding:
+            if network.shapes.unpooled[0] != network.shapes.embedding:
                 raise NotApplicable(f"sdd needs a classifier on the last map, which {network.name!r} has not")
         self.classifier = copy.deepcopy(teacher.classifier).requires_grad_(False)
         self._student = (student,)  # in a tuple, so that it is no module of this one
@@ -114,12 +113,12 @@ class SDD(Method):
         check_pooled_student("sdd", self._student[0], data)
 
     def reads(self, stages: int) -> tuple[int, ...]:
-        return (stages,)
+        return ()
 
     def loss(self, batch: Batch, student: Output, teacher: Output) -> dict[str, Tensor]:
         with torch.autocast(batch.inputs.device.type, enabled=False):
-            ours = self._student[0].classifier(cells(student.features[-1], self.finest))  # [B, N, K]
-            theirs = self.classifier(cells(teacher.features[-1], self.finest))
+            ours = self._student[0].classifier(cells(student.unpooled, self.finest))  # [B, N, K]
+            theirs = self.classifier(cells(teacher.unpooled, self.finest))
         label = batch.targets[:, None, None].expand(-1, theirs.shape[1], 1)  # [B, N, 1]
         losses = self.divergence(ours.flatten(0, 1), theirs.flatten(0, 1), label.flatten(0, 1))
         weights = self.weights(theirs, batch.targets)

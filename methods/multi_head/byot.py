@@ -1,11 +1,12 @@
 """Be Your Own Teacher: Improve the Performance of Convolutional Neural Networks via Self Distillation (Zhang et al.,
 ICCV 2019).
 
-Every stage but the last gets a classifier behind a bottleneck that brings its map to the last one's shape. The shallow
-classifiers learn from the labels and from the deepest one, which learns from labels alone. No pretrained teacher.
+Every stage but the last gets a classifier behind a bottleneck that brings its map to the shape of what the head pools.
+The shallow classifiers learn from the labels and from the deepest one, which learns from labels alone. No pretrained
+teacher.
 
     L = CE(z, y) + sum_k [(1 - alpha) CE(z_k, y) + alpha KL_T(sg z || z_k) + hint_weight |f_k - sg f|^2]
-    f_k = pool(bottleneck_k(F_k)), f = pool(F_last), z_k = W_k f_k
+    f_k = pool(bottleneck_k(F_k)), f = pool(F) of the head, z_k = W_k f_k
     bottleneck = 1x1 to a quarter of the last channels, r x r with stride r (the ratio of the sizes), 1x1 to the last
     channels, each with BN and ReLU
 
@@ -29,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench import Batch, Method, Network, NotApplicable, Output, Paper, register
-from kdbench.connectors import Shape, global_pool, norm
+from kdbench.connectors import Shape, global_pool, norm, stages_to_pool
 from kdbench.losses import kl, wide
 
 
@@ -56,9 +57,10 @@ def branch(shape: Shape, last: Shape) -> nn.Sequential:
         arxiv="1905.08094",
         code="ArchipLab-LinfengZhang/pytorch-self-distillation-final",
     ),
+    fidelity="field-code",
 )
 class BYOT(Method):
-    needs = frozenset({"maps"})
+    needs = frozenset({"maps", "unpooled"})
     uses_teacher = False
 
     def __init__(self, alpha: float = 0.1, temperature: float = 3.0, hint_weight: float = 1.28e-4) -> None:
@@ -66,14 +68,17 @@ class BYOT(Method):
         self.alpha, self.temperature, self.hint_weight = alpha, temperature, hint_weight
 
     def build(self, student: Network, teacher: None) -> None:
-        *shapes, last = student.shapes.features
+        *shapes, last = stages_to_pool(student.shapes)
         if not shapes:
             raise NotApplicable(f"byot needs several stages, but {student.name!r} has one")
         self.bottlenecks = nn.ModuleList(branch(shape, last) for shape in shapes)
         self.classifiers = nn.ModuleList(nn.Linear(last[0], student.shapes.num_classes) for _ in shapes)
 
+    def reads(self, stages: int) -> range:
+        return range(1, stages)
+
     def loss(self, batch: Batch, student: Output, teacher: None) -> dict[str, Tensor]:
-        *shallow, last = student.features
+        *shallow, last = stages_to_pool(student)
         deepest = wide(global_pool(last.detach()))
         heads, kd, hints = [], [], []
         for feature, bottleneck, classifier in zip(shallow, self.bottlenecks, self.classifiers, strict=True):

@@ -17,7 +17,8 @@ all weights 1. There is no KL in the recipe: the final logits learn by O too. Th
         attention heads, the tokens' mean, a linear layer
 
 Deviations:
-- Stages are as many as the student has (four in the paper).
+- Stages are as many as the student has (four in the paper). The last one's map is what the head pools, as in the
+  official code (MobileNetV2's after its last convolution), but for a student of equal blocks what its last block gives.
 - Students whose maps all have one shape count as made of equal blocks; the official code treats a Swin so too.
 - Tokens come without the class token, so their mean is read where the official code reads the class token.
 - Attention has biases, which the official queries, keys and values have not.
@@ -33,7 +34,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench import Batch, Method, Network, Output, Paper, register
-from kdbench.connectors import norm
+from kdbench.connectors import norm, stages_to_pool
 from kdbench.losses import wide
 
 GRID, ATTENTION_HEADS = 7, 4
@@ -101,7 +102,7 @@ class TokenHead(nn.Module):
     fidelity="official-code",
 )
 class OFA(Method):
-    needs = frozenset({"maps"})
+    needs = frozenset({"maps", "unpooled"})
 
     def __init__(
         self, eps: float = 1.0, head_weight: float = 0.1, kd_weight: float = 1.0, temperature: float = 1.0
@@ -110,20 +111,23 @@ class OFA(Method):
         self.eps, self.head_weight, self.kd_weight, self.temperature = eps, head_weight, kd_weight, temperature
 
     def build(self, student: Network, teacher: Network) -> None:
-        shapes, classes = student.shapes.features, student.shapes.num_classes
+        shapes, classes = list(student.shapes.features), student.shapes.num_classes
         later = range(len(shapes) - 1, -1, -1)  # how many stages follow each
-        if len(set(shapes)) == 1 < len(shapes):
+        self.equal_blocks = len(set(shapes)) == 1 < len(shapes)
+        if self.equal_blocks:
             width = student.shapes.embedding
             heads: list[nn.Module] = [
                 TokenHead(s, max(n, 1), width, classes) for s, n in zip(shapes, later, strict=True)
             ]
         else:
+            shapes = stages_to_pool(student.shapes)
             width = max(student.shapes.embedding, teacher.shapes.embedding)
             heads = [map_head(s[0], n, width, classes) for s, n in zip(shapes, later, strict=True)]
         self.heads = nn.ModuleList(heads).apply(initialise)
 
     def loss(self, batch: Batch, student: Output, teacher: Output) -> dict[str, Tensor]:
-        costs = [self._cost(wide(h(f)), teacher, batch) for h, f in zip(self.heads, student.features, strict=True)]
+        maps = student.features if self.equal_blocks else stages_to_pool(student)
+        costs = [self._cost(wide(h(f)), teacher, batch) for h, f in zip(self.heads, maps, strict=True)]
         return {
             "ce": F.cross_entropy(student.logits, batch.targets),
             "kd": self.kd_weight * self._cost(student.logits, teacher, batch),

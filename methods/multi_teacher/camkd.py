@@ -12,6 +12,9 @@ its own classifier reads the label from the student's map.
 T 4, weight 50, three teachers. As coded, the weights of KD sum to 1/K (`kd_scale="official"`); `"unit"` makes both
 sums 1, so that a table compares weightings and not strengths.
 
+F_t is the map that the teacher's head pools, and F_s the student's; of a student with a convolution in the head
+(mobilenetv2, shufflenetv2) it is the map before that, as in the official code.
+
 Deviations: the student's map is resized from the original for each teacher; the official code resizes it
 cumulatively in the order of the teachers. The official code skips the last partial batch.
 """
@@ -26,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench import Batch, Dataset, MultiTeacherMethod, Network, Output, Paper, register
-from kdbench.connectors import Embed, global_pool, pool_to, require_pooled_embedding
+from kdbench.connectors import Embed, global_pool, last_of_stages, pool_to, require_pooled_embedding
 from kdbench.losses import sums_to_one, weighted_kl, wide
 
 
@@ -50,7 +53,7 @@ def confidence(logits: Sequence[Tensor], targets: Tensor) -> Tensor:
     fidelity="official-code",
 )
 class CAMKD(MultiTeacherMethod):
-    needs = frozenset({"maps"})
+    needs = frozenset({"maps", "unpooled"})
 
     def __init__(
         self, weight: float = 50.0, temperature: float = 4.0, kd_weight: float = 1.0, kd_scale: str = "official"
@@ -60,8 +63,8 @@ class CAMKD(MultiTeacherMethod):
         self.unit = sums_to_one("camkd", kd_scale)
 
     def build(self, student: Network, teacher: Sequence[Network]) -> None:
-        width = student.shapes.features[-1][0]
-        self.embeds = nn.ModuleList(Embed(width, each.shapes.features[-1][0]) for each in teacher)
+        width = last_of_stages(student.shapes)[0]
+        self.embeds = nn.ModuleList(Embed(width, each.shapes.unpooled[0]) for each in teacher)
         self.classifiers = nn.ModuleList(copy.deepcopy(each.classifier) for each in teacher).requires_grad_(False)
 
     def prepare(self, data: Dataset, teachers: Sequence[Network]) -> None:
@@ -87,8 +90,8 @@ class CAMKD(MultiTeacherMethod):
         """sum_k v_ki mean((u_k,i - F_tk,i)^2), mean over the batch."""
         logits, distances = [], []
         for embed, classifier, output in zip(self.embeds, self.classifiers, teacher, strict=True):
-            theirs = output.features[-1]
-            ours = embed(resize(student.features[-1], theirs.shape[2:]))
+            theirs = output.unpooled
+            ours = embed(resize(last_of_stages(student), theirs.shape[2:]))
             logits.append(wide(classifier(global_pool(ours))))
             distances.append((wide(ours) - wide(theirs)).pow(2).flatten(1).mean(1))
         return (confidence(logits, batch.targets) * torch.stack(distances)).sum(0).mean()

@@ -46,7 +46,7 @@ def certainty(logits: Sequence[Tensor]) -> Tensor:
         venue="ICASSP",
         code="Rorozhl/CA-MKD",
     ),
-    fidelity="official-code",
+    fidelity="field-code",
 )
 class EBKD(MultiTeacherMethod):
     def __init__(

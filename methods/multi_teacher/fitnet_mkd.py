@@ -15,7 +15,6 @@ Deviations:
 - A student's map that is smaller than a teacher's by another factor than two meets the teacher's map pooled, as in
   `fitnet`.
 - The official code skips the last partial batch.
-- As the teachers' weights sum to 1 anyway, `kd_scale` changes nothing.
 """
 
 from __future__ import annotations
@@ -41,6 +40,7 @@ from kdbench.methods.multi_teacher.aver_mkd import AverMKD
         arxiv="1412.6550",
         code="Rorozhl/CA-MKD",
     ),
+    fidelity="field-code",
 )
 class FitNetMKD(AverMKD):
     needs = frozenset({"features"})
@@ -52,9 +52,8 @@ class FitNetMKD(AverMKD):
         kd_weight: float = 1.0,
         temperature: float = 4.0,
         ce_weight: float = 1.0,
-        kd_scale: str = "official",
     ) -> None:
-        super().__init__(kd_weight, temperature, ce_weight, kd_scale)
+        super().__init__(kd_weight, temperature, ce_weight)
         self.hint_weight, self.stage = weight, stage
 
     def build(self, student: Network, teacher: Sequence[Network]) -> None:

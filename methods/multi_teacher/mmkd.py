@@ -20,7 +20,7 @@ Deviations:
   any other optimizer.
 - Batches smaller than the recipe's are used, their Gram matrices' rows filled up with zeros; the official code skips
   them, and on CIFAR the meta step of an epoch's last batch.
-- A buffer is cut at its size (there it may grow on), BatchNorm statistics stay, and `kd_scale` changes nothing.
+- A buffer is cut at its size (there it may grow on), and BatchNorm statistics stay.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from kdbench import Batch, Dataset, KDBenchError, MultiTeacherMethod, Network, Output, Paper, Step, register
 from kdbench.connectors import Embed, Unrolled, pool_match
-from kdbench.losses import sums_to_one, weighted_kl, wide
+from kdbench.losses import weighted_kl, wide
 
 
 def meta_network(width: int, teachers: int) -> nn.Sequential:
@@ -91,13 +91,11 @@ class MMKD(MultiTeacherMethod):
         meta_lr: float = 1e-3,
         meta_wd: float = 1e-4,
         nesterov_virtual: bool = True,
-        kd_scale: str = "official",
     ) -> None:
         super().__init__()
         self.weight, self.temperature, self.kd_weight = weight, temperature, kd_weight
         self.meta_freq, self.inner_steps, self.size = meta_freq, inner_steps, buffer
         self.meta_lr, self.meta_wd, self.nesterov_virtual = meta_lr, meta_wd, nesterov_virtual
-        sums_to_one("mmkd", kd_scale)
         if min(meta_freq, inner_steps) < 1:
             raise KDBenchError(f"mmkd's meta_freq and inner_steps are at least 1, not {meta_freq} and {inner_steps}")
         self.counted_epoch = self.batches = self.samples = 0  # of the current epoch

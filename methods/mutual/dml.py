@@ -28,6 +28,7 @@ from kdbench.losses import peer_kl
     "dml",
     family="mutual",
     paper=Paper(title="Deep Mutual Learning", authors="Zhang et al.", year=2018, venue="CVPR", arxiv="1706.00384"),
+    fidelity="paper",
 )
 class DML(MutualMethod):
     def __init__(

@@ -54,7 +54,7 @@ def flow_divergence(student: Tensor, teacher: Tensor) -> Tensor:
         arxiv="2005.00727",
         code="DefangChen/SemCKD",
     ),
-    fidelity="official-code",
+    fidelity="field-code",
 )
 class HKD(Method):
     needs = frozenset({"features"})

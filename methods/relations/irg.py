@@ -53,7 +53,7 @@ def change(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> Tenso
         arxiv="",
         code="DefangChen/SemCKD",
     ),
-    fidelity="official-code",
+    fidelity="field-code",
 )
 class IRG(Method):
     needs = frozenset({"features"})

@@ -2,13 +2,14 @@
 
 The similarities within a batch, read as probabilities, agree.
 
-    L = CE(z_s, y) + weight B / 64 mean_{ij} P_t log((P_t + 1e-7) / (P_s + 1e-7)),  P = rows of (cos(e_i, e_j) + 1) / 2
+    L = CE(z_s, y) + weight mean_{ij} P_t log((P_t + 1e-7) / (P_s + 1e-7)),  P = rows of (cos(e_i, e_j) + 1) / 2
     normalised to sum to 1
 
-CIFAR-100: weight 30000 at batch 64. ImageNet: no value known.
+CIFAR-100: weight 30000 at batch 64. ImageNet: no value known. The probabilities are of size 1 / B, so that the loss
+falls as 1 / B: `reference_batch` multiplies it by B / reference_batch, which keeps the weight that a batch of that size
+has (64 for the 30000 above) at every batch size, the shorter last batch of an epoch too.
 
-Deviations: the probabilities are of size 1 / B, so that the paper's loss falls as 1 / B; the factor B / 64 keeps the
-weight of batch 64 at every batch size. `similarity_loss` is the loss of the field's code, without weight and factor.
+Deviations: none. The loss is the authors', the weight RepDistiller's.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdbench import Batch, Method, Output, Paper, register
-from kdbench.losses import same_batch_scale
+from kdbench import Batch, KDBenchError, Method, Output, Paper, register
+from kdbench.losses import batch_scale
 
 EPS = 1e-7
 
@@ -46,18 +47,20 @@ def similarity_loss(student: Tensor, teacher: Tensor) -> Tensor:
         year=2018,
         venue="ECCV",
         arxiv="1803.10837",
-        code="HobbitLong/RepDistiller",
+        code="passalis/probabilistic_kt",
     ),
     fidelity="official-code",
 )
 class PKT(Method):
-    def __init__(self, weight: float = 30000.0) -> None:
+    def __init__(self, weight: float = 30000.0, reference_batch: int | None = None) -> None:
         super().__init__()
-        self.weight = weight
+        if reference_batch is not None and reference_batch < 1:
+            raise KDBenchError(f"pkt's reference_batch is {reference_batch}: give 1 or more")
+        self.weight, self.reference_batch = weight, reference_batch
 
     def loss(self, batch: Batch, student: Output, teacher: Output) -> dict[str, Tensor]:
         divergence = similarity_loss(student.embedding, teacher.embedding)
         return {
             "ce": F.cross_entropy(student.logits, batch.targets),
-            "transfer": self.weight * same_batch_scale(len(batch)) * divergence,
+            "transfer": self.weight * batch_scale(len(batch), self.reference_batch) * divergence,
         }

@@ -2,12 +2,13 @@
 
 Samples that look alike to the teacher look alike to the student: the batch's Gram matrices of the last map agree.
 
-    L = CE(z_s, y) + weight B / 64 |G_s - G_t|^2 / B^2,  G = rows of F F^T normalised, F `[B, C H W]`
+    L = CE(z_s, y) + weight |G_s - G_t|^2 / B^2,  G = rows of F F^T normalised, F `[B, C H W]`
 
-CIFAR-100: weight 3000 at batch 64. ImageNet: no value known.
+CIFAR-100: weight 3000 at batch 64. ImageNet: no value known. The rows have unit norm, so that the loss falls as 1 / B:
+`reference_batch` multiplies it by B / reference_batch, which keeps the weight that a batch of that size has (64 for the
+3000 above) at every batch size, the shorter last batch of an epoch too.
 
-Deviations: the rows have unit norm, so that the paper's loss falls as 1 / B; the factor B / 64 keeps the weight of
-batch 64 at every batch size. `similarity_loss` is the loss of the field's code, without weight and factor.
+Deviations: none. RepDistiller's code, with which the authors agreed.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdbench import Batch, Method, Output, Paper, register
-from kdbench.losses import same_batch_scale, wide
+from kdbench import Batch, KDBenchError, Method, Output, Paper, register
+from kdbench.losses import batch_scale, wide
 
 
 def similarity_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -43,9 +44,11 @@ def similarity_loss(student: Tensor, teacher: Tensor) -> Tensor:
 class SP(Method):
     needs = frozenset({"features"})
 
-    def __init__(self, weight: float = 3000.0) -> None:
+    def __init__(self, weight: float = 3000.0, reference_batch: int | None = None) -> None:
         super().__init__()
-        self.weight = weight
+        if reference_batch is not None and reference_batch < 1:
+            raise KDBenchError(f"sp's reference_batch is {reference_batch}: give 1 or more")
+        self.weight, self.reference_batch = weight, reference_batch
 
     def reads(self, stages: int) -> tuple[int, ...]:
         return (stages,)
@@ -54,5 +57,5 @@ class SP(Method):
         distance = similarity_loss(student.features[-1], teacher.features[-1])
         return {
             "ce": F.cross_entropy(student.logits, batch.targets),
-            "similarity": self.weight * same_batch_scale(len(batch)) * distance,
+            "similarity": self.weight * batch_scale(len(batch), self.reference_batch) * distance,
         }

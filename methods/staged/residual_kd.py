@@ -17,7 +17,7 @@ Deviations: only the abstract was at hand.
 - The squares of the widths add up to 0.87, not 1, because a stem's cost does not fall with the square of the width: so
   the tables' multiplications stay below the plain student's from CIFAR networks to ResNet-18 on ImageNet.
 - At another width no network can start from the plain student's weights; the first starts from the same random numbers.
-- Layers between a network's last map and its classifier are not used.
+- The last stage's map is the one that the head pools.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench import Batch, KDBenchError, MutualMethod, Network, Output, Paper, register
-from kdbench.connectors import Shape, global_pool, norm, pointwise, pool_match, pool_to
+from kdbench.connectors import Shape, global_pool, norm, pointwise, pool_match, pool_to, stages_to_pool
 from kdbench.losses import wide
 
 
 def adapters(network: Network, teacher: Sequence[Shape]) -> nn.ModuleList:
     """A 1x1 convolution with BatchNorm for each of the deepest stages, to the teacher's channels."""
-    shapes = network.shapes.features[-len(teacher) :]
+    shapes = stages_to_pool(network.shapes)[-len(teacher) :]
     return nn.ModuleList(
         nn.Sequential(pointwise(s[0], t[0], len(s) - 1, bias=False), norm(t[0], len(s) - 1))
         for s, t in zip(shapes, teacher, strict=True)
@@ -54,7 +54,7 @@ class Fused(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         parts = []
         for network, adapter in zip(self.networks, self.adapters, strict=True):
-            feature = network(inputs).features[-1]
+            feature = network(inputs).unpooled
             parts.append(global_pool(adapter(pool_to(feature, (1,) * (feature.dim() - 2)))))
         return self.head(parts[0] + parts[1])
 
@@ -66,7 +66,7 @@ class Fused(nn.Module):
     fidelity="reconstructed",
 )
 class ResidualKD(MutualMethod):
-    needs = frozenset({"features"})
+    needs = frozenset({"features", "unpooled"})
     uses_teacher = True
 
     def __init__(self, weight: float = 100.0, student_width: float = 0.9, assistant_width: float = 0.25) -> None:
@@ -84,14 +84,17 @@ class ResidualKD(MutualMethod):
 
     def build(self, student: Sequence[Network], teacher: Network) -> None:  # type: ignore[override]
         stages = min(len(student[0].shapes.features), len(teacher.shapes.features))
-        shapes = teacher.shapes.features[-stages:]
+        shapes = stages_to_pool(teacher.shapes)[-stages:]
         self.phi, self.psi = (adapters(network, shapes) for network in student)
         self.head = nn.Linear(shapes[-1][0], teacher.shapes.num_classes)
+
+    def reads(self, stages: int) -> range:
+        return range(1, stages)
 
     def loss(self, batch: Batch, student: Sequence[Output], teacher: Output) -> dict[str, Tensor]:
         feature, residual = [], []
         stages = len(self.phi)
-        maps = (output.features[-stages:] for output in (*student, teacher))
+        maps = (stages_to_pool(output)[-stages:] for output in (*student, teacher))
         for phi, psi, ours, assistants, theirs in zip(self.phi, self.psi, *maps, strict=True):
             imitation, rest = phi(ours), psi(assistants)
             near, far = pool_match(imitation, theirs)

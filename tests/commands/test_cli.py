@@ -15,7 +15,7 @@ from kdbench.commands.cli import COMMANDS, app
 from kdbench.commands.options import Selection, selecting
 from kdbench.hardware.numerics import Numerics
 
-GRID = "SUITE --methods --pairs --seeds --epochs --set --precision --out"
+GRID = "SUITE --methods --pairs --seeds --epochs --set --teacher --precision --out"
 RUNNING = "--data --device --compile --threads --cohort-size --from --stop-after --retry-failed"
 # what scripts may say: nothing of it may go
 TAKES = {
@@ -23,11 +23,12 @@ TAKES = {
     "status": GRID,
     "leaderboard": f"{GRID} --common",
     "report": f"{GRID} --site -o --latex --plots --no-plots --all",
-    "compare": "A B --suite --epochs --set --precision --out",
-    "power": "SUITE --methods --delta --epochs --set --precision --out",
+    "compare": "A B --suite --epochs --set --teacher --precision --out",
+    "power": "SUITE --methods --delta --epochs --set --teacher --precision --out",
     "list": "WHAT --papers",
     "show": "METHOD",
-    "reproduce": f"METHOD --paper --datasets --pairs --seeds --epochs --precision --out {RUNNING} --dry-run --report",
+    "reproduce": f"METHOD --paper --datasets --pairs --teacher --seeds --epochs --precision --out {RUNNING} --dry-run "
+    "--report",
     "new": "NAME --family --folder",
     "check": "METHOD",
     "publish": "SUITE --out --to --methods --weights-at",

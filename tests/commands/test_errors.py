@@ -296,12 +296,12 @@ def test_a_network_without_the_needed_tap_is_recorded_as_not_applicable(
 ) -> None:
     (tmp_path / "needy.py").write_text(NEEDY)
     words = ["--methods", f"student,{tmp_path / 'needy.py'}"]
-    outcome = run(*words, text=changed('student = "cifar_resnet8"', 'student = "cifar_mobilenetv2"'))
+    outcome = run(*words, text=changed('student = "cifar_resnet8"', 'student = "test_resnet"'))
     assert outcome.code == 0, outcome.err
-    sentence = "not applicable: needy needs pre-activation maps, but network 'cifar_mobilenetv2' offers none"
+    sentence = "not applicable: needy needs pre-activation maps, but network 'test_resnet' offers none"
     assert sentence in outcome.out
     status = kdbench("status", tmp_path / "tiny.toml", "--out", tmp_path / "runs", *words)
-    assert "needy on cifar_resnet8 -> cifar_mobilenetv2, seed 0" in status.out
+    assert "needy on cifar_resnet8 -> test_resnet, seed 0" in status.out
     assert status.out.endswith(sentence.removeprefix("not applicable: ") + "\n")
 
 

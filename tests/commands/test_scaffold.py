@@ -30,7 +30,7 @@ def test_a_template_registers_a_method_that_trains(tmp_path: Path, family: str) 
     path = write_method("my_method", family, tmp_path)
     assert registry.load_file(path) == ["my_method"]
     info = registry.get("my_method").info
-    assert (info.name, info.family) == ("my_method", family)
+    assert (info.name, info.family, info.fidelity) == ("my_method", family, "unchecked")
     trains(Bench(tmp_path), "my_method")
 
 

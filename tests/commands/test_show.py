@@ -14,6 +14,7 @@ from kdbench import registry
 from kdbench.commands import cli
 from kdbench.commands.listing import print_list
 from kdbench.commands.show import print_method
+from kdbench.info import FIDELITIES
 from kdbench.registry.about import sections
 
 METHOD = '''"""A title (Authors, 2026).
@@ -88,7 +89,7 @@ def test_a_method_is_shown_with_all_that_is_known_of_it() -> None:
     for part in (
         "Decoupled Knowledge Distillation",
         "CVPR 2022, arXiv 2203.08679, megvii-research/mdistiller",
-        "official-code",
+        "official-code: held against the code that the authors published",
         "alpha * TCKD + beta * NCKD",
         "warmup_share     0.0833333",
         "kept as a share of the training",
@@ -139,6 +140,7 @@ def test_a_method_of_ones_own_file_is_shown(
     assert end.value.code == 0
     text = capsys.readouterr().out
     assert all(part in text for part in ("An idea.", "L = CE(z_s, y)", "0.25", "shown_alias"))
+    assert "unchecked: held against nothing yet" in text
 
 
 def test_the_list_has_a_line_a_method_and_counts_them() -> None:
@@ -149,6 +151,18 @@ def test_the_list_has_a_line_a_method_and_counts_them() -> None:
     families = {registry.get(name).info.family for name in names}
     assert lines[-1].startswith(f"{len(names)} methods in {len(families)} families")
     assert max(map(len, lines)) <= 100
+
+
+def test_the_list_says_what_each_fidelity_means_where_it_has_the_column() -> None:
+    rows = {line.split()[0]: line.split()[-1] for line in listed() if line.strip()}
+    assert (rows["crd"], rows["fitnet"], rows["dml"], rows["uhkd"]) == (
+        "official-code", "field-code", "paper", "reconstructed",
+    )  # fmt: skip
+    held = {registry.get(name).info.fidelity for name in registry.names()}
+    for papers in (False, True):
+        meanings = [line.strip() for line in listed(papers=papers)]
+        assert all(f"{name}: {meaning}" in meanings for name, meaning in FIDELITIES.items() if name in held)
+    assert not any("field-code" in line for line in listed(width=80))
 
 
 def test_the_list_of_papers_has_every_title_and_fits_100_columns() -> None:

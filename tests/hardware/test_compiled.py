@@ -71,6 +71,19 @@ def test_a_graph_gives_the_maps_that_are_read_and_no_others() -> None:
     assert backend.graphs == 2
 
 
+def test_a_graph_gives_the_map_that_the_head_pools_where_it_is_read() -> None:
+    images = torch.rand(BATCH, 3, 16, 16)
+    for name, own in (("cifar_wrn_16_1", True), ("cifar_mobilenetv2", True), ("cifar_resnet8", False)):
+        plain = student(name)(images)
+        assert (plain.final is not None) == own
+        output = compiled(student(name), Backend(), Taps((), unpooled=True) if own else Taps((3,)))(images)
+        torch.testing.assert_close(output.unpooled, plain.unpooled)
+        assert compiled(student(name), Backend(), Taps((1,)))(images).final is None
+        everything = compiled(student(name), Backend())(images)
+        assert (everything.unpooled is everything.features[-1]) != own
+        output.unpooled.square().sum().backward()
+
+
 def test_networks_that_share_a_graph_keep_their_own_weights_and_gradients() -> None:
     images = torch.rand(BATCH, 3, 16, 16)
     first, second, backend = student(), student(), Backend()

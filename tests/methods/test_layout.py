@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from kdbench import KDBenchError, registry
+from kdbench.info import UNCHECKED, Info
+
 TESTS = Path(__file__).parent
 METHODS = TESTS.parents[1] / "methods"
 
@@ -44,6 +47,18 @@ def test_a_methods_tests_have_a_method(family: str, name: str) -> None:
     assert (METHODS / family / f"{name}.py").is_file(), (
         f"methods/{family}/{name}.py does not exist: name tests/methods/{family}/test_{name}.py as its method is named"
     )
+
+
+def test_each_of_kdbenchs_own_methods_says_what_it_was_held_against() -> None:
+    own = [cls for cls in map(registry.get, registry.names()) if cls.__module__.startswith("kdbench.methods.")]
+    assert own
+    assert not [cls.info.name for cls in own if cls.info.fidelity == UNCHECKED]
+
+
+def test_a_fidelity_that_is_none_is_refused_and_none_is_unchecked() -> None:
+    with pytest.raises(KDBenchError, match="unknown fidelity 'field_code': did you mean 'field-code'"):
+        registry.register("misspelt", family="logits", fidelity="field_code")
+    assert Info("mine", "logits").fidelity == UNCHECKED
 
 
 def test_only_a_marked_test_counts_as_one_of_an_equation() -> None:

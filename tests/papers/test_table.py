@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
+from kdbench import registry
 from kdbench.board.reproduction import VERDICTS, judge, reproduction_table
 from kdbench.board.statistics.intervals import agreeing
 from kdbench.board.terminal import reproduction as render
@@ -140,8 +141,12 @@ def test_crds_table_is_its_thirteen_pairs_with_every_baseline_and_five_seeds() -
     assert len({(e.dataset, e.pair) for e in table.entries}) == 13
     own = [e for e in table.entries if e.pair == "cifar_vgg13 -> cifar_vgg8"]
     assert {e.method for e in own} == {
-        *("student", "teacher", "kd", "fitnet", "at", "sp", "cc", "vid", "rkd", "pkt", "ab", "ft", "fsp", "nst", "crd")
+        *("student", "teacher", "kd", "fitnet", "at", "sp", "cc", "vid", "rkd", "pkt", "ab", "fsp", "nst", "crd"),
+        "ft(factor=attention)",  # RepDistiller's form of it
     }
+    factors = [cell.method.hyperparameters for cell in table.cells if cell.method.name == "ft"]
+    assert factors
+    assert {registry.create("ft", dict(settings)).weight for settings in factors} == {200}
     assert all([cell.seed for cell in e.cells] == [0, 1, 2, 3, 4] for e in own if e.method != "teacher")
     assert {cell.recipe.epochs for cell in table.cells} == {240}
     assert not any(e.obstacle for e in table.entries)

@@ -40,6 +40,14 @@ def test_a_composition_has_the_sources_of_its_parts() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "fidelity"),
+    [("crd+at", "official-code"), ("crd+kd", "field-code"), ("fitnet+student", "paper"), ("uhkd+crd", "reconstructed")],
+)
+def test_a_composition_was_held_against_what_its_weakest_part_was(name: str, fidelity: str) -> None:
+    assert registry.get(name).info.fidelity == fidelity
+
+
+@pytest.mark.parametrize(
     ("name", "sentence"),
     [
         ("kd+kd", "names a method twice"),

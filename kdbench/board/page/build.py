@@ -23,6 +23,7 @@ from kdbench.board.page.data import Board, Results
 from kdbench.board.page.latex import latex_tables
 from kdbench.board.page.methods import method_page
 from kdbench.board.tables import write_csv
+from kdbench.info import FIDELITIES
 from kdbench.papers.reported import metric as reported_metric
 from kdbench.records import Record
 from kdbench.records.files import write_atomically
@@ -135,6 +136,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.tests["known"] = known
+    made.globals["held_against"] = FIDELITIES
     made.filters["prose"] = _prose
     made.filters["capital"] = capital
     made.filters["in_unit"] = in_unit

@@ -235,7 +235,7 @@ def columns(metrics: Metrics) -> tuple[Column, ...]:
         Column("gap", "gap closed", "Behaviour", "Share of the way from the student to its teacher",
                _plain("gap_closed", 0, 100, "\u202f%")),
         *(_other(metric) for metric in metrics.shown),
-        Column("time", "time", "Cost of training", "Seconds per epoch as a multiple of the plain student's",
+        Column("time", "time", "Cost of training", "Time of a step, times the plain student's beside it; median of runs",
                _plain("time_ratio_to_student", 2, unit=f"\u202f{TIMES}"), "ascending"),
         Column("extra", "extra params", "Cost of training", "Parameters trained beside the student",
                _count("extra_parameters"), "ascending"),

@@ -22,7 +22,7 @@ BLANK: Figure = {"showlegend": False, "hovermode": "closest", "margin": {"l": 56
 def cost_key(rows: Sequence[Mapping[str, Any]]) -> str:
     """What training costs: the multiple of the student's time where that is known, else seconds an epoch."""
     ratios = [row["time_ratio_to_student"] for row in rows if known(row["score_mean"])]
-    return "time_ratio_to_student" if ratios and all(map(known, ratios)) else "seconds_per_epoch"
+    return "time_ratio_to_student" if any(map(known, ratios)) else "seconds_per_epoch"
 
 
 def cost_title(key: str) -> str:

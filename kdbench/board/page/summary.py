@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -278,7 +279,7 @@ def _teachers(results: Results) -> list[str]:
     """Every teacher once: network, seed, data, score."""
     metric = results.metrics.primary
     found = {
-        (record["cell"]["dataset"], t["network"], t["seed"], t[metric.name])
+        (record["cell"]["dataset"], t["network"], t["seed"], t[metric.name], _from_file(t))
         for record in results.records
         for t in record.get("teachers") or []
     }
@@ -286,8 +287,16 @@ def _teachers(results: Results) -> list[str]:
     return [
         f"{network}@{seed}{f' on {dataset}' if several else ''}"
         + (f": {with_unit(fixed(score, metric.decimals), metric.unit)}" if known(score) else "")
-        for dataset, network, seed, score in sorted(found, key=str)
+        + file
+        for dataset, network, seed, score, file in sorted(found, key=str)
     ]
+
+
+def _from_file(teacher: Mapping[str, Any]) -> str:
+    """Which file a teacher comes from, where somebody else trained it: its sha256 is then named in its cell."""
+    layout = f", layout: {teacher['layout']}" if "layout" in teacher else ""
+    from_file = re.fullmatch(r"[0-9a-fA-F]{64}", str(teacher["weights"]))
+    return f" (a file of sha256 {teacher['weights'][:12]}\u2026{layout})" if from_file else ""
 
 
 def _flat(values: Mapping[str, Any]) -> str:

@@ -250,7 +250,12 @@ def _suite(suite: Mapping[str, Any]) -> str:
     for pair in suite["pairs"]:
         pool = ", ".join(f"{text(t['network'])}@{t['seed']}" for t in pair["pool"])
         assistants = ", ".join(map(text, pair["assistants"]))
-        beside = [f"pool {pool}"] * bool(pool) + [f"assistants {assistants}"] * bool(assistants)
+        files = dict.fromkeys(
+            f"{text(t['network'])}@{t['seed']} from a file of sha256 {text(t['sha256'])}"
+            for t in (pair["teacher"], *pair["pool"])
+            if t["sha256"]
+        )
+        beside = [f"pool {pool}"] * bool(pool) + [f"assistants {assistants}"] * bool(assistants) + list(files)
         lines.append(f"Pair: {text(pair['name'])}" + (f" ({'; '.join(beside)})" if beside else ""))
     lines.append(f"Recipe of the students: {_settings(suite['recipe'])}")
     changes = {key: value for key, value in suite["teacher_recipe"].items() if suite["recipe"].get(key) != value}

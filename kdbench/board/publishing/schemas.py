@@ -123,6 +123,14 @@ def _difference(baseline: str, metric: Metric) -> Columns:
     }
 
 
+def _time() -> Columns:
+    return {
+        "time_ratio_to_student": _amount("time of a step as a multiple of `student`'s: median over the runs"),
+        "time_ratio_low": _amount("the least of a run"),
+        "time_ratio_high": _amount("the most"),
+    }
+
+
 def _runs(metrics: Metrics) -> Columns:
     score, title = metrics.primary, metrics.primary.title
     return {
@@ -142,6 +150,7 @@ def _runs(metrics: Metrics) -> Columns:
         **_scores(metrics.of_teacher),
         "seconds_per_epoch": _amount("seconds an epoch takes alone"),
         "own_seconds_per_epoch": _amount("of these, without batches and teachers, which a cohort shares"),
+        "time_ratio_to_student": _amount("time of a step as a multiple of `student`'s, timed side by side"),
         "joules_per_epoch": _amount("energy of an epoch, where the device tells"),
         "peak_memory_mb": _amount("peak memory of a step, MiB"),
         "extra_parameters": _count("parameters trained beside the one student"),
@@ -150,6 +159,7 @@ def _runs(metrics: Metrics) -> Columns:
         "deployed_macs": _count("multiply-accumulates of it for one input"),
         "latency_ms_batch1": _amount("median forward pass of it for 1 input, ms"),
         "latency_ms_batch128": _amount("for 128 inputs, ms"),
+        "untimed": _text("why there is no `time_ratio_to_student`", empty=True),
         "extra.*": _number("scores that only some methods have: of the ensemble of several students, ..."),
         "device": _text("where it ran", empty=True),
         "precision": _choice("numbers it trained in", "fp32", "bf16", empty=True),
@@ -183,7 +193,7 @@ def _wide(metrics: Metrics) -> Columns:
         **_difference("student", score),
         **_difference("kd", score),
         "gap_closed": _number("share of the teacher's lead over `student` that is won"),
-        "time_ratio_to_student": _amount("training time as a multiple of `student`'s"),
+        **_time(),
         "extra_parameters": _amount("parameters trained beside the one student"),
         "remark": _text("what is missing and why", empty=True),
         "place*": _score(
@@ -214,7 +224,7 @@ def _long(metrics: Metrics) -> Columns:
         "gap_closed": _number("share of the teacher's lead over `student` that is won"),
         **_scores(metrics.others),
         "seconds_per_epoch": _amount("means over the finished runs, from here on"),
-        "time_ratio_to_student": _amount("training time as a multiple of `student`'s"),
+        **_time(),
         "joules_per_epoch": _amount("energy of an epoch"),
         "peak_memory_mb": _amount("peak memory of a step, MiB"),
         "latency_ms_batch1": _amount("forward pass of what is deployed for 1 input, ms"),

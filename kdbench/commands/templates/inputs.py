@@ -23,6 +23,7 @@ from kdbench.losses import kl
     "my_method",
     family="inputs",
     paper=Paper(title="TITLE OF THE PAPER", authors="Authors", year=2026, arxiv=""),
+    fidelity="unchecked",  # "paper" or "official-code" once a test holds it against the equations or the authors' code
 )
 class MyMethod(Method):
     def __init__(self, weight: float = 0.9, temperature: float = 4.0, noise: float = 0.1) -> None:

@@ -20,6 +20,7 @@ from kdbench.losses import kl
     "my_method",
     family="logits",
     paper=Paper(title="TITLE OF THE PAPER", authors="Authors", year=2026, arxiv=""),
+    fidelity="unchecked",  # "paper" or "official-code" once a test holds it against the equations or the authors' code
 )
 class MyMethod(Method):
     def __init__(self, ce_weight: float = 0.1, weight: float = 0.9, temperature: float = 4.0) -> None:

@@ -23,6 +23,7 @@ from kdbench.losses import kl
     "my_method",
     family="multi_teacher",
     paper=Paper(title="TITLE OF THE PAPER", authors="Authors", year=2026, arxiv=""),
+    fidelity="unchecked",  # "paper" or "official-code" once a test holds it against the equations or the authors' code
 )
 class MyMethod(MultiTeacherMethod):
     def __init__(self, weight: float = 1.0, temperature: float = 4.0) -> None:

@@ -22,6 +22,7 @@ from kdbench.losses import kl
     "my_method",
     family="mutual",
     paper=Paper(title="TITLE OF THE PAPER", authors="Authors", year=2026, arxiv=""),
+    fidelity="unchecked",  # "paper" or "official-code" once a test holds it against the equations or the authors' code
 )
 class MyMethod(MutualMethod):
     def __init__(self, weight: float = 1.0) -> None:

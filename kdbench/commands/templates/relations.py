@@ -19,6 +19,7 @@ from kdbench import Batch, Method, Output, Paper, register
     "my_method",
     family="relations",
     paper=Paper(title="TITLE OF THE PAPER", authors="Authors", year=2026, arxiv=""),
+    fidelity="unchecked",  # "paper" or "official-code" once a test holds it against the equations or the authors' code
 )
 class MyMethod(Method):
     def __init__(self, weight: float = 1.0) -> None:

@@ -20,6 +20,7 @@ from kdbench.losses import kl
     "my_method",
     family="staged",
     paper=Paper(title="TITLE OF THE PAPER", authors="Authors", year=2026, arxiv=""),
+    fidelity="unchecked",  # "paper" or "official-code" once a test holds it against the equations or the authors' code
 )
 class MyMethod(Method):
     def phases(self) -> tuple[Phase, ...]:

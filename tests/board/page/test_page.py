@@ -422,6 +422,12 @@ def test_a_methods_page_tells_what_its_file_tells(tmp_path: Path) -> None:
     assert "https://arxiv.org/abs/2203.08679" in addresses
     assert "https://github.com/megvii-research/mdistiller" in addresses
     assert "default" in text  # the synthetic records have another temperature than the method's
+    assert "held against: official code" in text
+    assert "Field code: a toolbox's version of others' method" in Page(tmp_path / "index.html").text  # kd's
+    titles = [
+        a.get("title", "") for _, a in Page(tmp_path / "index.html").elements if a.get("href") == "methods/kd.html"
+    ]
+    assert any(title.endswith("(field code)") for title in titles)
 
 
 def test_reported_values_stand_beside_measured_ones_of_the_same_pair_and_data(tmp_path: Path) -> None:

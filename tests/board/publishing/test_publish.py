@@ -344,7 +344,8 @@ def page(base: Path, scores: dict[str, list[float]], seconds: dict[str, float] |
             record["id"] = f"{method} {seed}"
             record["cell"] |= {"seed": seed, "method": {**table["methods"][list(scores).index(method)], "source": ""}}
             record["result"] |= {"top1": top1, "best_top1": top1}
-            record["cost"] |= {"seconds_per_epoch": (seconds or {}).get(method, 2.0), "extra_parameters": 1500}
+            times = [{"phase": 0, "share": 1.0, "student": [1.0], "own": [(seconds or {}).get(method, 2.0)]}]
+            record["cost"] |= {"step_times": times, "extra_parameters": 1500}
             made.append(record)
     card = make_card(table, made, [], {"tables": {}, "records": {}, "teachers": {}})
     return readme(card, suite_tables(table, made), [])

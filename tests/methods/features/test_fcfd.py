@@ -175,7 +175,7 @@ def test_fcfds_bridges_change_the_size_by_a_strided_or_transposed_convolution() 
     method.build(real("cifar_mobilenetv2", 32), real("cifar_vgg8", 32))
     sizes = [(type(b.conv).__name__, b.conv.stride[0]) for b in method.to_teacher]
     assert sizes == [("Conv2d", 1), ("Conv2d", 1), ("Conv2d", 1), ("ConvTranspose2d", 2)]
-    assert method.to_teacher[3](torch.rand(2, 160, 2, 2)).shape[2:] == (4, 4)
+    assert method.to_teacher[3](torch.rand(2, 1280, 2, 2)).shape[2:] == (4, 4)
 
 
 def spread(conv: nn.Module, x: Tensor) -> Tensor:

@@ -154,7 +154,7 @@ def test_lshfm_refuses_to_hold_embeddings_beyond_reason() -> None:
     made_lshfm(bias="zero").prepare(Millions(), [teacher])
 
 
-def test_lshfm_has_32_hashes_a_dimension_up_to_a_cap() -> None:
+def test_lshfm_has_32_hashes_a_dimension_up_to_the_memory_that_is_named_for_them() -> None:
     def hashes(width: int, **hyperparameters: Any) -> int:
         method = registry.create("lshfm", hyperparameters)
         side = network(embedding=width, classifier=nn.Linear(width, 4))
@@ -162,9 +162,12 @@ def test_lshfm_has_32_hashes_a_dimension_up_to_a_cap() -> None:
         return len(method.hash_bias)
 
     assert hashes(64) == 2048
-    assert hashes(512) == 8192
-    assert hashes(512, max_hash=32768) == 16384
-    assert hashes(512, n_hash=2048) == 2048
+    assert hashes(512) == 16384
+    assert hashes(64, max_hash_mb=0.25) == 2**16 // 65
+    assert hashes(64, max_hash_mb=0.25, n_hash=2048) == 2048
+    assert hashes(64, max_hash_mb=1e-9) == 1
+    # D of a ResNet-50, of VGG's two linear layers, and one that passes the default
+    assert [registry.create("lshfm").hashes(width) for width in (2048, 4000, 8192)] == [65536, 128000, 65528]
 
 
 def test_lshfms_hashes_are_as_wide_as_the_teachers_classifiers_weights() -> None:
@@ -206,7 +209,9 @@ def test_lshfm_refuses_a_classifier_that_it_cannot_merge_into() -> None:
         registry.create("lshfm").build(student, network(embedding=6, classifier=nn.Linear(6, 4)))
 
 
-@pytest.mark.parametrize("bad", [{"variant": "l1"}, {"bias": "mode"}, {"n_hash": 0}, {"max_hash": 0}])
+@pytest.mark.parametrize(
+    "bad", [{"variant": "l1"}, {"bias": "mode"}, {"n_hash": 0}, {"max_hash_mb": 0}, {"max_hash_mb": -1.0}]
+)
 def test_lshfm_says_what_it_takes(bad: dict[str, Any]) -> None:
     with pytest.raises(KDBenchError, match="lshfm"):
         registry.create("lshfm", bad)

@@ -145,9 +145,27 @@ def test_norm_transforms_the_second_view_too() -> None:
     close(strong.logits, method.respond(student(2 * x)).logits)
 
 
-def test_norm_refuses_a_student_with_a_convolution_in_its_head() -> None:
-    with pytest.raises(NotApplicable, match="'cifar_mobilenetv2' has not"):
-        registry.create("norm").build(real("cifar_mobilenetv2", 32), real("cifar_resnet8", 32))
+@pytest.mark.parametrize("name", ["cifar_wrn_16_1", "cifar_mobilenetv2"])
+def test_norm_stands_behind_the_map_that_the_head_pools(name: str) -> None:
+    student, teacher = real(name), real("cifar_wrn_16_1", seed=1)
+    method = registry.create("norm", {"n": 2})
+    method.bind([student], [teacher])
+    data = images()
+    ours, theirs = student(data.inputs), teacher(data.inputs)
+    expanded, contracted = method.transform(ours.final)
+    said = method.respond(ours)
+    close(said.embedding, contracted.mean((2, 3)))
+    assert [id(feature) for feature in said.features] == [id(feature) for feature in ours.features]
+    target = nn.functional.adaptive_max_pool2d(theirs.final, ours.final.shape[2])
+    close(
+        method.compute(data, [ours], [theirs])["match"],
+        0.1 * sum(squares(expanded[:, 64 * n : 64 * n + 64], target) for n in range(2)),
+    )
+
+
+def test_norm_refuses_a_classifier_that_reads_something_else() -> None:
+    with pytest.raises(NotApplicable, match="'some' has not"):
+        registry.create("norm").build(network((3, 4, 4), embedding=5), network((3, 4, 4)))
 
 
 def test_norm_refuses_to_expand_to_nothing() -> None:

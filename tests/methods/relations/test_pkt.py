@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 from support.loops import (
-    BATCH,
     agree,
     batch,
     close,
@@ -19,7 +18,7 @@ from support.loops import (
 )
 from torch import Tensor
 
-from kdbench import registry
+from kdbench import KDBenchError, registry
 
 
 def similarity_probabilities(embedding: Tensor) -> list[list[Tensor]]:
@@ -45,23 +44,36 @@ def test_pkt_is_the_mean_divergence_of_the_cosines_read_as_probabilities() -> No
     student, teacher = embedded(3, trained=True), embedded(5)
     raw = pkt_by_loops(student.embedding, teacher.embedding)
     close(similarity_loss(student.embedding, teacher.embedding), raw)
-    expected = {"ce": labels(student.logits, batch()), "transfer": 30000 * BATCH / 64 * raw}
+    expected = {"ce": labels(student.logits, batch()), "transfer": 30000 * raw}
     agree(registry.create("pkt").loss(batch(), student, teacher), expected, [student.logits, student.embedding])
 
 
-def test_weights_that_the_paper_ties_to_its_batch_of_64_are_the_papers_there() -> None:
-    student, teacher = embedded(4, size=64), embedded(4, size=64)
-    term = registry.create("pkt").loss(batch(size=64), student, teacher)["transfer"]
+@pytest.mark.parametrize("size", [16, 64])
+def test_the_weight_is_the_papers_at_every_batch_size(size: int) -> None:
+    student, teacher = embedded(4, size=size), embedded(4, size=size)
+    term = registry.create("pkt").loss(batch(size=size), student, teacher)["transfer"]
     close(term, 30000 * pkt_by_loops(student.embedding, teacher.embedding))
 
 
-def test_the_same_weight_means_the_same_at_other_batches() -> None:
+def test_a_reference_batch_keeps_its_bits_and_scales_the_others() -> None:
+    plain, fixed = registry.create("pkt"), registry.create("pkt", {"reference_batch": 64})
+    for size in (16, 64, 128):
+        student, teacher = embedded(4, size=size), embedded(4, size=size)
+        ours, theirs = (each.loss(batch(size=size), student, teacher)["transfer"] for each in (fixed, plain))
+        close(ours, theirs * size / 64)
+        assert torch.equal(ours, theirs) == (size == 64)
+    with pytest.raises(KDBenchError, match="pkt's reference_batch is 0: give 1 or more"):
+        registry.create("pkt", {"reference_batch": 0})
+
+
+def test_with_a_reference_batch_the_same_weight_means_the_same_at_other_batches() -> None:
     ours, theirs = torch.randn(256, 8), torch.randn(256, 8)
+    method = registry.create("pkt", {"reference_batch": 64})
 
     def at(size: int) -> Tensor:
         parts = zip(ours.split(size), theirs.split(size), strict=True)
         pairs = [[output(logits(size=size), embedding=e) for e in part] for part in parts]
-        return mean(registry.create("pkt").loss(batch(size=size), *pair)["transfer"] for pair in pairs)
+        return mean(method.loss(batch(size=size), *pair)["transfer"] for pair in pairs)
 
     assert float(at(32) / at(64)) == pytest.approx(1, abs=0.15)
     assert float(at(128) / at(64)) == pytest.approx(1, abs=0.15)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 from support.loops import (
-    BATCH,
     agree,
     batch,
     close,
@@ -19,7 +18,7 @@ from support.loops import (
 )
 from torch import Tensor
 
-from kdbench import registry
+from kdbench import KDBenchError, registry
 
 
 def similarity_rows(feature: Tensor) -> list[Tensor]:
@@ -41,23 +40,36 @@ def test_sp_is_the_difference_of_row_normalised_gram_matrices_over_the_batch_squ
     teacher = output(features=maps((2, 4, 4), (5, 4, 4)))
     raw = sp_by_loops(student.features[-1], teacher.features[-1])
     close(similarity_loss(student.features[-1], teacher.features[-1]), raw)
-    expected = {"ce": labels(student.logits, batch()), "similarity": 3000 * BATCH / 64 * raw}
+    expected = {"ce": labels(student.logits, batch()), "similarity": 3000 * raw}
     agree(registry.create("sp").loss(batch(), student, teacher), expected, [student.logits, student.features[-1]])
 
 
-def test_weights_that_the_paper_ties_to_its_batch_of_64_are_the_papers_there() -> None:
-    student, teacher = (output(logits(size=64), maps((2, 3, 3), size=64)) for _ in range(2))
-    term = registry.create("sp").loss(batch(size=64), student, teacher)["similarity"]
+@pytest.mark.parametrize("size", [16, 64])
+def test_the_weight_is_the_papers_at_every_batch_size(size: int) -> None:
+    student, teacher = (output(logits(size=size), maps((2, 3, 3), size=size)) for _ in range(2))
+    term = registry.create("sp").loss(batch(size=size), student, teacher)["similarity"]
     close(term, 3000 * sp_by_loops(student.features[-1], teacher.features[-1]))
 
 
-def test_the_same_weight_means_the_same_at_other_batches() -> None:
+def test_a_reference_batch_keeps_its_bits_and_scales_the_others() -> None:
+    plain, fixed = registry.create("sp"), registry.create("sp", {"reference_batch": 64})
+    for size in (16, 64, 128):
+        student, teacher = (output(logits(size=size), maps((2, 3, 3), size=size)) for _ in range(2))
+        ours, theirs = (each.loss(batch(size=size), student, teacher)["similarity"] for each in (fixed, plain))
+        close(ours, theirs * size / 64)
+        assert torch.equal(ours, theirs) == (size == 64)
+    with pytest.raises(KDBenchError, match="sp's reference_batch is 0: give 1 or more"):
+        registry.create("sp", {"reference_batch": 0})
+
+
+def test_with_a_reference_batch_the_same_weight_means_the_same_at_other_batches() -> None:
     ours, theirs = torch.randn(256, 8), torch.randn(256, 8)
+    method = registry.create("sp", {"reference_batch": 64})
 
     def at(size: int) -> Tensor:
         parts = zip(ours.split(size), theirs.split(size), strict=True)
         pairs = [[output(logits(size=size), [e[:, :, None, None]]) for e in part] for part in parts]
-        return mean(registry.create("sp").loss(batch(size=size), *pair)["similarity"] for pair in pairs)
+        return mean(method.loss(batch(size=size), *pair)["similarity"] for pair in pairs)
 
     assert float(at(32) / at(64)) == pytest.approx(1, abs=0.15)
     assert float(at(128) / at(64)) == pytest.approx(1, abs=0.15)

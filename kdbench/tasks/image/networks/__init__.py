@@ -7,6 +7,7 @@ from typing import Any
 import timm
 
 from kdbench.errors import KDBenchError, unknown
+from kdbench.suites import networks
 from kdbench.tasks.image.networks import cifar_mobilenet, cifar_resnet, cifar_shufflenet, cifar_vgg, cifar_wrn  # noqa: F401  (register)
 from kdbench.tasks.image.networks.adapter import Normalization, TimmNetwork, misfit
 from kdbench.tasks.image.networks.cifar_base import CifarNet
@@ -32,20 +33,22 @@ def create(
     """Build a network for data of this size and number of classes.
 
     Args:
-        name: a timm name; `network.tag` picks pretrained weights.
+        name: a timm name; `network.tag` picks pretrained weights. Options may stand behind it, as in
+            `cifar_resnet8(width_factor=0.5)` (see kdbench/suites/networks.py).
         input_size: (C, H, W) of the data. A network of one fixed size (ViT) is built for it from scratch; a pretrained
             one keeps its size, and inputs are resized to it.
         pretrained: load timm's weights; their input normalisation then applies.
         data_normalization: mean and std that the data is normalised with.
         own_normalization: mean and std that the weights were trained with, if others.
         keep_classifier: whether pretrained weights must bring the classifier, so that the network can teach.
-        timm_kwargs: passed to `timm.create_model`; `width_factor` multiplies the channels of CIFAR ResNets, WRNs and
-            VGGs and of timm's ResNets and EfficientNets.
+        timm_kwargs: more options, passed to `timm.create_model`; `width_factor` multiplies the channels of CIFAR
+            ResNets, WRNs and VGGs and of timm's ResNets and EfficientNets, and one given here those of one in the name.
 
     Raises:
         KDBenchError: for an unknown network, one that cannot take the data, or weights that cannot be had.
     """
-    config = _config(name)
+    name, base, timm_kwargs = _named(name, timm_kwargs)
+    config = _config(base)
     fixed_size = config is not None and config.fixed_input_size
     if fixed_size and not pretrained:
         timm_kwargs = {"img_size": tuple(input_size[1:]), **timm_kwargs}
@@ -58,11 +61,11 @@ def create(
             f"timm's pretrained weights of {name!r} were made for {config.num_classes} classes, but the data has "
             f"{num_classes}: as a teacher it would guess; let kdbench train one, or name a checkpoint file by `weights`"
         )
-    if not name.startswith("cifar_"):
-        timm_kwargs = _timm_widths(name, timm_kwargs)
+    if not base.startswith("cifar_"):
+        timm_kwargs = _timm_widths(base, timm_kwargs)
     options = {"num_classes": num_classes, "in_chans": in_chans, **timm_kwargs}
     try:
-        model: Any = timm.create_model(name, pretrained=pretrained, **options)
+        model: Any = timm.create_model(base, pretrained=pretrained, **options)
     except Exception as error:  # timm, the Hugging Face hub and torch raise whatever they like
         if pretrained:
             raise _no_weights(name, error) from error
@@ -81,6 +84,22 @@ def create(
             "network whose classifier can be replaced"
         )
     return network
+
+
+def _named(name: str, options: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
+    """The network's one spelling, timm's name of it, and the options of both places.
+
+    Raises:
+        KDBenchError: if the name is malformed, or gives an option that the data decides.
+    """
+    base, given = networks.split(name)
+    if decided := sorted({"num_classes", "in_chans", "pretrained"} & given.keys()):
+        raise KDBenchError(f"network {name!r} gives {decided[0]!r}, which data and suite decide: leave it out")
+    if "width_factor" in given and "width_factor" in options:
+        options = {**options, "width_factor": given["width_factor"] * options["width_factor"]}
+    if isinstance(given.get("img_size"), int):
+        given["img_size"] = (given["img_size"],) * 2
+    return networks.canonical(name), base, {**given, **options}
 
 
 def _timm_widths(name: str, options: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kdbench.errors import KDBenchError, NotApplicable
 from kdbench.method import Network, Output, Shapes
-from kdbench.tasks.image.networks import tail
+from kdbench.tasks.image.networks import maps, tail
 from kdbench.tasks.image.networks.cifar_base import CifarNet, Taps
 
 Normalization = tuple[Sequence[float], Sequence[float]]
@@ -28,7 +28,8 @@ class TimmNetwork(Network):
 
     Stages: a CIFAR network has its own three or four and a stem; a hierarchical timm network gives its last four maps,
     and the one before them as the stem; a network of uniform blocks (ViT, Mixer) gives the maps after a quarter, a
-    half, three quarters and all of its blocks. A model without `forward_intermediates` has no features.
+    half, three quarters and all of its blocks. A model without `forward_intermediates` has no features. What the head
+    pools is read after the head's own norm, activation or convolution (`maps.pooled`).
 
     Args:
         model: the timm model.
@@ -65,6 +66,8 @@ class TimmNetwork(Network):
         self.register_buffer("_scale", scale, persistent=False)
         self.register_buffer("_shift", shift, persistent=False)
         self._indices: list[int] = []
+        self._linear = False  # whether the maps that are read come out of linear layers
+        self._pooled: maps.Pooled | None = None
         self.shapes = self._probe()
 
     def forward(self, inputs: Tensor) -> Output:
@@ -78,7 +81,8 @@ class TimmNetwork(Network):
         """What the body gives to an `Output`: pooling, embedding and classifier."""
         embedding = _wide(self.model.forward_head(final, pre_logits=True).flatten(1))
         logits = _wide(self.classifier(embedding))
-        return Output(logits, embedding, tuple(features), tuple(before), stem)
+        pooled = None if self._pooled is None else self._pooled(final)
+        return Output(logits, embedding, tuple(features), tuple(before), stem, final=pooled)
 
     def tail(self, stage: int) -> nn.Module:
         rest = tail.cut(self, stage)
@@ -98,8 +102,9 @@ class TimmNetwork(Network):
             return self.model.run_taps(x)
         if not self._indices:
             return None, [], [], self.model.forward_features(x)
-        final, maps = self.model.forward_intermediates(x, indices=self._indices, output_fmt="NCHW")
-        return (maps[0] if len(maps) > STAGES else None), maps[-STAGES:], [], final
+        final, found = self.model.forward_intermediates(x, indices=self._indices, output_fmt="NCHW")
+        features = found[-STAGES:]
+        return (found[0] if len(found) > STAGES else None), features, features if self._linear else [], final
 
     def _converted(self, x: Tensor) -> Tensor:
         """The data's images as the model knows them: its size, its normalisation."""
@@ -162,6 +167,9 @@ class TimmNetwork(Network):
             if not isinstance(plain, Tensor) or not isinstance(self.model.get_classifier(), nn.Module):
                 raise self._many_heads()
             self._indices = self._choose_taps(self._converted(zeros))
+            self._linear = maps.end_linearly(self.model, self._indices[-STAGES:])
+            _, features, _, final = self._run(self._converted(zeros))
+            self._pooled = maps.pooled(self.model, features, final)
             try:
                 logits = self(noise).logits
             except MISFITS as error:  # the head's parts do not fit together
@@ -174,9 +182,9 @@ class TimmNetwork(Network):
         """Which maps of `forward_intermediates` to take: up to four stages, and the stem before them."""
         if isinstance(self.model, CifarNet) or not hasattr(self.model, "forward_intermediates"):
             return []
-        maps = self.model.forward_intermediates(x, output_fmt="NCHW", intermediates_only=True)
-        count = len(maps)
-        if len({feature.shape for feature in maps}) == 1:
+        found = self.model.forward_intermediates(x, output_fmt="NCHW", intermediates_only=True)
+        count = len(found)
+        if len({feature.shape for feature in found}) == 1:
             return sorted({-(-count * quarter // STAGES) - 1 for quarter in range(1, STAGES + 1)})
         return list(range(max(count - STAGES - 1, 0), count))
 
@@ -232,6 +240,7 @@ def _shapes(output: Output) -> Shapes:
         features=tuple(tuple(feature.shape[1:]) for feature in output.features),
         preactivations=tuple(tuple(feature.shape[1:]) for feature in output.preactivations),
         stem=None if output.stem is None else tuple(output.stem.shape[1:]),
+        final=None if output.final is None else tuple(output.final.shape[1:]),
     )
 
 

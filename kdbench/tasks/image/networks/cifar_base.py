@@ -23,7 +23,7 @@ class Taps(NamedTuple):
     Attributes:
         stem: what enters the first stage.
         features: one map a stage, shallow to deep.
-        preactivations: each stage's map before its last ReLU; empty where stages end in a linear layer.
+        preactivations: each stage's map before its last ReLU; the same maps where stages end in linear layers.
         final: the map that the head pools.
     """
 

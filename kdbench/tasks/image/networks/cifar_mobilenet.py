@@ -44,7 +44,9 @@ class InvertedResidual(nn.Module):
 
 
 class CifarMobileNetV2(CifarNet):
-    """Stages end in linear bottlenecks, so there are no separate pre-activation maps."""
+    """Stages end in linear bottlenecks, whose maps no ReLU has seen: they are the pre-activations too, as in the
+    literature's code.
+    """
 
     def __init__(self, width: float = 0.5, num_classes: int = 100, in_chans: int = 3) -> None:
         groups = [int(channels * width) for _, channels, _, _ in BLOCKS]
@@ -72,7 +74,7 @@ class CifarMobileNetV2(CifarNet):
         for stage in self.stages:
             x = stage(x)
             features.append(x)
-        return Taps(stem, features, [], self.last(x))
+        return Taps(stem, features, features, self.last(x))
 
 
 @register_model

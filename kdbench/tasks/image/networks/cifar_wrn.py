@@ -39,10 +39,10 @@ class WideBlock(nn.Module):
 
 
 class CifarWideResNet(CifarNet):
-    """The first two stages' maps are raw sums, as in the literature's code; the last one's is normed and activated.
+    """All stages' maps are raw sums, as in the literature's code; the head pools the last one normed and activated.
 
     The pre-activation maps are the norms that follow each stage, before their ReLU; the first two belong to the next
-    stage's first block.
+    stage's first block, the last to the head.
     """
 
     def __init__(
@@ -75,8 +75,7 @@ class CifarWideResNet(CifarNet):
                     entering.append(normed)
             sums.append(x)
         last = self.norm(x)
-        final = torch.relu(last)
-        return Taps(stem, [*sums[:-1], final], [*entering[1:], last], final)
+        return Taps(stem, sums, [*entering, last][1:], torch.relu(last))
 
 
 def _wide(name: str, depth: int, width: int, pretrained: bool, options: dict[str, Any]) -> CifarWideResNet:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -34,16 +35,18 @@ class Tail(nn.Module):
 
     def forward(self, x: Tensor) -> Output:
         if self.head_only:
-            return self.rest.head(x)
+            return replace(self.rest.head(x), final=x)
         output = self.rest(x)
-        return Output(output.logits, output.embedding, output.features[self.skip :], output.preactivations)
+        features = output.features[self.skip :]
+        final = output.final if features else output.unpooled
+        return Output(output.logits, output.embedding, features, output.preactivations, final=final)
 
 
 def cut(network: Any, stage: int) -> Tail | None:
     """A tail whose layers are the network's own, or None where its layout is not known."""
     count = len(network.shapes.features)
     model = network.model
-    if stage == count and not hasattr(model, "last"):  # CIFAR networks with a convolution in the head keep it
+    if stage == count and network.shapes.final is None:  # else the head has layers of its own in front of the pooling
         return Tail(network, None, stage)
     if isinstance(model, CifarVGG):
         rest = model.blocks[stage + 1 :]

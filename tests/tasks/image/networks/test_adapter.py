@@ -155,11 +155,11 @@ def test_the_stem_goes_with_the_first_stage_and_the_head_comes_last() -> None:
     assert head == {"model.classifier.weight", "model.classifier.bias"}
 
 
-def test_the_norm_after_a_wrn_stage_belongs_to_the_next_one() -> None:
+def test_the_norm_after_a_wrn_stage_belongs_to_what_follows() -> None:
     net = network("cifar_wrn_16_1", 8)
-    first, second, third, _ = net.stage_parameters()
+    first, second, _, head = net.stage_parameters()
     assert "model.stages.1.0.norm.weight" in second - first
-    assert {"model.norm.weight", "model.norm.bias"} <= third
+    assert {"model.norm.weight", "model.norm.bias"} <= head
 
 
 @torch.no_grad()

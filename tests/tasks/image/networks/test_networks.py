@@ -40,7 +40,7 @@ MILLIONS = {
 }  # fmt: skip
 OTHERS = ("resnet8", "resnet14", "resnet44", "vgg11", "vgg16", "vgg19", "wrn_16_1")
 CIFAR_NETS = sorted([*(f"cifar_{name}" for name in PUBLISHED), *(f"cifar_{name}" for name in OTHERS)])
-# Stages that end in a ReLU of the pre-activation map itself (WRN's first two maps are raw sums).
+# Stages that end in a ReLU of the pre-activation map itself (a WRN's maps are raw sums).
 RELU_NETS = ("cifar_resnet8", "cifar_resnet8x4", "cifar_vgg8", "cifar_shufflenetv1", "cifar_shufflenetv2")
 TIMM_NETS = [
     *timm.list_models("test_*"), "resnet18", "vit_tiny_patch16_224", "convnext_atto", "mixer_s32_224",
@@ -132,22 +132,37 @@ def test_a_feature_is_the_relu_of_its_preactivation(name: str) -> None:
         assert torch.equal(before.relu(), after)
 
 
-def test_the_mobilenet_whose_stages_end_linearly_has_no_preactivations() -> None:
-    output = run(shaken(build("cifar_mobilenetv2")), images())
-    assert output.preactivations == ()
-    assert all(feature.min() < 0 for feature in output.features)
+# Every stage that is read ends in a linear bottleneck; those of MobileNetV1, V3 and V4 end in an activation somewhere.
+@pytest.mark.parametrize(
+    ("name", "linear"),
+    [
+        ("cifar_mobilenetv2", True),
+        ("mobilenetv2_050", True),
+        ("efficientnet_b0", True),
+        ("tf_efficientnetv2_b0", True),
+        ("mnasnet_small", True),
+        ("test_efficientnet_gn", True),
+        ("mobilenetv1_100", False),
+        ("mobilenetv3_small_050", False),
+    ],
+)
+def test_where_all_stages_end_in_linear_bottlenecks_their_maps_are_the_preactivations(name: str, linear: bool) -> None:
+    output = run(shaken(build(name, size=64)), images(64))
+    before = output.features if linear else ()
+    assert len(output.preactivations) == len(before)
+    assert all(ours is theirs for ours, theirs in zip(output.preactivations, before, strict=True))
+    assert all(feature.min() < 0 for feature in before)
 
 
 def test_a_wide_resnets_preactivations_are_the_norms_that_follow_its_stages() -> None:
     network = shaken(build("cifar_wrn_16_1"))
     core: Any = network.core
     output = run(network, images())
-    raw, raw_too, active = output.features
-    norms = [core.stages[1][0].norm, core.stages[2][0].norm]
-    assert torch.equal(output.preactivations[0], norms[0](raw))
-    assert torch.equal(output.preactivations[1], norms[1](raw_too))
-    assert torch.equal(output.preactivations[2].relu(), active)
-    assert raw.min() < 0
+    norms = [core.stages[1][0].norm, core.stages[2][0].norm, core.norm]
+    for raw, before, norm in zip(output.features, output.preactivations, norms, strict=True):
+        assert torch.equal(before, norm(raw))
+        assert raw.min() < 0
+    assert torch.equal(output.preactivations[2].relu(), output.unpooled)
 
 
 def test_a_wide_resnets_running_statistics_move_once_a_train_step() -> None:

@@ -28,6 +28,7 @@ def test_a_tail_gives_the_networks_own_output_from_each_stage_on(name: str, size
         rest = network.tail(stage)(feature)
         torch.testing.assert_close(rest.logits, whole.logits)
         assert [f.shape for f in rest.features] == [f.shape for f in whole.features[stage:]]
+        torch.testing.assert_close(rest.unpooled, whole.unpooled)
 
 
 def test_a_tail_shares_its_layers_and_a_deep_copy_has_its_own() -> None:
