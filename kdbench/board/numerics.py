@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kdbench.board.newest import unlike_newest
@@ -16,7 +16,11 @@ Used = tuple[tuple[str, Any], ...]  # key of DECIDES, value
 
 def used(record: Record) -> Used:
     """What decides a run's bits on any processor; None for what its record does not say, which is like nothing else."""
-    numerics: dict[str, Any] = dict(record["provenance"]["numerics"])
+    return decisive(dict(record["provenance"]["numerics"]))
+
+
+def decisive(numerics: Mapping[str, Any]) -> Used:
+    """The same, of numerics as a record keeps them."""
     keys = DECIDES if numerics["device"] == "cpu" else DECIDES[:-1]  # a host's threads change no accelerator's result
     return tuple((key, numerics.get(key)) for key in keys)
 

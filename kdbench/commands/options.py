@@ -72,6 +72,16 @@ class Selection:
         typer.Option(help="of the CPU, for each learner; default: one, or what the suite fixes", min=1),
     ] = None
     cohort_size: Annotated[int, typer.Option(help="train at most so many cells side by side (0: no limit)", min=0)] = 0
+    sources: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--from",
+            help="a folder whose records and teachers count as if they were made here: results/SUITE, or another run's",
+        ),
+    ] = None
+    stop_after: Annotated[
+        str, typer.Option(help="start nothing that cannot end in this time: 90s, 30m, 2h, 1h30m; exit status 0")
+    ] = ""
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="run cells again that failed before")] = False
 
     @cached_property
@@ -138,7 +148,7 @@ class Selection:
 # what most commands take from it
 RECIPE = ("epochs", "settings", "teachers", "precision", "out")
 GRID = ("suite_name", "methods", "pairs", "seeds", *RECIPE)
-RUNNING = ("data", "device", "compile", "threads", "cohort_size", "retry_failed")
+RUNNING = ("data", "device", "compile", "threads", "cohort_size", "sources", "stop_after", "retry_failed")
 
 
 def selecting(*names: str, **others: Any) -> Callable[[Command], Command]:

@@ -15,11 +15,15 @@ from rich.console import Console
 from rich.table import Table
 
 from kdbench import tasks
+from kdbench.board.publishing.adopt import Arrivals
 from kdbench.board.select import choose
 from kdbench.board.usable import sound_record
+from kdbench.commands import taking
+from kdbench.commands.durations import told
 from kdbench.commands.unusable import records_of, tell
 from kdbench.errors import KDBenchError
 from kdbench.hardware.clock import seconds
+from kdbench.hardware.machine import hardware
 from kdbench.hardware.numerics import Numerics
 from kdbench.method import Batch
 from kdbench.records import Record, Store
@@ -85,9 +89,20 @@ def print_plan(
     device: str | None,
     compile: str,
     threads: int | None,
+    sources: Sequence[Path] = (),
 ) -> None:
-    """The cells by pair and state, the methods, the teachers still to train, and an estimate of the time left."""
-    states = {cell: state(cell, store, False) for cell in _distinct(cells)}
+    """The cells by pair and state, the methods, the teachers still to train, and an estimate of the time left.
+
+    Args:
+        sources: folders of `--from`; what they would bring counts as there.
+    """
+    come = Arrivals()
+    if sources:
+        come = taking.look(
+            sources, cells, store, Store(teachers), lambda cell: _numerics(cell, device, compile, threads).describe()
+        )
+        console.print(taking.told(sources, come), markup=False, highlight=False, soft_wrap=True)
+    states = {cell: _state(cell, store, come) for cell in _distinct(cells)}
     _print_counts(console, states)
     methods = dict.fromkeys(cell.method.label for cell in cells)
     console.print(f"methods: {', '.join(methods)}", markup=False, highlight=False)
@@ -95,10 +110,10 @@ def print_plan(
     for spec in dict.fromkeys(spec for cell in todo for spec in cell.teachers if spec.sha256):
         said = f"teacher from a file: {spec}: {spec.weights}, sha256 {spec.sha256}"
         console.print(said, markup=False, highlight=False, soft_wrap=True)
-    trainings = {t.id: t for cell in todo for t in Teachers(teachers).missing(cell)}
+    trainings = {t.id: t for cell in todo for t in Teachers(teachers).missing(cell) if t.id not in come.weights}
     for training in trainings.values():
         console.print(f"teacher to train: {training.pair} on {training.dataset.name}", markup=False, highlight=False)
-    total, records = 0.0, records_of(store)
+    total, records = 0.0, [*records_of(store), *(entry.record for entry in come.records.values())]
     for group in _by_pair([*todo, *trainings.values()]):
         known = _seconds_per_epoch(group, records)
         try:
@@ -109,7 +124,13 @@ def print_plan(
             return
         total += each * sum(cell.recipe.epochs for cell in group)
     kind = "from finished cells where there are any, else from a few timed steps of teacher and student"
-    console.print(f"{len(todo)} of {len(states)} cells to run, about {_duration(total)} ({kind})", highlight=False)
+    console.print(f"{len(todo)} of {len(states)} cells to run, about {told(total)} ({kind})", highlight=False)
+
+
+def _state(cell: Cell, store: Store, come: Arrivals) -> str:
+    """One of `STATES`, with what would come."""
+    arriving = come.records.get(cell.id)
+    return arriving.record["status"].replace("_", " ") if arriving else state(cell, store, False)
 
 
 def _numerics(cell: Cell, device: str | None, compile: str, threads: int | None) -> Numerics:
@@ -150,6 +171,22 @@ def _threads(numerics: Numerics) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def guess(
+    cell: Cell, records: Sequence[Record], data_root: Path | None, device: str | None, compile: str, threads: int | None
+) -> float:
+    """Seconds that an epoch of the cell is likely to take: from finished cells of this machine, else from a few steps.
+
+    0 where neither is to be had: the run itself then says what is wrong, or measures.
+    """
+    try:
+        numerics = _numerics(cell, device, compile, threads)
+        here = [record for record in records if record["provenance"]["hardware"] == hardware(numerics.device)]
+        known = _seconds_per_epoch([cell], here)
+        return measure(cell, numerics, data_root) if known is None else known
+    except (KDBenchError, RuntimeError):
+        return 0.0
+
+
 def _seconds_per_epoch(group: Sequence[Cell], records: Sequence[Record]) -> float | None:
     wanted = (group[0].dataset.name, str(group[0].pair))
     if group[0].role != "student":
@@ -181,9 +218,3 @@ def _by_pair(cells: Sequence[Cell]) -> list[list[Cell]]:
 
 def _distinct(cells: Sequence[Cell]) -> list[Cell]:
     return list({cell.id: cell for cell in cells}.values())
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

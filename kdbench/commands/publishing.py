@@ -12,6 +12,7 @@ from kdbench.commands.options import Selection, selecting, words
 
 if TYPE_CHECKING:
     from kdbench.board.publishing.validate import Report
+    from kdbench.board.publishing.weights import Weights
 
 Results = Annotated[Path, typer.Option(help="folder of published results")]
 
@@ -25,6 +26,10 @@ def publish(
     methods: Annotated[
         str, typer.Option(help=".py files of methods of your own, comma-separated: runs of their present source count")
     ] = "",
+    weights_at: Annotated[
+        str,
+        typer.Option(help="address of a web folder with the teachers' weights that are too large to publish (10 MB)"),
+    ] = "",
 ) -> None:
     """Write a suite's records, tables, curves, card and README into the folder of published results."""
     from kdbench.board.publishing import publish as publishing
@@ -34,14 +39,30 @@ def publish(
     for file in words(methods):
         load_methods(file)
     anew = (Path(suite) / "card.json").is_file()
-    done = publishing.remake(Path(suite)) if anew else publishing.publish(load(suite), out, to)
+    done = publishing.remake(Path(suite)) if anew else publishing.publish(load(suite), out, to, weights_at)
     print(f"published {done.records} records and {done.teachers} of teachers in {done.folder}")
     if done.aside:
         print(
             f"{done.aside} records of {out} stay there: they are of another recipe, of a method's older source, or of "
             "other numerics than the suite or their row"
         )
+    _tell_of_weights(done.weights)
     print(f"next: kdbench validate {done.folder}")
+
+
+def _tell_of_weights(weights: Weights) -> None:
+    """Say which teachers nobody can learn from with the published folder alone, and what helps."""
+    if weights.large:
+        files = ", ".join(str(path) for path in weights.large)
+        print(
+            f"too large to publish: {files}; put them where others can get them, and publish again with "
+            "--weights-at ADDRESS"
+        )
+    if weights.lost:
+        print(
+            f"the weights of {len(weights.lost)} teachers are not at hand ({', '.join(weights.lost)}): nobody can add "
+            "a method that learns from them by --from"
+        )
 
 
 @selecting("data", "device", "threads")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kdbench.commands.options import RUNNING, Selection, console, fail, selecting, words
-from kdbench.commands.run import plan, train
+from kdbench.commands.run import plan, refuse_published, train
 
 if TYPE_CHECKING:
     from kdbench.papers.table import Choice, Protocol
@@ -33,10 +33,12 @@ def reproduce(
     if table.cells and dry_run:
         _plan(chosen, table, store)
     elif table.cells:
+        refuse_published(store)
         _take_over(chosen, table, store)
-        if not report:
-            train(chosen, table.cells, store)
+        late = "" if report else train(chosen, table.cells, store)
         failed = _write_tables(table, store)
+        if late:
+            print(late)
     _give_verdict(table, store, keep=not dry_run)
     if failed:
         fail(f"{failed} cells failed; --retry-failed runs them again")

@@ -118,17 +118,22 @@ def print_leaderboard(cells: Sequence[Cell], store: Store, common: bool = False)
     from kdbench.commands.unusable import records_of
 
     shown = tables = Tables.of(cells, records_of(store))
-    tables.write(store.folder)
+    published = store.beside("card.json").exists()  # `publish` alone writes there
+    if not published:
+        tables.write(store.folder)
     screen, files = console(), list(tables.files)
     if common:
         shown = tables.common()
         files.insert(0, COMMON)
-        write_csv(shown.wide, store.beside(COMMON))
+        if not published:
+            write_csv(shown.wide, store.beside(COMMON))
         note = shown.note or "all methods finished all pairs: nothing is left out"
         screen.print(note, markup=False, highlight=False)
     for part in (*terminal.leaderboard(shown, screen.width), *terminal.suite(shown, screen.width)):
         screen.print(part)
-    for name in files:
+    if published:
+        print(f"{str(store.folder)!r} is published: its tables stay as `kdbench publish` made them")
+    for name in [] if published else files:
         print(f"{name.removesuffix('.csv') + ':':<20} {store.beside(name)}")
     return failures(tables.records, cells)
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kdbench.commands.durations import parsed, told
 from kdbench.commands.options import GRID, RUNNING, Selection, console, fail, remark, selecting
 from kdbench.commands.results import print_leaderboard
+from kdbench.errors import KDBenchError
 
 if TYPE_CHECKING:
+    from kdbench.executors.deadline import Deadline, Late
     from kdbench.records import Store
+    from kdbench.records.types import NumericsConfig
     from kdbench.suites.grid import Cell
 
 
@@ -27,9 +32,11 @@ def run(
     if dry_run:
         plan(chosen, chosen.cells, chosen.store)
         return
-    train(chosen, chosen.cells, chosen.store)
+    late = train(chosen, chosen.cells, chosen.store)
     failed = print_leaderboard(chosen.cells, chosen.store)
-    if lost := sum(not chosen.store.has(cell.id) for cell in chosen.cells):
+    if late:
+        print(late)
+    elif lost := sum(not chosen.store.has(cell.id) for cell in chosen.cells):
         fail(
             f"{lost} of {len(chosen.cells)} cells have no record although they were run: something took it out of "
             f"{str(chosen.out)!r} meanwhile; the same command trains them again"
@@ -60,24 +67,33 @@ def plan(chosen: Selection, cells: Sequence[Cell], store: Store) -> None:
         compile=chosen.compile,
         threads=chosen.threads,
         teachers=chosen.out / "teachers",
+        sources=chosen.sources or (),
     )
 
 
-def train(chosen: Selection, cells: Sequence[Cell], store: Store) -> None:
-    """Train those of the cells that have no record."""
+def train(chosen: Selection, cells: Sequence[Cell], store: Store) -> str:
+    """Train those of the cells that have no record, here or in the folders of `--from`.
+
+    Returns:
+        what the time of `--stop-after` did not suffice for, in a sentence; nothing if all are done.
+    """
     from kdbench.commands.unusable import clear_away
     from kdbench.records.leftovers import sweep
     from kdbench.records.lock import locked
     from kdbench.suites.fixed import refusal
 
+    seconds = parsed(chosen.stop_after, "--stop-after") if chosen.stop_after else None
+    refuse_published(store)
     try:
         with locked(chosen.out):
             sweep(chosen.out)
             for kept in (store, chosen.store_of("teachers")):
                 clear_away(kept)
+            if chosen.sources:
+                _take(chosen, chosen.sources, cells, store)
             done = sum(store.has(cell.id) and not refusal(store, cell) for cell in cells)
             if done == len(cells) and not chosen.retry_failed:
-                return  # before what only training needs is imported
+                return ""  # before what only training needs is imported
             from kdbench.commands.progress import Display
             from kdbench.executors.local import LocalExecutor
 
@@ -85,7 +101,64 @@ def train(chosen: Selection, cells: Sequence[Cell], store: Store) -> None:
                 executor = LocalExecutor(
                     chosen.out, display, chosen.data, chosen.device, chosen.compile, chosen.cohort_size, chosen.threads
                 )
+                executor.deadline = _deadline(chosen, seconds, store)
                 executor.run(cells, chosen.retry_failed)
+            return _told(chosen, executor.late(cells), len(cells), done)
     except KeyboardInterrupt:
         print("kdbench: interrupted; the same command goes on from the last finished epoch", file=sys.stderr)
         raise typer.Exit(130) from None
+
+
+def refuse_published(store: Store) -> None:
+    """Refuse to work in a folder of published results, whose tables and card would no longer be of its records.
+
+    Raises:
+        KDBenchError: saying how its results can be gone on with.
+    """
+    if (card := next(store.folder.parent.glob("*/card.json"), None)) is not None:
+        raise KDBenchError(
+            f"{str(store.folder.parent)!r} holds published results ({card.parent.name}), to which runs do not write: "
+            f"choose another folder with --out, and name --from {store.folder} to go on with what is there"
+        )
+
+
+def _take(chosen: Selection, sources: Sequence[Path], cells: Sequence[Cell], store: Store) -> None:
+    from kdbench.commands import taking
+
+    def numerics(cell: Cell) -> NumericsConfig:
+        from kdbench.training.precision import numerics_of  # not at the top: it loads timm
+
+        return numerics_of(cell, chosen.device, chosen.compile, chosen.out, chosen.threads).describe()
+
+    teachers = chosen.store_of("teachers")
+    found = taking.look(sources, cells, store, teachers, numerics)
+    found.bring(store, teachers)
+    print(taking.told(sources, found))
+
+
+def _deadline(chosen: Selection, seconds: float | None, store: Store) -> Deadline | None:
+    if seconds is None:
+        return None
+    from kdbench.board.usable import usable
+    from kdbench.commands.plan import guess
+    from kdbench.executors.deadline import Deadline
+
+    records, _ = usable(store.paths())
+    return Deadline(
+        seconds, lambda cell: guess(cell, records, chosen.data, chosen.device, chosen.compile, chosen.threads)
+    )
+
+
+def _told(chosen: Selection, late: Late | None, cells: int, before: int) -> str:
+    """What is left to do, how long it will take, and how to go on."""
+    if late is None:
+        return ""
+    done = cells - late.cells
+    rest = f", which will take about {told(late.seconds)}" if late.seconds else ""
+    short = ""
+    if done == before and late.shortest:
+        short = f"; none of them could end in that time, for the shortest takes about {told(late.shortest)}"
+    return (
+        f"stopped, as told by --stop-after {chosen.stop_after}: {done} of {cells} cells are done, {late.cells} are left"
+        f"{rest}{short}; the same command goes on with them"
+    )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kdbench import tasks
 from kdbench.errors import KDBenchError
+from kdbench.executors.deadline import Deadline, Late, OutOfTime
 from kdbench.hardware import memory
 from kdbench.hardware.numerics import Numerics
 from kdbench.records import Store
@@ -32,6 +33,7 @@ class LocalExecutor:
         device, compile: as on the command line; the precision is in each cell's recipe.
         cohort_size: the most cells that train side by side, 0 for no limit.
         threads: of the CPU, for each learner; None: one, or what the suite fixes.
+        deadline: the end of the time that there is, if there is one.
     """
 
     out: Path
@@ -41,10 +43,11 @@ class LocalExecutor:
     compile: str = "auto"
     cohort_size: int = 0
     threads: int | None = None
+    deadline: Deadline | None = None
     _tasks: dict[str, Task] = field(default_factory=dict)
 
     def run(self, cells: Sequence[Cell], retry_failed: bool = False) -> None:
-        """Train every cell that has no record.
+        """Train every cell that has no record, or as many as can end before the deadline.
 
         Args:
             retry_failed: run cells again whose record says `failed`.
@@ -64,14 +67,45 @@ class LocalExecutor:
         todo = [cell for cell in todo if not cell.fault]
         teachers = Teachers(self.out / "teachers")
         broken: list[str] = []
-        for cohort in cohorts(todo, self.cohort_size):
+        while todo:
+            put_off = self._pass(todo, teachers, stores, broken)
+            # what ended sooner than estimated leaves time for more
+            todo = put_off if len(put_off) < len(todo) else []
+        if broken:
+            raise KDBenchError("; ".join(dict.fromkeys(broken)))
+
+    def _pass(
+        self, cells: Sequence[Cell], teachers: Teachers, stores: Mapping[str, Store], broken: list[str]
+    ) -> list[Cell]:
+        """Train cells cohort by cohort; returns those that could not end in time.
+
+        Args:
+            broken: gets a sentence for each teacher that could not be trained.
+        """
+        put_off: list[Cell] = []
+        if self.deadline:
+            self.deadline.shortest = None
+        for cohort in cohorts(cells, self.cohort_size):
+            store = stores[cohort[0].suite]
             failure = self._train_teachers(cohort, teachers)
             if failure:
                 broken.append(failure)
                 continue
-            self._run_cohort(cohort, teachers, stores[cohort[0].suite])
-        if broken:
-            raise KDBenchError("; ".join(dict.fromkeys(broken)))
+            if not (self.deadline and any(teachers.missing(cell) for cell in cohort)):
+                self._run_cohort(cohort, teachers, store)
+            put_off += [cell for cell in cohort if self.deadline and not store.has(cell.id)]
+        return put_off
+
+    def late(self, cells: Sequence[Cell]) -> Late | None:
+        """What of the cells the time did not suffice for; None if there is a record of each."""
+        stores = {cell.suite: Store(self.out / cell.suite) for cell in cells}
+        left = {cell.id: (cell, stores[cell.suite]) for cell in cells if not stores[cell.suite].has(cell.id)}
+        if not left or self.deadline is None:
+            return None
+        teachers = Teachers(self.out / "teachers")
+        trainings = {t.id: (t, teachers.store) for cell, _ in left.values() for t in teachers.missing(cell)}
+        seconds = self.deadline.pace.total([*left.values(), *trainings.values()])
+        return Late(len(left), seconds, self.deadline.shortest)
 
     def _set_refused_aside(self, cells: Sequence[Cell], stores: Mapping[str, Store]) -> None:
         """Keep the records of other numerics than the suite fixes, out of the way of those to come."""
@@ -90,9 +124,13 @@ class LocalExecutor:
             teachers.set_aside_unsound(cell, self.listener.notice)
         trainings = {training.id: training for cell in cells for training in teachers.missing(cell)}
         for identity, training in trainings.items():
+            if self.deadline and not self.deadline.fitting([training], teachers.store):
+                continue
             teachers.store.writable()
             teachers.store.forget(identity)  # it may have one: its weights were deleted
             self._run_cohort([training], teachers, teachers.store)
+            if self.deadline and not teachers.store.has(identity):
+                continue  # stopped at an epoch's end
             record = teachers.store.read(identity)
             if record["status"] != "done":
                 teachers.store.forget(identity)  # so that the next run tries again
@@ -104,9 +142,13 @@ class LocalExecutor:
         numerics = self.numerics(cells[0])
         parts, workers_died, watchful = [list(cells)], False, False
         while parts:
-            part, full = parts.pop(0), None
+            part, full = self._in_time(parts.pop(0), store), None
+            if not part:
+                continue
             try:
                 left = self._train(part, teachers, store, numerics, Shared(watchful))
+            except OutOfTime:
+                left = [cell for cell in part if not store.has(cell.id)]
             except memory.OutOfMemory as error:
                 left = []
                 full = str(error), error.alone  # without the error itself: its traceback holds all learners
@@ -127,6 +169,18 @@ class LocalExecutor:
             if full:
                 parts = self._smaller(part, store, numerics, *full) + parts
 
+    def _in_time(self, cells: list[Cell], store: Store) -> list[Cell]:
+        """Those of the cells that can end before the deadline."""
+        if self.deadline is None:
+            return cells
+        chosen = self.deadline.fitting(cells, store)
+        if chosen and len(chosen) < len(cells):
+            where = f"{cells[0].pair}, seed {cells[0].seed}"
+            self.listener.notice(
+                f"{where}: {len(chosen)} of {len(cells)} cells train, the others could not end in time"
+            )
+        return chosen
+
     def _train(
         self, cells: list[Cell], teachers: Teachers, store: Store, numerics: Numerics, shared: Shared
     ) -> list[Cell]:
@@ -137,7 +191,11 @@ class LocalExecutor:
         with memory.explained(what, batch_size, numerics.device, alone=True):
             task = self._task(first, numerics)
         with machine_faults.explained():
-            return Cohort(cells, task, teachers, store, numerics, self.listener, keep, shared=shared).run()
+            watch = self.deadline.watch() if self.deadline else None
+            cohort = Cohort(
+                cells, task, teachers, store, numerics, self.listener, keep, shared=shared, after_epoch=watch
+            )
+            return cohort.run()
 
     def _smaller(
         self, cells: list[Cell], store: Store, numerics: Numerics, reason: str, alone: bool

@@ -49,6 +49,10 @@ class Store:
         """A cell's record file, whether it is there or not."""
         return self._records / f"{identity}.json"
 
+    def weights(self, identity: str) -> Path:
+        """The file of a trained teacher's weights, whether it is there or not."""
+        return self.folder / "weights" / f"{identity}.safetensors"
+
     def beside(self, name: str) -> Path:
         """Where a table that is made of the records lies."""
         return self.folder / name
@@ -98,6 +102,10 @@ class Store:
     def interrupted(self, identity: str) -> bool:
         """Whether the cell has begun and has no record yet: it trains now, or a run was stopped."""
         return not self.has(identity) and any(map(os.path.lexists, checkpoints.places(self._checkpoints, identity)))
+
+    def epochs_done(self, identity: str) -> int:
+        """After how many epochs the cell's last checkpoint was written; 0 where there is none that says so."""
+        return checkpoints.epoch_of(self._checkpoints, identity)
 
     def save_checkpoint(self, identity: str, state: dict[str, Any]) -> None:
         """Keep a state from which the cell can go on.

@@ -71,6 +71,8 @@ class Cohort:
         keep: called with a finished learner's cell and first student before the record is written; the digest of what
             it keeps goes into the record.
         timed: whether steps are timed beside a plain student's; trials of a method do without.
+        after_epoch: called at each epoch's end, when all checkpoints are written, with the learners that trained in it
+            and with those that are not finished; what it raises ends the cohort there.
     """
 
     cells: Sequence[Cell]
@@ -84,6 +86,7 @@ class Cohort:
     timed: bool = True
     strong_data: TrainingSet | None = None
     shared: Shared = field(default_factory=Shared)
+    after_epoch: Callable[[Sequence[Learner], Sequence[Learner]], None] | None = None
 
     def run(self) -> list[Cell]:
         """Train cells to their end, from wherever an earlier run left them: as many as fit into the device's memory.
@@ -132,7 +135,11 @@ class Cohort:
         while learners := [each for each in learners if not (each.finished or self.store.has(each.cell.id))]:
             epoch = min(learner.epoch for learner in learners)
             # after a kill some may be an epoch ahead of the others: they wait
-            self._train_epoch(epoch, [learner for learner in learners if learner.epoch == epoch])
+            running = [learner for learner in learners if learner.epoch == epoch]
+            self._train_epoch(epoch, running)
+            if self.after_epoch:
+                ran = [learner for learner in running if learner.epoch > epoch]
+                self.after_epoch(ran, [each for each in learners if not self.store.has(each.cell.id)])
 
     # ------------------------------------------------------------------------------------------ one epoch
 

@@ -27,7 +27,6 @@ class Teachers:
 
     def __init__(self, folder: Path) -> None:
         self.store = Store(folder)
-        self.weights = folder / "weights"
         self.layouts: dict[TeacherSpec, str] = {}  # in which each checkpoint was, of those that were loaded
         self._sound: set[str] = set()  # ids of trainings whose weights were looked at
 
@@ -99,7 +98,7 @@ class Teachers:
         }
 
     def _file(self, training: Cell) -> Path:
-        return self.weights / f"{training.id}.safetensors"
+        return self.store.weights(training.id)
 
 
 def _check_finite(network: Network, teacher: TeacherSpec) -> None:

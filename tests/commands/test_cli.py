@@ -16,7 +16,7 @@ from kdbench.commands.options import Selection, selecting
 from kdbench.hardware.numerics import Numerics
 
 GRID = "SUITE --methods --pairs --seeds --epochs --set --teacher --precision --out"
-RUNNING = "--data --device --compile --threads --cohort-size --retry-failed"
+RUNNING = "--data --device --compile --threads --cohort-size --from --stop-after --retry-failed"
 # what scripts may say: nothing of it may go
 TAKES = {
     "run": f"{GRID} {RUNNING} --dry-run",
@@ -31,7 +31,7 @@ TAKES = {
     "--report",
     "new": "NAME --family --folder",
     "check": "METHOD",
-    "publish": "SUITE --out --to --methods",
+    "publish": "SUITE --out --to --methods --weights-at",
     "validate": "PATH --rerun --data --device --threads",
     "merge": "FOLDER... --to",
     "tune": "SUITE --pairs --out --data --device --threads",

@@ -7,7 +7,17 @@ from pathlib import Path
 
 import pandas as pd
 
-TIMES = ("seconds", "time_ratio", "pareto", "hardware", "finished_at", "peak_memory_mb", "latency", "joules")
+TIMES = (
+    "seconds",
+    "step_times",
+    "time_ratio",
+    "pareto",
+    "hardware",
+    "finished_at",
+    "peak_memory_mb",
+    "latency",
+    "joules",
+)
 
 
 def without_times(value: object) -> object:

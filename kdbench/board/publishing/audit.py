@@ -237,6 +237,9 @@ def untaught(file: str, record: Record, teachers: Mapping[str, Record], wanted: 
         elif _shifted(primary, theirs["result"][primary.name], teacher[primary.name]):
             rule = f"the teacher's own record has {theirs['result'][primary.name]}"
             yield Problem(file, rule, f"{where}.{primary.name}", teacher[primary.name])
+        saw, left = teacher.get("sha256"), theirs.get("weights_sha256")
+        if saw and left and saw != left:
+            yield Problem(file, f"the teacher's training left {left}", f"{where}.sha256", saw)
         if theirs["cell"]["role"] != "teacher" or theirs["cell"]["student"] != teacher["network"]:
             yield Problem(file, "its record is of another network or of no teacher", where, identity_)
 

@@ -15,6 +15,7 @@ from kdbench.records.shape import misfits
 VERSION = 1  # of the card's format
 Card = dict[str, Any]
 TEACHER = {"network": str, "seed": int}
+WEIGHTS = {"sha256": str, "bytes": int}
 SHAPE: Card = {  # what must be in a card so that it can be worked with
     "suite": {
         "name": str,
@@ -34,7 +35,7 @@ def make_card(
     suite: Mapping[str, Any],
     records: Sequence[Record],
     left_out: Sequence[str],
-    digests: Mapping[str, Mapping[str, str]],
+    digests: Mapping[str, Mapping[str, Any]],
 ) -> Card:
     """The card, made of the files it is about and of nothing else, so that it can be checked.
 
@@ -42,7 +43,8 @@ def make_card(
         suite: a `kdbench.board.results.suite_table`.
         records: those that the tables are made of.
         left_out: ids of the records that lie in the folder but not in the tables.
-        digests: sha256 by file name, of the `tables`, and by id, of the `records` and `teachers`.
+        digests: sha256 by file name, of the `tables`, and by id, of the `records` and `teachers`; and what is known of
+            the teachers' `weights`, where there are any (`kdbench.board.publishing.weights`).
     """
     provenance = [record["provenance"] for record in records]
     dates = sorted(source["finished_at"] for source in provenance)
@@ -86,7 +88,10 @@ def read_card(path: Path) -> Card:
     if version != VERSION:
         raise KDBenchError(f"its format is {version!r}, not {VERSION}: upgrade kdbench, or {again}")
     fixed = {"numerics": dict} if "numerics" in _suite(card) else {}
-    for where, rule in misfits(card, {**SHAPE, "suite": {**SHAPE["suite"], **fixed}}):
+    wanted = {**SHAPE, "suite": {**SHAPE["suite"], **fixed}}
+    if "weights" in card:
+        wanted["weights"] = dict.fromkeys(card["weights"], WEIGHTS) if isinstance(card["weights"], dict) else dict
+    for where, rule in misfits(card, wanted):
         raise KDBenchError(f"it is no card ({where}: {rule}): {again}")
     return card
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.errors import KDBenchError
-from kdbench.records import Record, read_record
+from kdbench.records import Record, Store, read_record
 from kdbench.records.files import explained, write_atomically
 from kdbench.records.leftovers import sweep_half_written
 from kdbench.tasks.metrics import of
@@ -64,6 +64,7 @@ def differences(a: Record, b: Record) -> dict[str, tuple[Any, Any]]:
         return {"status": (a["status"], b["status"])}
     ours, theirs = a.get("result") or {}, b.get("result") or {}
     both = {name: (ours[name], theirs[name]) for name in sorted(ours.keys() & theirs.keys())}
+    both["weights_sha256"] = a.get("weights_sha256"), b.get("weights_sha256")  # of trained teachers
     return {name: pair for name, pair in both.items() if None not in pair and pair[0] != pair[1]}
 
 
@@ -132,7 +133,7 @@ def merge(sources: Sequence[Path], to: Path) -> dict[str, int]:
         try:
             for name, kept in united.items():
                 for entry in kept.values():
-                    _copy(entry, staged / name)
+                    _copy(entry, found[name], staged / name)
             staged.chmod(0o755)
             staged.replace(to)
         finally:
@@ -153,9 +154,17 @@ def _all_or_none(found: Mapping[str, list[Entry]]) -> dict[str, dict[str, Entry]
     return united
 
 
-def _copy(entry: Entry, folder: Path) -> None:
-    weights = entry.path.parents[1] / "weights" / f"{entry.record['id']}.safetensors"
-    if weights.is_file():
-        (folder / "weights").mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(weights, folder / "weights" / weights.name)
-    write_atomically(folder / "records" / entry.path.name, entry.content)
+def _copy(entry: Entry, every: Sequence[Entry], folder: Path) -> None:
+    """Copy a record, and its weights from wherever they are: a record may have come to a folder without them."""
+    identity, into = entry.record["id"], Store(folder)
+    same = [entry, *(other for other in every if other.record["id"] == identity and alike(other, entry))]
+    files = [Store(each.path.parents[1]).weights(identity) for each in same]
+    if weights := next((file for file in files if file.is_file()), None):
+        into.weights(identity).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(weights, into.weights(identity))
+    write_atomically(into.path(identity), entry.content)
+
+
+def alike(a: Entry, b: Entry) -> bool:
+    """Whether two records of one cell say the same."""
+    return not differences(a.record, b.record)

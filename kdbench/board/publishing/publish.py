@@ -17,11 +17,12 @@ from kdbench.board.publishing.card import Card, card_bytes, make_card, read_card
 from kdbench.board.publishing.merge import TEACHERS, Entry, entries, unite
 from kdbench.board.publishing.problem import Problem
 from kdbench.board.publishing.readme import readme
+from kdbench.board.publishing.weights import About, Weights, gather
 from kdbench.board.results import Tables, grid_rows, suite_table
 from kdbench.board.select import current
 from kdbench.board.tables import csv_bytes
 from kdbench.errors import KDBenchError
-from kdbench.records import Record
+from kdbench.records import Record, Store
 from kdbench.records.files import write_atomically
 from kdbench.records.leftovers import sweep_half_written
 from kdbench.suites.grid import Suite
@@ -40,20 +41,25 @@ class Published:
         teachers: how many trained teachers they name.
         aside: how many records of this run are not of the suite as it is now, or of other numerics than it fixes or
             than their row has, and were not published.
+        weights: those of the teachers.
     """
 
     folder: Path
     records: int
     teachers: int
     aside: int
+    weights: Weights
 
 
-def publish(suite: Suite, out: Path, to: Path) -> Published:
+def publish(suite: Suite, out: Path, to: Path, weights_at: str = "") -> Published:
     """Bring a suite's records from `out` into the results folder `to`, and make everything else there anew.
 
     What is published there already stays: both are united as `kdbench merge` does. Records of other recipes and of
     older sources of a method are not published; those that are there since earlier stay there and out of the tables.
-    The same records give the same bytes.
+    The same records give the same bytes. The teachers' weights come along (`kdbench.board.publishing.weights`).
+
+    Args:
+        weights_at: the address of a folder in the web where weights lie that are too large to be published.
 
     Raises:
         KDBenchError: if there is nothing to publish, a result differs from the published one, a teacher's record is not
@@ -76,12 +82,21 @@ def publish(suite: Suite, out: Path, to: Path) -> Published:
     counted = {record["id"] for record in records}
     old = {entry.record["id"] for entry in there} - counted
     refuse_unsound(entry for entry in kept.values() if entry.record["id"] in counted)
-    teachers = _teachers(records, out, to)
-    refuse_unsound(teachers.values())
     wanted = {identity: entry for identity, entry in kept.items() if identity in counted | old}
-    _write(folder, suite_table(suite), wanted, sorted(old), teachers)
+    teachers = _teachers([entry.record for entry in wanted.values()], out, to)
+    refuse_unsound(teachers[identity] for record in records for identity in trained(record))
+    weights = gather(teachers, [to, out], published_weights(folder), weights_at)
+    _write(folder, suite_table(suite), wanted, sorted(old), teachers, weights)
     aside = len({entry.record["id"] for entry in mine} - counted)
-    return Published(folder, len(records), len(teachers), aside)
+    return Published(folder, len(records), len(teachers), aside, weights)
+
+
+def published_weights(folder: Path) -> Mapping[str, About]:
+    """What a published folder's card says of its teachers' weights; nothing if it has none that can be read."""
+    try:
+        return read_card(folder / "card.json").get("weights", {})
+    except KDBenchError:
+        return {}
 
 
 def refuse_unsound(found: Iterable[Entry]) -> None:
@@ -117,9 +132,10 @@ def remake(folder: Path) -> Published:
     records = [entry.record for identity, entry in kept.items() if identity not in left_out]
     if not records:
         raise KDBenchError(f"{str(folder)!r} has no record that counts: bring them back, or publish its suite again")
-    teachers = _teachers(records, folder.parent, folder.parent)
-    _write(folder, card["suite"], kept, left_out, teachers)
-    return Published(folder, len(records), len(teachers), 0)
+    teachers = _teachers([entry.record for entry in kept.values()], folder.parent, folder.parent)
+    weights = gather(teachers, [folder.parent], card.get("weights", {}), "")
+    _write(folder, card["suite"], kept, left_out, teachers, weights)
+    return Published(folder, len(records), len(teachers), 0, weights)
 
 
 def _write(
@@ -128,12 +144,17 @@ def _write(
     kept: Mapping[str, Entry],
     left_out: Sequence[str],
     teachers: Mapping[str, Entry],
+    weights: Weights,
 ) -> None:
-    content = folder_content(suite, kept, left_out, teachers, plots_in(folder))
-    for place in (folder, folder / "records", folder.parent / TEACHERS / "records"):
+    content = folder_content(suite, kept, left_out, teachers, plots_in(folder), weights.about)
+    shared = Store(folder.parent / TEACHERS)
+    for place in (folder, folder / "records", shared.folder / "records", shared.folder / "weights"):
         sweep_half_written(place)
-    for entry in teachers.values():
-        write_atomically(folder.parent / TEACHERS / "records" / entry.path.name, entry.content)
+    for identity, path in weights.files.items():
+        if path != shared.weights(identity):
+            write_atomically(shared.weights(identity), path.read_bytes())
+    for identity, entry in teachers.items():
+        write_atomically(shared.path(identity), entry.content)
     for identity, entry in sorted(kept.items()):
         write_atomically(folder / "records" / f"{identity}.json", entry.content)
     for name, data in content.items():
@@ -146,6 +167,7 @@ def folder_content(
     left_out: Sequence[str],
     teachers: Mapping[str, Entry],
     plots: Sequence[str],
+    weights: Mapping[str, About],
 ) -> dict[str, bytes]:
     """Every file of a published suite beside its records: name -> content. The card comes last.
 
@@ -155,6 +177,7 @@ def folder_content(
         left_out: ids of those that are not in the tables.
         teachers: the teachers' records by id.
         plots: paths of plots, seen from the folder.
+        weights: what the card says of the teachers' weights.
     """
     records = [entry.record for identity, entry in sorted(kept.items()) if identity not in left_out]
     tables = suite_tables(suite, records)
@@ -164,6 +187,7 @@ def folder_content(
         "tables": {name: sha256(data) for name, data in files.items()},
         "records": {identity: sha256(entry.content) for identity, entry in kept.items()},
         "teachers": {identity: sha256(entry.content) for identity, entry in teachers.items()},
+        **({"weights": weights} if weights else {}),
     }
     card: Card = make_card(suite, records, left_out, digests)
     files["README.md"] = readme(card, tables, plots).encode()

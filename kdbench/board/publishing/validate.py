@@ -16,8 +16,9 @@ from kdbench import registry, suites
 from kdbench.board.columns import metrics_of
 from kdbench.board.curves import need_pyarrow, read_parquet
 from kdbench.board.numerics import strays, unlike, used
-from kdbench.board.publishing.audit import audit, misplaced, shape, untaught
+from kdbench.board.publishing import weights
 from kdbench.board.publishing.card import Card, read_card, sha256
+from kdbench.board.publishing.contents import changed, files, read_entries, teachers_of, unfit
 from kdbench.board.publishing.merge import TEACHERS, Entry
 from kdbench.board.publishing.problem import Problem, shown
 from kdbench.board.publishing.publish import CURVES, folder_content, plots_in, trained
@@ -26,7 +27,7 @@ from kdbench.board.results import suite_table
 from kdbench.board.runs import GROUP, protocol_text
 from kdbench.board.sources import other_sources, source_of
 from kdbench.errors import KDBenchError
-from kdbench.records import Record, read_record
+from kdbench.records import Record
 from kdbench.registry.digest import source_digest
 from kdbench.suites.parse import load
 from kdbench.tasks.metrics import Metrics, of_tasks
@@ -81,18 +82,14 @@ def check_folder(folder: Path) -> Report:
         found.append(Problem("card.json", str(error)))
         card = None
     left_out = set(card["left_out"]) if card else set()
-    kept = _read(folder / "records", "records", found)
+    kept = read_entries(folder / "records", "records", found)
     used = {identity: number for number, entry in enumerate(kept.values()) for identity in trained(entry.record)}
     listed = set(card["teachers"]) if card else set()
-    beside = folder.parent / TEACHERS / "records"
-    teachers = _read(beside, f"../{TEACHERS}/records", found, used.keys() | listed)
+    teachers = teachers_of(folder.parent / TEACHERS, found, used.keys() | listed)
     report.records, report.teachers = len(kept), len(teachers)
-    for identity, entry in kept.items():
-        file = f"records/{entry.path.name}"
-        if card and identity not in left_out:
-            found += misplaced(file, entry.record, card["suite"])
-        records = {key: teacher.record for key, teacher in teachers.items()}
-        found += untaught(file, entry.record, records, trained(entry.record))
+    found += unfit(kept, teachers, card)
+    found += weights.problems(folder, card, {identity: teachers[identity] for identity in used if identity in teachers})
+    found += weights.strangers(folder)
     counted = {identity: entry.record for identity, entry in kept.items() if identity not in left_out}
     found += _twice(counted)
     found += _mixed(counted)
@@ -104,42 +101,17 @@ def check_folder(folder: Path) -> Report:
             found.append(Problem("card.json", "its folder is named otherwise", "suite.name", card["suite"]["name"]))
         found += _digests(folder, card, kept, teachers)
         found += _bundled(card["suite"])
-        if len(kept) == len(_files(folder / "records")) and counted:
+        if len(kept) == len(files(folder / "records")) and counted:
             found += _made_anew(folder, card, kept, {k: v for k, v in teachers.items() if k in used}, tables)
     if not kept:
         found.append(Problem("records", "there is no record that can be read"))
     report.notes += _notes(counted.values())
+    if card and used and not card.get("weights"):
+        report.notes.append("it carries no teacher's weights: nobody can add a method to it by `kdbench run --from`")
     return report
 
 
 # ------------------------------------------------------------------------------------------ records
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*") if path.is_file())
-
-
-def _read(folder: Path, shown: str, found: list[Problem], only: set[str] | None = None) -> dict[str, Entry]:
-    """The records that can be worked with, by id; what is wrong with any goes to `found`."""
-    entries: dict[str, Entry] = {}
-    for path in _files(folder):
-        file = f"{shown}/{path.name}"
-        if only is not None and path.stem not in only:
-            continue
-        if path.suffix != ".json":
-            found.append(Problem(file, "it is no record"))
-            continue
-        try:
-            content, record = path.read_bytes(), read_record(path)
-        except (KDBenchError, OSError) as error:
-            found.append(Problem(file, str(error)))
-            continue
-        wrong = shape(file, record)
-        found += wrong
-        if not wrong:
-            found += audit(file, record, json.loads(content)["schema"])
-            entries[record["id"]] = Entry(path, content, record)
-    return entries
 
 
 def _twice(records: Mapping[str, Record]) -> Iterator[Problem]:
@@ -218,7 +190,7 @@ def _made_anew(
     """Compare everything with what the records give."""
     left_out = card["left_out"]
     try:
-        content = folder_content(card["suite"], kept, left_out, teachers, plots_in(folder))
+        content = folder_content(card["suite"], kept, left_out, teachers, plots_in(folder), card.get("weights", {}))
     except KDBenchError as error:
         yield Problem("records", f"no tables can be made of them: {error}")
         return
@@ -280,21 +252,9 @@ def _digests(folder: Path, card: Card, kept: Mapping[str, Entry], teachers: Mapp
             yield Problem(name, "it was changed after it was published: card.json has another digest")
     for name in [name for name in FILES if name not in card["tables"]]:
         yield Problem("card.json", "it has no digest of this file", "tables", name)
-    for kind, place, entries in (("records", "records", kept), ("teachers", f"../{TEACHERS}/records", teachers)):
-        for identity in sorted(card[kind].keys() | entries.keys()):
-            file = f"{place}/{identity}.json"
-            if identity not in card[kind]:
-                yield Problem(file, "it is not in card.json: publish again")
-            elif identity in entries and sha256(entries[identity].content) != card[kind][identity]:
-                yield Problem(file, "it was changed after it was published: card.json has another digest")
-            elif identity not in entries and not _exists(folder / place, identity):
-                yield Problem(file, "card.json names it, but it is not there")
+    yield from changed(folder, card, kept, teachers)
     for identity in sorted(set(card["left_out"]) - card["records"].keys()):
         yield Problem("card.json", "it is left out of the tables, but it is none of the records", "left_out", identity)
-
-
-def _exists(folder: Path, identity: str) -> bool:
-    return "/" not in identity and (folder / f"{identity}.json").is_file()
 
 
 def _bundled(suite: Mapping[str, Any]) -> Iterator[Problem]:
