@@ -17,6 +17,7 @@ from kdbench.tasks.metrics import Metrics
 
 Place = tuple[str, str, str]  # data set, protocol, pair
 STATES = ("failed", "not_applicable", "missing")
+UNPLANNED = "unplanned"  # no run was to be made: a suite may plan other methods for a pair, other seeds for a method
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Grid:
         methods: labels, in alphabetical order.
         names, families: one per method.
         seeds, places: sorted.
-        states: `done` or one of `STATES`, `[methods, seeds, places]`.
+        states: `done`, one of `STATES`, or `UNPLANNED`, `[methods, seeds, places]`.
         reasons: why not done, `[methods, seeds, places]`.
         values: column of the runs, as `kdbench.board.columns` calls it -> `[methods, seeds, places]`, NaN where not
             done or not measured.
@@ -57,14 +58,32 @@ class Grid:
         return self.metrics.primary.sign * self.scores
 
     @property
+    def planned(self) -> np.ndarray:
+        """Which runs were to be made, `[methods, seeds, places]`."""
+        planned: np.ndarray = self.states != UNPLANNED
+        return planned
+
+    @property
+    def elsewhere(self) -> np.ndarray:
+        """At which places a method was to make no run, `[methods, places]`."""
+        return ~self.planned.any(1)
+
+    @property
     def means(self) -> np.ndarray:
-        """The merits averaged over seeds, `[methods, places]`; NaN where a seed is not done."""
-        return self.merits.mean(1).round(DIGITS)
+        """The merits averaged over a method's seeds, `[methods, places]`; NaN where one is not done."""
+        sums = np.where(self.planned, self.merits, 0.0).sum(1)
+        return np.where(self.elsewhere, np.nan, sums / self.planned.sum(1).clip(1)).round(DIGITS)
 
     @property
     def complete(self) -> np.ndarray:
-        """Whether a method finished every run, `[methods]`."""
-        return (self.states == "done").all((1, 2)) & bool(self.places)
+        """Whether a method finished every run that it was to make, and was to make one at every place, `[methods]`."""
+        finished: np.ndarray = ((self.states == "done") | ~self.planned).all((1, 2)) & ~self.elsewhere.any(1)
+        return finished & bool(self.places)
+
+    def whole_seeds(self, m: int) -> np.ndarray:
+        """The seeds that a method finished at every place, as a mask, `[seeds]`."""
+        whole: np.ndarray = (self.states[m] == "done").all(1)
+        return whole
 
     def counts(self, state: str) -> np.ndarray:
         """How many runs of each method are in a state, `[methods]`."""
@@ -100,10 +119,12 @@ class Grid:
         Raises:
             KDBenchError: if nothing is left.
         """
-        unfinished = (self.states != "done")[self.counts("done") > 0].any(0)  # [seeds, places]
-        if (places := ~unfinished.any(0)).any():
+        some = self.counts("done") > 0
+        lacking = _lacking(self)[some]  # [methods, seeds, places]
+        if (places := ~lacking.any((0, 1))).any():
             return self.part(places)
-        if (seeds := ~unfinished.any(1)).any():
+        seeds: np.ndarray = (self.states == "done")[some].all((0, 2))
+        if seeds.any():
             return self.part(np.full(len(self.places), True), seeds)
         raise KDBenchError("no place and no seed is finished by all methods: leave some out by --methods, or run more")
 
@@ -144,7 +165,7 @@ def make_grid(runs: pd.DataFrame, metrics: Metrics) -> Grid:
         tuple(first.loc[methods, "family"]),
         tuple(seeds),
         tuple(places),
-        arranged(runs["status"], "missing", object),
+        arranged(runs["status"], UNPLANNED, object),
         arranged(runs["reason"], "", object),
         {name: arranged(runs[name].astype(float).where(done), np.nan, float) for name in numbers},
         {key: arranged(runs["id"].map(runs.attrs.get(key, {})), None, object) for key in comparable.DIFFERENT},
@@ -154,7 +175,7 @@ def make_grid(runs: pd.DataFrame, metrics: Metrics) -> Grid:
 def left_out(whole: Grid, common: Grid) -> str:
     """What `common` lacks of `whole`, and whose runs are missing there; nothing if all methods finished all."""
     some = whole.counts("done") > 0
-    open_ = (whole.states != "done") & some[:, None, None]
+    open_ = _lacking(whole) & some[:, None, None]
     dropped = {place_name(place): open_[:, :, p] for p, place in enumerate(whole.places) if place not in common.places}
     counts = f"{len(common.places)} of {len(whole.places)} pairs"
     if not dropped:
@@ -164,6 +185,12 @@ def left_out(whole: Grid, common: Grid) -> str:
     parts = [f"Ranked over {counts}; left out: {'; '.join(reasons)}"] if reasons else []
     parts += [f"Not ranked, for nothing is finished: {', '.join(_of(whole, ~some))}"] if not some.all() else []
     return ". ".join(parts)
+
+
+def _lacking(grid: Grid) -> np.ndarray:
+    """Runs that are not done, `[methods, seeds, places]`; of those nobody planned, only where a place has no other."""
+    lacking: np.ndarray = (grid.states != "done") & (grid.planned | grid.elsewhere[:, None])
+    return lacking
 
 
 def _of(grid: Grid, which: np.ndarray) -> list[str]:

@@ -69,6 +69,13 @@ def protocol_text(protocol: Mapping[str, Mapping[str, Any]]) -> str:
     return " + ".join(parts) or "clean"
 
 
+def protocol_of(cell: Mapping[str, Any]) -> str:
+    """The protocol of a record's `cell`, or of a data set of a suite; where teachers saw other data, with theirs."""
+    theirs = cell.get("teacher_protocol")
+    own = protocol_text(cell["protocol"])
+    return own if theirs is None else f"{own}; teachers: {protocol_text(theirs)}"
+
+
 def place_name(place: Sequence[Any]) -> str:
     """`cifar100, A -> B`; the protocol stands between them if there is one."""
     return ", ".join(str(part) for part in place if part != "clean")
@@ -82,7 +89,7 @@ def _run_row(record: Record, metrics: Metrics) -> dict[str, Any]:
     row = {
         "suite": record["suite"],
         "dataset": cell["dataset"],
-        "protocol": protocol_text(cell["protocol"]),
+        "protocol": protocol_of(cell),
         "pair": cell["pair"],
         "method": cell["method"]["label"],
         "name": cell["method"]["name"],
@@ -108,7 +115,7 @@ def _run_row(record: Record, metrics: Metrics) -> dict[str, Any]:
 
 def _missing_row(cell: Mapping[str, Any]) -> dict[str, Any]:
     kept = {name: cell.get(name) for name in ("suite", "dataset", "pair", "student", "name", "family", "seed")}
-    text = protocol_text(cell["protocol"])
+    text = protocol_of(cell)
     return {
         **kept,
         "protocol": text,

@@ -54,7 +54,7 @@ def wide_table(whole: Grid, grid: Grid, baselines: Sequence[str] = BASELINES) ->
 
 def _aggregates(grid: Grid, m: int, student: str, kd: str, remark: str) -> dict[str, Any]:
     """Everything over all places, of a method that finished them, and what is to say beside `remark`."""
-    scores, merits, (s, k) = grid.scores[m], grid.merits, (grid.index(student), grid.index(kd))
+    scores, (s, k) = grid.scores[m][grid.whole_seeds(m)], (grid.index(student), grid.index(kd))
     over_seeds = summary(scores.mean(1).tolist())
     low, high = aggregates.stratified_bootstrap(aggregates.interquartile_mean, scores)
     row: dict[str, Any] = {"score_mean": over_seeds.mean, "score_std": over_seeds.std, "remark": remark}
@@ -65,11 +65,14 @@ def _aggregates(grid: Grid, m: int, student: str, kd: str, remark: str) -> dict[
     row = comparable.with_remark(row, grid, m, (student, kd))
     if k is None or k == m or not grid.complete[k] or comparable.others(grid, m, k).any():
         return row
-    better = aggregates.probability_of_improvement
-    low, high = aggregates.stratified_bootstrap(better, merits[m], merits[k])
-    row |= {"probability_of_improvement": float(better(merits[m], merits[k]))}
+    better, shared = aggregates.probability_of_improvement, grid.whole_seeds(m) & grid.whole_seeds(k)
+    if not shared.any():
+        return row
+    ours, theirs = grid.merits[m][shared], grid.merits[k][shared]
+    low, high = aggregates.stratified_bootstrap(better, ours, theirs)
+    row |= {"probability_of_improvement": float(better(ours, theirs))}
     row |= {"probability_of_improvement_ci95_low": low, "probability_of_improvement_ci95_high": high}
-    row |= dict(zip(("wins", "ties", "losses"), aggregates.wins_ties_losses(merits[m], merits[k]), strict=True))
+    row |= dict(zip(("wins", "ties", "losses"), aggregates.wins_ties_losses(ours, theirs), strict=True))
     if s is not None and s != m:
         means = (grid.means[i] for i in (m, k, s))
         row["ari"] = aggregates.average_relative_improvement(*means)
@@ -88,5 +91,8 @@ def ranking(grid: Grid) -> CriticalDifference | None:
     complete = np.flatnonzero(grid.complete)
     if len(complete) < 2:
         return None
-    blocks = grid.means[complete].T if len(grid.places) > 1 else grid.merits[complete][:, :, 0].T
+    shared = (grid.states[complete] == "done").all((0, 2))  # seeds
+    blocks = grid.means[complete].T if len(grid.places) > 1 else grid.merits[complete][:, shared, 0].T
+    if not len(blocks):
+        return None
     return critical_difference([grid.methods[m] for m in complete], blocks)
