@@ -43,10 +43,10 @@ def current(records: Sequence[Record], cells: Sequence[Cell]) -> list[Record]:
 def choose(records: Sequence[Record], cells: Sequence[Cell]) -> Chosen:
     """The records of `cells`, and of other methods that ran at the same points of the grid under the same recipe.
 
-    Records of other engines are left out. A method that is registered counts with its present source only; one that is
-    not at hand (it came from a file that was not named this time) with that of its newest run: a label stands for one
-    source. Whatever else is in the folder (older sources, other recipes) is left out. So are runs of other numerics than
-    the suite fixes, or than the newest of their row has.
+    A method that is registered counts with its present source only; one that is not at hand (it came from a file that
+    was not named this time) with that of its newest run: a label stands for one source. Whatever else is in the folder
+    (older sources and engines, other recipes) is left out. So are runs of other numerics than the suite fixes, or than
+    the newest of their row has.
     """
     planned = {cell.id: cell.fixed for cell in cells}
     points = {_point(cell.config): cell.fixed for cell in cells}

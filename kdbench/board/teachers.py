@@ -14,7 +14,7 @@ def teacher_seeds(records: Sequence[Record]) -> str:
     found: dict[tuple[str, ...], dict[int, set[int]]] = {}  # place, teacher -> seed -> the teacher's seeds
     for record in records:
         cell = record["cell"]
-        if cell["teachers"] and cell["teachers"][0]["weights"] == "train":
+        if cell["teachers"] and cell["teachers"][0].get("weights") == "train":
             place = (cell["dataset"], protocol_of(cell), cell["pair"], cell["teachers"][0]["network"])
             found.setdefault(place, {}).setdefault(cell["seed"], set()).add(cell["teachers"][0]["seed"])
     said = {_kind(seeds) for seeds in found.values() if len(seeds) > 1}

@@ -41,7 +41,7 @@ def curve(records: Sequence[Record], score: str) -> Curve | None:
         score: the metric's name.
     """
     done = [record for record in records if record["status"] == "done"]
-    unit = "updates" if all("updates" in record["cell"]["recipe"] for record in done) else "epoch"
+    unit = "updates" if all("updates" in record["cell"].get("recipe", {}) for record in done) else "epoch"
     runs = [
         {entry[unit]: entry[score] for entry in record.get("curve") or [] if entry.get(score) is not None}
         for record in done
