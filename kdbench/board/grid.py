@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from kdbench.board import comparable
 from kdbench.board.columns import as_meant
-from kdbench.board.runs import COST, PLACE, place_name, result_columns
+from kdbench.board.runs import COST, PLACE, place_name, protocol_of, result_columns
 from kdbench.board.statistics.intervals import DIGITS
 from kdbench.errors import KDBenchError
 from kdbench.tasks.metrics import Metrics
@@ -129,8 +131,11 @@ class Grid:
         raise KDBenchError("no place and no seed is finished by all methods: leave some out by --methods, or run more")
 
 
-def make_grid(runs: pd.DataFrame, metrics: Metrics) -> Grid:
+def make_grid(runs: pd.DataFrame, metrics: Metrics, plan: Iterable[Mapping[str, Any]] = ()) -> Grid:
     """Arrange the rows of runs.csv (`kdbench.board.runs.runs_table`), whose task has these metrics.
+
+    Args:
+        plan: the grid's cells (`kdbench.board.results.grid_rows`); none: every method with every seed at every place.
 
     Raises:
         KDBenchError: if two runs stand at the same method, seed and place.
@@ -155,6 +160,8 @@ def make_grid(runs: pd.DataFrame, metrics: Metrics) -> Grid:
         array[at] = values.to_numpy(dtype)
         return array
 
+    at_hand: np.ndarray = np.zeros(shape, dtype=bool)
+    at_hand[at] = True
     done = runs["status"] == "done"
     first = runs.drop_duplicates("method").set_index("method")
     numbers = ("teacher_score", *result_columns(metrics), *COST)
@@ -165,11 +172,29 @@ def make_grid(runs: pd.DataFrame, metrics: Metrics) -> Grid:
         tuple(first.loc[methods, "family"]),
         tuple(seeds),
         tuple(places),
-        arranged(runs["status"], UNPLANNED, object),
+        np.where(
+            at_hand | _planned(plan, methods, seeds, places), arranged(runs["status"], "missing", object), UNPLANNED
+        ),
         arranged(runs["reason"], "", object),
         {name: arranged(runs[name].astype(float).where(done), np.nan, float) for name in numbers},
         {key: arranged(runs["id"].map(runs.attrs.get(key, {})), None, object) for key in comparable.DIFFERENT},
     )
+
+
+def _planned(
+    plan: Iterable[Mapping[str, Any]], methods: list[str], seeds: list[int], places: list[Place]
+) -> np.ndarray:
+    """Which runs were to be made, `[methods, seeds, places]`; of a method that nobody planned, those that were to be
+    made of every method of a place.
+    """
+    planned: np.ndarray = np.zeros((len(methods), len(seeds), len(places)), dtype=bool)
+    for row in plan:
+        place = row["dataset"], protocol_of(row), row["pair"]
+        planned[methods.index(row["label"]), seeds.index(row["seed"]), places.index(place)] = True
+    mine = planned.any(1)  # [methods, places]
+    of_all: np.ndarray = (planned | ~mine[:, None]).all(0)
+    planned[~mine.any(1)] = of_all & (mine.any(0) | ~planned.any())
+    return planned
 
 
 def left_out(whole: Grid, common: Grid) -> str:

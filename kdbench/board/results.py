@@ -59,7 +59,7 @@ class Tables:
     @cached_property
     def grid(self) -> Grid:
         """All runs as arrays."""
-        return make_grid(self.runs, self.metrics)
+        return make_grid(self.runs, self.metrics, self.expected)
 
     @cached_property
     def counted(self) -> Grid:

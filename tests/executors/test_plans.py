@@ -1,4 +1,4 @@
-"""A suite with every later key, from its cells to a published folder: few labels, updates, paired teachers, own seeds."""
+"""A suite with every later key, from cells to a published folder: few labels, updates, paired teachers, own seeds."""
 
 from __future__ import annotations
 
@@ -136,6 +136,17 @@ def test_one_run_less_of_the_plan_is_missing(suite: Suite, records: list[Record]
         ["kd", 2, lost["cell"]["pair"]]
     ]
     assert not tables.grid.complete[tables.grid.methods.index("kd")]
+
+
+def test_a_method_that_nobody_planned_misses_what_all_planned_ones_have(suite: Suite, records: list[Record]) -> None:
+    stray = next(r for r in records if r["cell"]["method"]["label"] == "dkd" and r["cell"]["seed"] == 0)
+    copied = json.loads(json.dumps(stray).replace('"label": "dkd"', '"label": "stray"'))
+    copied["id"] = "0" * 16
+    found = Tables([*records, copied], grid_rows(suite_table(suite))).grid
+    states = found.states[found.methods.index("stray")]
+    assert found.seeds == (0, 1, 2)
+    # places in alphabetical order: the pair of two methods, then the one that it ran on
+    assert states.T.tolist() == [["missing", "missing", "unplanned"], ["done", "missing", "unplanned"]]
 
 
 def test_curves_are_over_updates(records: list[Record]) -> None:

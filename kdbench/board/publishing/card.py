@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,8 @@ def read_card(path: Path) -> Card:
     if version != VERSION:
         raise KDBenchError(f"its format is {version!r}, not {VERSION}: upgrade kdbench, or {again}")
     later = {key: kind for key, kind in LATER.items() if key in _suite(card)}
-    for where, rule in (*misfits(card, {**SHAPE, "suite": {**SHAPE["suite"], **later}}), *_misfits_of_entries(card)):
+    shape = {**SHAPE, "suite": {**SHAPE["suite"], **later}}
+    for where, rule in chain(misfits(card, shape), _misfits_of_entries(card)):  # entries are there if nothing is wrong
         raise KDBenchError(f"it is no card ({where}: {rule}): {again}")
     return card
 
