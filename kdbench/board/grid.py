@@ -68,7 +68,8 @@ class Grid:
     @property
     def elsewhere(self) -> np.ndarray:
         """At which places a method was to make no run, `[methods, places]`."""
-        return ~self.planned.any(1)
+        elsewhere: np.ndarray = ~np.asarray(self.planned.any(1))
+        return elsewhere
 
     @property
     def means(self) -> np.ndarray:
@@ -191,7 +192,7 @@ def _planned(
     for row in plan:
         place = row["dataset"], protocol_of(row), row["pair"]
         planned[methods.index(row["label"]), seeds.index(row["seed"]), places.index(place)] = True
-    mine = planned.any(1)  # [methods, places]
+    mine: Any = planned.any(1)  # [methods, places]
     of_all: np.ndarray = (planned | ~mine[:, None]).all(0)
     planned[~mine.any(1)] = of_all & (mine.any(0) | ~planned.any())
     return planned
@@ -212,10 +213,9 @@ def left_out(whole: Grid, common: Grid) -> str:
     return ". ".join(parts)
 
 
-def _lacking(grid: Grid) -> np.ndarray:
+def _lacking(grid: Grid) -> Any:
     """Runs that are not done, `[methods, seeds, places]`; of those nobody planned, only where a place has no other."""
-    lacking: np.ndarray = (grid.states != "done") & (grid.planned | grid.elsewhere[:, None])
-    return lacking
+    return (grid.states != "done") & (grid.planned | grid.elsewhere[:, None])
 
 
 def _of(grid: Grid, which: np.ndarray) -> list[str]:
