@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from kdbench.board.columns import metrics_of
-from kdbench.board.runs import protocol_text
+from kdbench.board.runs import protocol_of
 from kdbench.errors import KDBenchError
 from kdbench.records import Record
 from kdbench.tasks.metrics import Metrics
@@ -40,7 +40,7 @@ def _measured(metrics: Metrics) -> list[str]:
 
 def _row(record: Record, point: dict[str, Any], measured: Sequence[str]) -> dict[str, Any]:
     cell = record["cell"]
-    row: dict[str, Any] = {"id": record["id"], "dataset": cell["dataset"], "protocol": protocol_text(cell["protocol"])}
+    row: dict[str, Any] = {"id": record["id"], "dataset": cell["dataset"], "protocol": protocol_of(cell)}
     row |= {"pair": cell["pair"], "method": cell["method"]["label"], "seed": cell["seed"], "epoch": point["epoch"]}
     row |= {name: point.get(name) for name in measured} | {"terms": json.dumps(point["terms"], sort_keys=True)}
     return row | {"watched": json.dumps(point["watched"], sort_keys=True) if "watched" in point else ""}

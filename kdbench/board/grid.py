@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from kdbench.board import comparable
 from kdbench.board.columns import as_meant
-from kdbench.board.runs import COST, PLACE, PLANNED, UNTIMED, place_name, result_columns
+from kdbench.board.runs import COST, PLACE, UNTIMED, place_name, protocol_of, result_columns
 from kdbench.board.statistics.intervals import DIGITS
 from kdbench.errors import KDBenchError
 from kdbench.tasks.metrics import Metrics
 
 Place = tuple[str, str, str]  # data set, protocol, pair
 STATES = ("failed", "not_applicable", "missing")
-UNPLANNED = "unplanned"  # a seed that the suite gives to other methods only
+UNPLANNED = "unplanned"  # no run was to be made: a suite may plan other methods for a pair, other seeds for a method
 
 
 @dataclass(frozen=True)
@@ -62,29 +64,33 @@ class Grid:
         return self.metrics.primary.sign * self.scores
 
     @property
-    def means(self) -> np.ndarray:
-        """The merits averaged over a method's seeds, `[methods, places]`; NaN where one of them is not done."""
-        own = self.planned[:, :, None]
-        counts = np.where(own.any(1), own.sum(1), np.nan)
-        means: np.ndarray = (np.where(own, self.merits, 0.0).sum(1) / counts).round(DIGITS)
-        return means
-
-    @property
     def planned(self) -> np.ndarray:
-        """Which seeds are a method's own, `[methods, seeds]`: a suite may give some methods more than others."""
-        planned: np.ndarray = (self.states != UNPLANNED).any(2)
+        """Which runs were to be made, `[methods, seeds, places]`."""
+        planned: np.ndarray = self.states != UNPLANNED
         return planned
 
     @property
-    def complete(self) -> np.ndarray:
-        """Whether a method finished every run of its seeds, `[methods]`."""
-        return ~self.open.any((1, 2)) & (self.states == "done").any((1, 2))
+    def elsewhere(self) -> np.ndarray:
+        """At which places a method was to make no run, `[methods, places]`."""
+        elsewhere: np.ndarray = ~np.asarray(self.planned.any(1))
+        return elsewhere
 
     @property
-    def open(self) -> np.ndarray:
-        """What is to be done, or cannot be, `[methods, seeds, places]`."""
-        unfinished: np.ndarray = (self.states != "done") & (self.states != UNPLANNED)
-        return unfinished
+    def means(self) -> np.ndarray:
+        """The merits averaged over a method's seeds, `[methods, places]`; NaN where one is not done."""
+        sums = np.where(self.planned, self.merits, 0.0).sum(1)
+        return np.where(self.elsewhere, np.nan, sums / self.planned.sum(1).clip(1)).round(DIGITS)
+
+    @property
+    def complete(self) -> np.ndarray:
+        """Whether a method finished every run that it was to make, and was to make one at every place, `[methods]`."""
+        finished: np.ndarray = ((self.states == "done") | ~self.planned).all((1, 2)) & ~self.elsewhere.any(1)
+        return finished & bool(self.places)
+
+    def whole_seeds(self, m: int) -> np.ndarray:
+        """The seeds that a method finished at every place, as a mask, `[seeds]`."""
+        whole: np.ndarray = (self.states[m] == "done").all(1)
+        return whole
 
     def counts(self, state: str) -> np.ndarray:
         """How many runs of each method are in a state, `[methods]`."""
@@ -123,16 +129,20 @@ class Grid:
             KDBenchError: if nothing is left.
         """
         some = self.counts("done") > 0
-        places = np.logical_not(self.open[some].any((0, 1)))
-        if places.any():
+        lacking = _lacking(self)[some]  # [methods, seeds, places]
+        if (places := ~lacking.any((0, 1))).any():
             return self.part(places)
-        if (seeds := (self.states == "done")[some].all((0, 2))).any():
+        seeds: np.ndarray = (self.states == "done")[some].all((0, 2))
+        if seeds.any():
             return self.part(np.full(len(self.places), True), seeds)
         raise KDBenchError("no place and no seed is finished by all methods: leave some out by --methods, or run more")
 
 
-def make_grid(runs: pd.DataFrame, metrics: Metrics) -> Grid:
+def make_grid(runs: pd.DataFrame, metrics: Metrics, plan: Iterable[Mapping[str, Any]] = ()) -> Grid:
     """Arrange the rows of runs.csv (`kdbench.board.runs.runs_table`), whose task has these metrics.
+
+    Args:
+        plan: the grid's cells (`kdbench.board.results.grid_rows`); none: every method with every seed at every place.
 
     Raises:
         KDBenchError: if two runs stand at the same method, seed and place.
@@ -157,10 +167,8 @@ def make_grid(runs: pd.DataFrame, metrics: Metrics) -> Grid:
         array[at] = values.to_numpy(dtype)
         return array
 
-    states, there = arranged(runs["status"], "missing", object), np.zeros(shape, dtype=bool)
-    there[at] = True
-    planned = np.isin(methods, list(runs.attrs.get(PLANNED, ())))
-    states[planned[:, None] & ~there.any(2)] = UNPLANNED
+    at_hand: np.ndarray = np.zeros(shape, dtype=bool)
+    at_hand[at] = True
     done = runs["status"] == "done"
     students = dict(zip(where, runs["student"], strict=True))
     first = runs.drop_duplicates("method").set_index("method")
@@ -172,7 +180,9 @@ def make_grid(runs: pd.DataFrame, metrics: Metrics) -> Grid:
         tuple(first.loc[methods, "family"]),
         tuple(seeds),
         tuple(places),
-        states,
+        np.where(
+            at_hand | _planned(plan, methods, seeds, places), arranged(runs["status"], "missing", object), UNPLANNED
+        ),
         arranged(runs["reason"], "", object),
         {name: arranged(runs[name].astype(float).where(done), np.nan, float) for name in numbers},
         arranged(runs[UNTIMED], "", object),
@@ -181,10 +191,26 @@ def make_grid(runs: pd.DataFrame, metrics: Metrics) -> Grid:
     )
 
 
+def _planned(
+    plan: Iterable[Mapping[str, Any]], methods: list[str], seeds: list[int], places: list[Place]
+) -> np.ndarray:
+    """Which runs were to be made, `[methods, seeds, places]`; of a method that nobody planned, those that were to be
+    made of every method of a place.
+    """
+    planned: np.ndarray = np.zeros((len(methods), len(seeds), len(places)), dtype=bool)
+    for row in plan:
+        place = row["dataset"], protocol_of(row), row["pair"]
+        planned[methods.index(row["label"]), seeds.index(row["seed"]), places.index(place)] = True
+    mine: Any = planned.any(1)  # [methods, places]
+    of_all: np.ndarray = (planned | ~mine[:, None]).all(0)
+    planned[~mine.any(1)] = of_all & (mine.any(0) | ~planned.any())
+    return planned
+
+
 def left_out(whole: Grid, common: Grid) -> str:
     """What `common` lacks of `whole`, and whose runs are missing there; nothing if all methods finished all."""
-    some: np.ndarray = whole.counts("done") > 0
-    open_ = whole.open & some[:, None, None]
+    some = whole.counts("done") > 0
+    open_ = _lacking(whole) & some[:, None, None]
     dropped = {place_name(place): open_[:, :, p] for p, place in enumerate(whole.places) if place not in common.places}
     counts = f"{len(common.places)} of {len(whole.places)} pairs"
     if not dropped:
@@ -195,6 +221,11 @@ def left_out(whole: Grid, common: Grid) -> str:
     parts = [f"Ranked over {counts}; left out: {'; '.join(reasons)}"] if reasons else []
     parts += [f"Not ranked, for nothing is finished: {', '.join(_of(whole, ~some))}"] if not some.all() else []
     return ". ".join(parts)
+
+
+def _lacking(grid: Grid) -> Any:
+    """Runs that are not done, `[methods, seeds, places]`; of those nobody planned, only where a place has no other."""
+    return (grid.states != "done") & (grid.planned | grid.elsewhere[:, None])
 
 
 def _of(grid: Grid, which: np.ndarray) -> list[str]:

@@ -36,7 +36,8 @@ def unlike(mine: Used, theirs: Used) -> tuple[str, str]:
 def row_of(record: Record) -> tuple[str, str, str, str]:
     """The row in which a run's seed is one of several: data set, protocol, pair and the method's label."""
     cell = record["cell"]
-    return cell["dataset"], digest(cell["protocol"]), cell["pair"], cell["method"]["label"]
+    protocols = digest([cell["protocol"], cell.get("teacher_protocol")])
+    return cell["dataset"], protocols, cell["pair"], cell["method"]["label"]
 
 
 def strays(records: Sequence[Record]) -> list[tuple[Record, Record]]:

@@ -73,7 +73,8 @@ def reach(grid: Grid, tests: int, spread: Spread, delta: float = HALF_A_POINT) -
     )
     if b is None:
         return []
-    seeds = Counter((grid.planned & grid.planned[b]).sum(1)[np.arange(len(grid.methods)) != b].tolist())
+    planned: np.ndarray = grid.planned.any(2)  # [methods, seeds]
+    seeds: Counter[int] = Counter((planned & planned[b]).sum(1)[np.arange(len(grid.methods)) != b].tolist())
     needed = seeds_needed(delta, spread.std, tests=tests, units=units)
     return [
         Reach(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,13 +12,15 @@ import pandas as pd
 from kdbench import registry
 from kdbench.board.columns import metrics_of
 from kdbench.board.grid import Grid, left_out, make_grid
-from kdbench.board.runs import protocol_text, runs_table
+from kdbench.board.runs import protocol_of, runs_table
 from kdbench.board.select import choose
 from kdbench.board.statistics.ranks import CriticalDifference
 from kdbench.board.tables import leaderboard_table, write_csv
 from kdbench.board.wide import ranking, wide_table
 from kdbench.records import Record
-from kdbench.suites.grid import Cell, Suite, plain
+from kdbench.suites.added import plain
+from kdbench.suites.grid import Cell, Suite
+from kdbench.suites.tables import suite_of
 from kdbench.tasks.metrics import Metrics
 
 
@@ -58,7 +59,7 @@ class Tables:
     @cached_property
     def grid(self) -> Grid:
         """All runs as arrays."""
-        return make_grid(self.runs, self.metrics)
+        return make_grid(self.runs, self.metrics, self.expected)
 
     @cached_property
     def counted(self) -> Grid:
@@ -115,7 +116,7 @@ def suite_table(suite: Suite) -> dict[str, Any]:
     """A suite with every default filled in, as plain values; `numerics` has what the suite fixes, and is there if it
     fixes something.
     """
-    table = plain(dataclasses.asdict(suite))
+    table = plain(suite)
     del table["numerics"]
     if suite.numerics.table:
         table["numerics"] = suite.numerics.table
@@ -125,25 +126,22 @@ def suite_table(suite: Suite) -> dict[str, Any]:
     for spec in suite.methods:
         info = registry.get(spec.name).info
         values = plain(registry.resolve(spec.name, dict(spec.hyperparameters)))
-        methods.append({"name": info.name, "label": spec.label, "family": info.family, "hyperparameters": values})
+        own = {"seeds": plain(spec.seeds)} if spec.seeds else {}
+        methods.append(
+            {"name": info.name, "label": spec.label, "family": info.family, "hyperparameters": values, **own}
+        )
     return {**table, "methods": methods}
 
 
 def grid_rows(suite: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The cells of a `suite_table` as the tables want them."""
-    return [
-        _grid_row(
-            suite["name"],
-            {
-                **{"dataset": dataset["name"], "task": dataset["task"], "protocol": dataset["protocol"]},
-                **{"pair": pair["name"], "student": pair["student"], "method": method, "seed": seed},
-            },
-        )
-        for dataset in suite["datasets"]
-        for pair in suite["pairs"]
-        for seed in suite["seeds"]
-        for method in suite["methods"]
-    ]
+    methods = {entry["label"]: entry for entry in suite["methods"]}
+    rows = []
+    for dataset, pair, method, seed in suite_of(suite).points():
+        data = plain(dataset)
+        cell = {"dataset": data.pop("name"), **data, "pair": str(pair), "student": pair.student, "seed": seed}
+        rows.append(_grid_row(suite["name"], {**cell, "method": methods[method.label]}))
+    return rows
 
 
 def expected(cells: Iterable[Cell], strays: Iterable[tuple[Record, str]] = ()) -> list[dict[str, Any]]:
@@ -154,10 +152,11 @@ def expected(cells: Iterable[Cell], strays: Iterable[tuple[Record, str]] = ()) -
 
 
 def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return row["dataset"], protocol_text(row["protocol"]), row["pair"], row["label"], row["seed"]
+    return row["dataset"], protocol_of(row), row["pair"], row["label"], row["seed"]
 
 
 def _grid_row(suite: str, cell: Mapping[str, Any]) -> dict[str, Any]:
     """One cell, from what a record's `cell` says of it."""
     where = {name: cell[name] for name in ("task", "dataset", "protocol", "pair", "student", "seed")}
+    where |= {name: cell[name] for name in ("teacher_protocol",) if name in cell}
     return {"suite": suite, **where, **{name: cell["method"][name] for name in ("label", "name", "family")}}

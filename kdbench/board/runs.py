@@ -17,7 +17,6 @@ from kdbench.tasks.metrics import Metrics
 PLACE = ["dataset", "protocol", "pair"]
 GROUP = [*PLACE, "method"]
 UNTIMED = "untimed"  # why a run has no ratio of time
-PLANNED = "planned"  # in the attributes of a runs table: labels whose cells the grid names
 COST = (
     "seconds_per_epoch",
     "own_seconds_per_epoch",
@@ -54,7 +53,7 @@ def runs_table(records: Sequence[Record], expected: Iterable[Mapping[str, Any]] 
     columns += [*result_columns(metrics), *COST, UNTIMED, *extras, "device", "precision", "compile", "id"]
     frame = as_filed(pd.DataFrame(rows, columns=columns), metrics)
     frame = frame.sort_values(["suite", *GROUP, "seed", "id"], kind="stable", ignore_index=True)
-    frame.attrs |= comparable.seen_of(records) | {PLANNED: sorted({cell["label"] for cell in expected})}
+    frame.attrs |= comparable.seen_of(records)
     return frame
 
 
@@ -73,6 +72,13 @@ def protocol_text(protocol: Mapping[str, Mapping[str, Any]]) -> str:
     return " + ".join(parts) or "clean"
 
 
+def protocol_of(cell: Mapping[str, Any]) -> str:
+    """The protocol of a record's `cell`, or of a data set of a suite; where teachers saw other data, with theirs."""
+    theirs = cell.get("teacher_protocol")
+    own = protocol_text(cell["protocol"])
+    return own if theirs is None else f"{own}; teachers: {protocol_text(theirs)}"
+
+
 def place_name(place: Sequence[Any]) -> str:
     """`cifar100, A -> B`; the protocol stands between them if there is one."""
     return ", ".join(str(part) for part in place if part != "clean")
@@ -86,7 +92,7 @@ def _run_row(record: Record, metrics: Metrics) -> dict[str, Any]:
     row = {
         "suite": record["suite"],
         "dataset": cell["dataset"],
-        "protocol": protocol_text(cell["protocol"]),
+        "protocol": protocol_of(cell),
         "pair": cell["pair"],
         "method": cell["method"]["label"],
         "name": cell["method"]["name"],
@@ -113,7 +119,7 @@ def _run_row(record: Record, metrics: Metrics) -> dict[str, Any]:
 
 def _missing_row(cell: Mapping[str, Any]) -> dict[str, Any]:
     kept = {name: cell.get(name) for name in ("suite", "dataset", "pair", "student", "name", "family", "seed")}
-    text = protocol_text(cell["protocol"])
+    text = protocol_of(cell)
     return {
         **kept,
         "protocol": text,

@@ -13,7 +13,7 @@ from kdbench.board.sources import other_sources
 from kdbench.errors import KDBenchError
 from kdbench.records import Record
 from kdbench.registry.digest import source_digest
-from kdbench.suites.grid import Cell, digest
+from kdbench.suites.grid import ENGINE, Cell, digest, engine_of
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ def choose(records: Sequence[Record], cells: Sequence[Cell]) -> Chosen:
 
     A method that is registered counts with its present source only; one that is not at hand (it came from a file that
     was not named this time) with that of its newest run: a label stands for one source. Whatever else is in the folder
-    (older sources, other recipes) is left out. So are runs of other numerics than the suite fixes, or than the newest
-    of their row has.
+    (older sources and engines, other recipes) is left out. So are runs of other numerics than the suite fixes, or than
+    the newest of their row has.
     """
     planned = {cell.id: cell.fixed for cell in cells}
     points = {_point(cell.config): cell.fixed for cell in cells}
@@ -55,7 +55,7 @@ def choose(records: Sequence[Record], cells: Sequence[Cell]) -> Chosen:
     for record in sorted(records, key=lambda r: (r["id"] in planned, r["provenance"]["finished_at"], r["id"])):
         method = record["cell"]["method"]
         point = _point(record["cell"])
-        if record["id"] in planned or (point in points and _is_current(method["name"], method["source"])):
+        if record["id"] in planned or (point in points and _is_current(record)):
             key, fixed = (point, method["label"]), planned.get(record["id"]) or points[point]
             if reason := fixed.refused(record):
                 refused[key] = record, f"seed {record['cell']['seed']} does not count: {reason}"
@@ -76,12 +76,16 @@ def _point(config: Mapping[str, Any]) -> str:
     A folder of images is what lies in it: scores on other images do not stand beside these.
     """
     keys = ("role", "dataset", "task", "protocol", "pair", "student", "seed", "recipe")
-    first = [config["teachers"][:1], config["teacher_recipes"][:1]]
+    first = [config["teachers"][:1], config["teacher_recipes"][:1], config.get("teacher_protocol")]
     return digest([[config[key] for key in keys], first, config.get("data")])
 
 
-def _is_current(name: str, source: str) -> bool:
+def _is_current(record: Record) -> bool:
+    """Whether a record is of this engine, and of its method as it is, where that is at hand."""
+    method = record["cell"]["method"]
+    if engine_of(record) != ENGINE:
+        return False
     try:
-        return source_digest(registry.get(name)) == source
+        return source_digest(registry.get(method["name"])) == method["source"]
     except KDBenchError:
         return True

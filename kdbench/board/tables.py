@@ -76,6 +76,8 @@ def _board(grid: Grid, whole: Grid, baselines: Sequence[str], overall: bool) -> 
     """
     rows = []
     for m in range(len(grid.methods)):
+        if not overall and whole.elsewhere[m].all():
+            continue
         scored = bool(grid.complete[m] if overall else grid.counts("done")[m])
         row = state_row(whole, m, overall, grid if scored or not grid.places else whole)
         if scored:
@@ -97,6 +99,8 @@ def state_row(whole: Grid, m: int, overall: bool, counted: Grid) -> dict[str, An
     row: dict[str, Any] = {"method": whole.methods[m], "name": whole.names[m], "family": whole.families[m]}
     row |= {"n": int(whole.counts("done")[m])} | {state: int(whole.counts(state)[m]) for state in STATES}
     parts = [f"{row[state]} {state.replace('_', ' ')}" for state in STATES if row[state]]
+    if overall and (lacks := int(whole.elsewhere[m].sum())):
+        parts.append(f"not planned on {lacks} of {len(whole.places)} pairs")
     reasons = sorted({reason for reason in whole.reasons[m].flat if reason})
     text = ", ".join(parts) + (f": {reasons[0]}" if reasons else "")
     if counted is not whole and counted.scores.shape != whole.scores.shape:
@@ -112,7 +116,7 @@ def state_row(whole: Grid, m: int, overall: bool, counted: Grid) -> dict[str, An
 def _score_row(grid: Grid, m: int, overall: bool) -> dict[str, Any]:
     """What one method's finished runs say by themselves."""
     # over all pairs the sample is each seed's mean over the pairs, so that pairs count alike
-    sample = grid.scores[m][grid.planned[m]].mean(1) if overall else grid.scores[m][grid.states[m] == "done"]
+    sample = grid.scores[m][grid.whole_seeds(m)].mean(1) if overall else grid.scores[m][grid.states[m] == "done"]
     s, (low, high) = summary(sample.tolist()), bootstrap(sample)
     row = {"score_mean": s.mean, "score_std": s.std, "ci95_low": s.low, "ci95_high": s.high}
     row |= {"bootstrap_low": float(low), "bootstrap_high": float(high)}
@@ -190,8 +194,8 @@ def _both_done(grid: Grid, m: int, b: int | None, overall: bool) -> np.ndarray:
     if b is None or comparable.others(grid, m, b).any():
         return none
     both = (grid.states[[m, b]] == "done").all(0)
-    common = grid.planned[[m, b]].all(0)
-    return both & both[common].all() if overall else both
+    wanted = grid.planned[[m, b]].all(0)  # by both
+    return both & (both | ~wanted).all() & both.any(0).all() if overall else both
 
 
 def correct(rows: Sequence[dict[str, Any]], baselines: Sequence[str], whole: Grid) -> None:

@@ -19,6 +19,7 @@ from kdbench.board.results import Tables
 from kdbench.board.runs import place_name
 from kdbench.board.statistics.intervals import SURE
 from kdbench.board.tables import OVERALL
+from kdbench.board.teachers import teacher_seeds
 from kdbench.tasks.metrics import Metric, Metrics
 
 KD_INTERVAL = 105  # the least width that shows the interval of the difference to kd
@@ -75,7 +76,7 @@ def leaderboard(tables: Tables, width: int = 120) -> list[Table]:
         tables: of the suite.
         width: of the terminal, in characters.
     """
-    metrics = tables.metrics
+    metrics, teachers = tables.metrics, teacher_seeds(tables.records)
     shown = {name: least for name, least in columns(metrics) if width >= least}
     made = []
     for (dataset, protocol), part in tables.long.groupby(["dataset", "protocol"], sort=True):
@@ -84,7 +85,8 @@ def leaderboard(tables: Tables, width: int = 120) -> list[Table]:
             rows = rows_of(part[part["pair"] == pair], metrics)
             title = _title(place_name((dataset, protocol)), pair, rows, metrics.primary)
             cells = [_cells(row, width, metrics) for row in rows]
-            caption = _noted(_caption(pair, metrics.primary), rows, tables.grid, (str(dataset), str(protocol), pair))
+            caption, place = _caption(pair, metrics.primary, teachers), (str(dataset), str(protocol), pair)
+            caption = _noted(caption, rows, tables.grid, place)
             made.append(_table(title, caption, rows, cells, _fitting(shown, cells, width)))
     return made
 
@@ -132,13 +134,13 @@ def _title(where: str, pair: str, rows: Sequence[Row], score: Metric) -> str:
     return f"{where}: {pair}{beside}"
 
 
-def _caption(pair: str, score: Metric) -> str:
+def _caption(pair: str, score: Metric, teachers: str) -> str:
     overall = pair == OVERALL
     spread = "each seed's mean over the pairs, n runs" if overall else "n seeds"
     return (
         f"{score.title} of the last epoch{in_unit(score.unit)}, mean ± sample std over {spread}{_lower(score)};"
-        f" differences{in_unit(score.points)}, paired by {'pair and ' * overall}seed, [95 % CI]; time as a multiple of"
-        " student"
+        f" differences{in_unit(score.points)}, paired by {'pair and ' * overall}seed, [95 % CI]"
+        f"{'; ' * bool(teachers)}{teachers}; time as a multiple of student"
     )
 
 

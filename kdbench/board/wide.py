@@ -71,8 +71,8 @@ def _aggregates(grid: Grid, m: int, baselines: tuple[str, str], told: np.ndarray
     Args:
         told: where it is better and worse than kd (`gains`), `[places]`.
     """
-    (student, kd), own = baselines, grid.planned
-    scores, (s, k) = grid.scores[m][own[m]], (grid.index(student), grid.index(kd))
+    student, kd = baselines
+    scores, (s, k) = grid.scores[m][grid.whole_seeds(m)], (grid.index(student), grid.index(kd))
     over_seeds = summary(scores.mean(1).tolist())
     low, high = aggregates.stratified_bootstrap(aggregates.interquartile_mean, scores)
     row: dict[str, Any] = {"score_mean": over_seeds.mean, "score_std": over_seeds.std, "remark": remark}
@@ -83,7 +83,7 @@ def _aggregates(grid: Grid, m: int, baselines: tuple[str, str], told: np.ndarray
     row = with_time(comparable.with_remark(row, grid, m, (student, kd)), grid, m)
     if k is None or k == m or not grid.complete[k] or comparable.others(grid, m, k).any():
         return row
-    better, runs = aggregates.probability_of_improvement, [grid.merits[i][own[i]] for i in (m, k)]
+    better, runs = aggregates.probability_of_improvement, [grid.merits[i][grid.whole_seeds(i)] for i in (m, k)]
     low, high = aggregates.stratified_bootstrap(better, *runs)
     row |= {"probability_of_improvement": float(better(*runs))}
     row |= {"probability_of_improvement_ci95_low": low, "probability_of_improvement_ci95_high": high}
@@ -121,7 +121,7 @@ def ranking(grid: Grid) -> CriticalDifference | None:
     complete = np.flatnonzero(grid.complete)
     if len(complete) < 2:
         return None
-    shared = grid.planned[complete].all(0)
+    shared = (grid.states[complete] == "done").all((0, 2))  # seeds
     blocks = grid.means[complete].T if len(grid.places) > 1 else grid.merits[complete][:, shared, 0].T
     if not len(blocks):
         return None

@@ -98,7 +98,9 @@ def _suites() -> Table:
         grid = suites.read(name)
         sizes = (len(grid["pairs"]), _count(grid["methods"], known), len(grid.get("seeds", SEEDS)))
         datasets = ", ".join(dict.fromkeys(_name(dataset) for dataset in grid["datasets"]))
-        table.add_row(name, datasets, *map(str, (*sizes, grid["recipe"]["epochs"])), grid.get("description", ""))
+        recipe = grid["recipe"]
+        length = recipe["epochs"] if "epochs" in recipe else f"{recipe['updates']} updates"
+        table.add_row(name, datasets, *map(str, (*sizes, length)), grid.get("description", ""))
     return table
 
 

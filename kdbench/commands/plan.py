@@ -26,7 +26,7 @@ from kdbench.hardware.clock import seconds
 from kdbench.hardware.machine import hardware
 from kdbench.hardware.numerics import Numerics
 from kdbench.method import Batch
-from kdbench.records import Record, Store
+from kdbench.records import CellConfig, Record, Store
 from kdbench.records.lock import is_locked
 from kdbench.suites.fixed import refusal
 from kdbench.suites.grid import Cell
@@ -122,7 +122,7 @@ def print_plan(
         except KDBenchError as error:
             console.print(f"cost unknown: {error}", markup=False, highlight=False)
             return
-        total += each * sum(cell.recipe.epochs for cell in group)
+        total += each * sum(cell.recipe.length for cell in group)
     kind = "from finished cells where there are any, else from a few timed steps of teacher and student"
     console.print(f"{len(todo)} of {len(states)} cells to run, about {told(total)} ({kind})", highlight=False)
 
@@ -140,7 +140,7 @@ def _numerics(cell: Cell, device: str | None, compile: str, threads: int | None)
 
 
 def measure(cell: Cell, numerics: Numerics, data_root: Path | None, steps: int = 5) -> float:
-    """Seconds an epoch of plain distillation would take, from a few steps on random data of the right shape."""
+    """Seconds an epoch (or a part of updates) of plain distillation would take, from a few steps on its data."""
     task = tasks.create(cell.dataset, cell.recipe, numerics, data_root, download=False)
     data = task.training_set(0, False)
     student = task.network(cell.pair.student).train()
@@ -157,7 +157,7 @@ def measure(cell: Cell, numerics: Numerics, data_root: Path | None, steps: int =
     batches = itertools.islice(data.epoch(0), steps)
     with _threads(numerics):
         spent = [seconds(partial(step, batch), numerics.device) for batch in batches]
-    return statistics.median(spent) * data.steps_per_epoch
+    return statistics.median(spent) * cell.recipe.steps(0, data.steps_per_epoch)
 
 
 @contextmanager
@@ -188,15 +188,20 @@ def guess(
 
 
 def _seconds_per_epoch(group: Sequence[Cell], records: Sequence[Record]) -> float | None:
-    wanted = (group[0].dataset.name, str(group[0].pair))
     if group[0].role != "student":
         return None
+    wanted = _timed_like(group[0].config)
     times = [
         record["cost"]["seconds_per_epoch"]
         for record in records
-        if record["status"] == "done" and (record["cell"]["dataset"], record["cell"]["pair"]) == wanted
+        if record["status"] == "done" and _timed_like(record["cell"]) == wanted
     ]
     return statistics.fmean(times) if times else None
+
+
+def _timed_like(cell: CellConfig) -> tuple[object, ...]:
+    """What an epoch's length, or that of a part of updates, depends on."""
+    return cell["dataset"], cell["protocol"], cell["pair"], cell["recipe"].get("updates")
 
 
 def _print_counts(console: Console, states: dict[Cell, str]) -> None:
@@ -204,15 +209,18 @@ def _print_counts(console: Console, states: dict[Cell, str]) -> None:
     table = Table("dataset", "pair", *shown)
     for group in _by_pair(list(states)):
         counts = Counter(states[cell] for cell in group)
-        name = group[0].dataset.name + (" *" if group[0].dataset.protocol else "")
+        data = group[0].dataset
+        name = data.name + (" *" if data.protocol or data.teacher_protocol is not None else "")
         table.add_row(name, str(group[0].pair), *(str(counts[s] or "-") for s in shown))
     console.print(table)
 
 
 def _by_pair(cells: Sequence[Cell]) -> list[list[Cell]]:
-    groups: dict[tuple[str, str, str], list[Cell]] = {}
+    groups: dict[tuple[str, ...], list[Cell]] = {}
     for cell in cells:
-        groups.setdefault((cell.dataset.name, str(cell.config["protocol"]), str(cell.pair)), []).append(cell)
+        pair = cell.pair.student if cell.role == "teacher" else str(cell.pair)  # all trainings of one network
+        data = cell.config["protocol"], cell.config.get("teacher_protocol")
+        groups.setdefault((cell.role, cell.dataset.name, str(data), pair), []).append(cell)
     return list(groups.values())
 
 

@@ -48,11 +48,12 @@ class Display:
         first = cells[0]
         what = f"teacher {first.pair}" if first.role == "teacher" else f"{first.pair.teacher}, seed {first.seed}"
         self._title = f"{first.dataset.name}: {what}"
+        self._counted = "part" if first.recipe.updates else "epoch"
         self._latest.clear()
         self._steps.reset(self._cohort, description=self._title, total=None)
 
     def step_done(self, epoch: int, epochs: int, step: int, steps: int) -> None:
-        text = f"{self._title}, epoch {epoch + 1}/{epochs}"
+        text = f"{self._title}, {self._counted} {epoch + 1}/{epochs}"
         self._steps.update(self._cohort, total=epochs * steps, completed=epoch * steps + step, description=text)
 
     def epoch_done(self, cell: Cell, epoch: int, scores: dict[str, Any]) -> None:

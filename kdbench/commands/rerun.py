@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import random
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from kdbench.board.publishing.card import read_card, sha256
 from kdbench.board.publishing.merge import differences
@@ -15,12 +14,9 @@ from kdbench.board.publishing.problem import Problem
 from kdbench.errors import KDBenchError
 from kdbench.executors.local import LocalExecutor
 from kdbench.records import Record, Store
-from kdbench.suites.fixed import fixed_of
-from kdbench.suites.grid import Cell, DatasetSpec, MethodSpec, Pair, Suite, TeacherSpec
-from kdbench.suites.recipe import Recipe
+from kdbench.suites.tables import suite_of
 from kdbench.training.cohort import Listener
 
-T = TypeVar("T")
 DECIDES = (("numerics",), ("hardware", "processor"), ("versions", "torch"))  # of the provenance: the bits of a result
 
 
@@ -58,7 +54,7 @@ def rerun(
 ) -> Rerun:
     """Train drawn cells, and the teachers they learn from, in a folder of their own, and compare the results."""
     found, published = Rerun(), drawn(folder, count)
-    cells = {cell.id: cell for cell in cells_of(read_card(folder / "card.json")["suite"])}
+    cells = {cell.id: cell for cell in suite_of(read_card(folder / "card.json")["suite"]).cells()}
     again = [cells[record["id"]] for record in published if record["id"] in cells]
     with tempfile.TemporaryDirectory() as scratch:
         LocalExecutor(Path(scratch), listener, data, device, "auto", 0, threads).run(again)
@@ -110,34 +106,3 @@ def _other_numerics(a: Record, b: Record) -> str:
 def _name(record: Record) -> str:
     cell = record["cell"]
     return f"{record['id']} ({cell['method']['label']}, {cell['pair']}, seed {cell['seed']})"
-
-
-def cells_of(suite: Mapping[str, Any]) -> Sequence[Cell]:
-    """The cells of a card's suite (`kdbench.board.publishing.card.suite_table`)."""
-    pairs = [
-        _made(
-            Pair,
-            {
-                **pair,
-                "teacher": _made(TeacherSpec, pair["teacher"]),
-                "pool": [_made(TeacherSpec, t) for t in pair["pool"]],
-            },
-        )
-        for pair in suite["pairs"]
-    ]
-    methods = [MethodSpec(entry["name"], entry["hyperparameters"], title=entry["label"]) for entry in suite["methods"]]
-    parts = {
-        "datasets": [_made(DatasetSpec, entry) for entry in suite["datasets"]],
-        "pairs": pairs,
-        "methods": methods,
-        "recipe": _made(Recipe, suite["recipe"]),
-        "teacher_recipe": _made(Recipe, suite["teacher_recipe"]),
-        "numerics": fixed_of(suite.get("numerics", {})),
-    }
-    return _made(Suite, {**suite, **parts}).cells()
-
-
-def _made(cls: type[T], table: Mapping[str, Any]) -> T:
-    """A dataclass of a JSON table, whose lists are tuples there."""
-    known = {entry.name for entry in fields(cls)}  # type: ignore[arg-type]
-    return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in table.items() if key in known})

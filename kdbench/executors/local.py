@@ -13,8 +13,9 @@ from kdbench.hardware import memory
 from kdbench.hardware.numerics import Numerics
 from kdbench.records import Store
 from kdbench.records.files import set_aside
+from kdbench.suites.added import plain
 from kdbench.suites.fixed import refusal
-from kdbench.suites.grid import Cell, digest, plain
+from kdbench.suites.grid import Cell, digest
 from kdbench.tasks import Task
 from kdbench.training import machine_faults
 from kdbench.training.cohort import Cohort, Listener, leave_record

@@ -197,7 +197,7 @@ def _changed(recipe: Recipe, changes: Mapping[str, Any], where: str) -> Recipe:
         if key not in known:
             raise unknown("recipe key", key, known, f"in {where}")
     values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in changes.items()}
-    recipe = dataclasses.replace(recipe, **values)
+    recipe = recipe.changed(**values)
     recipe.check(where)
     return recipe
 
@@ -272,9 +272,9 @@ class _Builder:
             return (), str(error)
         changes = {"name": self.suite_name, "datasets": datasets, "pairs": (pair,), "methods": (method,)}
         cells = tuple(dataclasses.replace(grid, **changes, seeds=tuple(seeds)).cells())  # type: ignore[arg-type]
-        theirs = recipe.grid.recipe.epochs
-        if self.choice.epochs not in (None, theirs):
-            return cells, f"trained for {self.choice.epochs} epochs, the paper's recipe has {theirs}"
+        mine, theirs = grid.recipe.span, recipe.grid.recipe.span
+        if mine != theirs:
+            return cells, f"trained for {mine}, the paper's recipe has {theirs}"
         return cells, recipe.caveat
 
     def _recipe(self, name: str) -> PaperRecipe:

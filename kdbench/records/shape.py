@@ -5,6 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+
+class Either:
+    """A table that has the keys of one of several; what is wrong with another is what is wrong with the first."""
+
+    def __init__(self, *tables: dict[str, Any]) -> None:
+        self.tables = tables
+
+
 STATUSES = ("done", "failed", "not_applicable")
 # the keys that every record has, and those of a finished one, with their types
 SHAPE: dict[str, Any] = {
@@ -22,7 +30,7 @@ SHAPE: dict[str, Any] = {
         "student": str,
         "method": {"name": str, "label": str, "family": str, "hyperparameters": dict, "source": str},
         "seed": int,
-        "recipe": {"epochs": int},
+        "recipe": Either({"epochs": int}, {"updates": int}),
     },
     "provenance": {
         "versions": dict,
@@ -52,9 +60,12 @@ def misfits(value: Any, wanted: Any, path: str = "") -> Iterator[tuple[str, str]
     """Where a JSON value lacks a key or has one of a wrong type: the key, and what is wrong with it.
 
     Args:
-        wanted: a dict of the keys that must be there, a list of what every item must be, or types.
+        wanted: a dict of the keys that must be there, a list of what every item must be, `Either`, or types.
         path: of `value`.
     """
+    if isinstance(wanted, Either):
+        fits = (table for table in wanted.tables if not any(misfits(value, table)))
+        wanted = next(fits, wanted.tables[0])
     if isinstance(wanted, dict):
         if not isinstance(value, dict):
             yield path, "it is no table"

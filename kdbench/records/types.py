@@ -45,6 +45,7 @@ class CellConfig(TypedDict):
     dataset: str
     task: str
     protocol: dict[str, dict[str, Any]]
+    teacher_protocol: NotRequired[dict[str, dict[str, Any]]]  # where teachers are trained under another
     pair: str
     teachers: list[TeacherConfig]
     teacher_recipes: list[Recipe]
@@ -109,7 +110,8 @@ class Provenance(TypedDict):
 class Record(TypedDict):
     """One cell's record; `result`, `cost`, `curve` and `teachers` are there if it is done, `traceback` if it crashed.
 
-    A point of the `curve` is one epoch's: its number, loss, terms, seconds, learning rate and scores. A teacher of
+    A point of the `curve` is one epoch's: its number, loss, terms, seconds, learning rate and scores, and the updates
+    done, where the recipe counts those. A teacher of
     `teachers` has network, seed, which weights it has, their sha256, and its primary score.
     """
 

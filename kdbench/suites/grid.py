@@ -5,10 +5,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -16,9 +15,12 @@ from typing import Any
 from kdbench import registry
 from kdbench.records.types import CellConfig, MethodConfig
 from kdbench.registry.digest import source_digest, untracked
+from kdbench.suites.added import added, plain
+from kdbench.suites.dataset import DatasetSpec
 from kdbench.suites.fixed import FREE, Fixed
-from kdbench.suites.folders import ABSENT, content
+from kdbench.suites.folders import ABSENT
 from kdbench.suites.recipe import Recipe
+from kdbench.suites.teacher_seeds import ONE, PAIRED, paired
 
 ENGINE = 2  # raise it when the loop, the networks or the data change what a cell's result would be
 REMARKS = ("label", "family", "source_not_tracked")  # what a record says of its method and no result depends on
@@ -53,6 +55,8 @@ class TeacherSpec:
 class Pair:
     """A student, its teacher, the pool that multi-teacher methods use, and the networks between teacher and student
     that methods with assistants train on the way, largest first.
+
+    `methods` are those of the suite, by label or name, that run on this pair; none: all.
     """
 
     teacher: TeacherSpec
@@ -60,34 +64,22 @@ class Pair:
     pool: tuple[TeacherSpec, ...] = ()
     assistants: tuple[str, ...] = ()
     name: str = ""
+    methods: tuple[str, ...] = added(())
 
     def __str__(self) -> str:
         return self.name or f"{self.teacher.network} -> {self.student}"
 
 
 @dataclass(frozen=True)
-class DatasetSpec:
-    """A data set by name, the task it belongs to (see kdbench.tasks), and what is done to it."""
-
-    name: str
-    task: str = "image"
-    protocol: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-
-    @cached_property
-    def content(self) -> str | None:
-        """A digest of what lies in a folder of images (`folders.content`); None for sets that their name identifies."""
-        return content(self.name)
-
-
-@dataclass(frozen=True)
 class MethodSpec:
-    """A method by registered name, the hyperparameters that differ from its defaults, and what tables call it if they
-    are not to name these.
+    """A method by registered name, the hyperparameters that differ from its defaults, what tables call it if they are
+    not to name these, and its own seeds, if it has others than the suite.
     """
 
     name: str
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     title: str = ""
+    seeds: tuple[int, ...] = added(())
 
     @property
     def label(self) -> str:
@@ -127,24 +119,26 @@ class Cell:
     @cached_property
     def config(self) -> CellConfig:
         """The record's `cell`: plain values only."""
+        data = plain(self.dataset)
         config: CellConfig = {
             "role": self.role,
-            "dataset": self.dataset.name,
-            "task": self.dataset.task,
-            "protocol": plain(self.dataset.protocol),
+            "dataset": data.pop("name"),
+            "task": data.pop("task"),
+            "protocol": data.pop("protocol"),
+            **data,  # what came later
             "pair": str(self.pair),
-            "teachers": [plain(dataclasses.asdict(teacher)) for teacher in self.teachers],
-            "teacher_recipes": [plain(dataclasses.asdict(r)) for r in self.teacher_recipes[: len(self.teachers)]],
+            "teachers": plain(self.teachers),
+            "teacher_recipes": plain(self.teacher_recipes[: len(self.teachers)]),
             "student": self.pair.student,
             "method": self._method(),
             "seed": self.seed,
-            "recipe": plain(dataclasses.asdict(self.recipe)),
+            "recipe": plain(self.recipe),
         }
         assistants = self._assistants()
         if assistants is not None:
             config["assistants"] = assistants
-        if data := self.dataset.content:
-            config["data"] = data
+        if found := self.dataset.content:
+            config["data"] = found
         return config
 
     def _method(self) -> MethodConfig:
@@ -186,7 +180,7 @@ class Cell:
         recipe = self.teacher_recipes[self.teachers.index(teacher)]
         pair = Pair(teacher, teacher.network, name=str(teacher))
         spec = MethodSpec(PLAIN)
-        return Cell("teachers", self.dataset, pair, spec, teacher.seed, recipe, (), "teacher", self.fixed)
+        return Cell("teachers", self.dataset.of_teachers, pair, spec, teacher.seed, recipe, (), "teacher", self.fixed)
 
     @property
     def cohort(self) -> str:
@@ -194,16 +188,10 @@ class Cell:
         recipe = self.recipe
         return digest(
             {
-                "data": [
-                    self.dataset.task,
-                    self.dataset.name,
-                    plain(self.dataset.protocol),
-                    recipe.image_size,
-                    list(recipe.augment),
-                ],
-                "batches": [recipe.batch_size, recipe.epochs, recipe.precision],
-                "teacher": plain(dataclasses.asdict(self.pair.teacher)),
-                "teacher_recipe": plain(dataclasses.asdict(self.teacher_recipes[0])) if self.teacher_recipes else None,
+                "data": [plain(self.dataset), recipe.image_size, list(recipe.augment)],
+                "batches": [recipe.batch_size, recipe.span, recipe.precision],
+                "teacher": plain(self.pair.teacher),
+                "teacher_recipe": plain(self.teacher_recipes[:1]),
                 "seed": self.seed,
             }
         )
@@ -211,7 +199,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class Suite:
-    """The grid, its recipe, and the numerics that it fixes."""
+    """The grid, its recipe, the numerics that it fixes, and whether a seed has teachers of its own
+    (`kdbench.suites.teacher_seeds`).
+    """
 
     name: str
     datasets: tuple[DatasetSpec, ...]
@@ -224,25 +214,37 @@ class Suite:
     teacher_recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     description: str = ""
     numerics: Fixed = FREE
+    teacher_seeds: str = added(ONE)
 
     def cells(self) -> list[Cell]:
         """Every point of the grid, cohorts together, in the suite's order."""
         return [
-            Cell(
-                self.name,
-                dataset,
-                pair,
-                method,
-                seed,
-                self._recipe(pair),
-                self._teacher_recipes(pair),
-                fixed=self.numerics,
-            )
-            for dataset in self.datasets
-            for pair in self.pairs
-            for seed in self.seeds
-            for method in self.methods
+            Cell(self.name, *point, self._recipe(point[1]), self._teacher_recipes(point[1]), fixed=self.numerics)
+            for point in self.points()
         ]
+
+    def points(self) -> Iterator[tuple[DatasetSpec, Pair, MethodSpec, int]]:
+        """What is planned: data set, pair with the teachers of that seed, method, seed."""
+        for dataset in self.datasets:
+            for pair in self.pairs:
+                methods = self.methods_of(pair)
+                for seed in self.seeds_of(methods):
+                    seen = self.seen(pair, seed)
+                    yield from ((dataset, seen, each, seed) for each in methods if seed in (each.seeds or self.seeds))
+
+    def seen(self, pair: Pair, seed: int) -> Pair:
+        """A pair with the trainings of its teachers that a seed learns from."""
+        return paired(pair, seed) if self.teacher_seeds == PAIRED else pair
+
+    def methods_of(self, pair: Pair) -> list[MethodSpec]:
+        """Those that run on a pair; a name there stands for all methods of it where none has it as its label."""
+        labels = {spec.label for spec in self.methods}
+        named = {entry for entry in pair.methods if entry not in labels}
+        return [spec for spec in self.methods if not pair.methods or spec.label in pair.methods or spec.name in named]
+
+    def seeds_of(self, methods: Sequence[MethodSpec]) -> list[int]:
+        """All seeds that some of these methods run with, the suite's own first."""
+        return list(dict.fromkeys(seed for seeds in (self.seeds, *(m.seeds for m in methods)) for seed in seeds))
 
     def hidden_source(self) -> list[str]:
         """Methods with code whose edits their cells do not notice, as sentences."""
@@ -255,21 +257,12 @@ class Suite:
         return [f"dataset {name!r} is not here: records of it cannot be told from others" for name in absent]
 
     def _recipe(self, pair: Pair) -> Recipe:
-        return dataclasses.replace(self.recipe, **self.student_recipes.get(pair.student, {}))
+        return self.recipe.changed(**self.student_recipes.get(pair.student, {}))
 
     def _teacher_recipes(self, pair: Pair) -> tuple[Recipe, ...]:
         teachers = pair.pool or (pair.teacher,)
         changes = [self.teacher_recipes.get(teacher.network, {}) for teacher in teachers]
-        return tuple(dataclasses.replace(self.teacher_recipe, **change) for change in changes)
-
-
-def plain(value: Any) -> Any:
-    """Tuples and mappings as JSON has them."""
-    if isinstance(value, Mapping):
-        return {key: plain(value[key]) for key in sorted(value)}
-    if isinstance(value, tuple | list):
-        return [plain(item) for item in value]
-    return value
+        return tuple(self.teacher_recipe.changed(**change) for change in changes)
 
 
 def identity(config: Mapping[str, Any], engine: int = ENGINE) -> str:
@@ -284,6 +277,11 @@ def identity(config: Mapping[str, Any], engine: int = ENGINE) -> str:
 def _without_path(teacher: Mapping[str, Any]) -> Mapping[str, Any]:
     """A teacher from a file is what its sha256 says, wherever the file lies."""
     return {**teacher, "weights": "file"} if teacher["sha256"] else teacher
+
+
+def engine_of(record: Mapping[str, Any]) -> int | None:
+    """The engine that a record was run by, from its id; None if that is of no engine: cell or id were changed."""
+    return next((e for e in range(ENGINE, 0, -1) if identity(record["cell"], e) == record["id"]), None)
 
 
 def digest(value: Any) -> str:

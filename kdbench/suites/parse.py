@@ -7,7 +7,6 @@ docs/suites.md.
 from __future__ import annotations
 
 import dataclasses
-import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,15 +15,16 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 from kdbench import registry, suites
 from kdbench.errors import KDBenchError, unknown
+from kdbench.suites.added import plain
+from kdbench.suites.checks import check, check_seeds
 from kdbench.suites.fixed import Fixed
 from kdbench.suites.grid import PLAIN, DatasetSpec, MethodSpec, Pair, Suite, TeacherSpec
 from kdbench.suites.method_files import load_methods
 from kdbench.suites.networks import canonical
-from kdbench.suites.recipe import Recipe
+from kdbench.suites.recipe import LENGTH, Recipe, overridden
 
 ALL = "all"  # in a suite's `methods`: every registered one
 
-LONGEST_NAME = 100  # bytes; file systems have 255, of which temporary files need some
 SEEDS = [0, 1, 2]  # of a suite that names none
 
 T = TypeVar("T")
@@ -53,30 +53,16 @@ def parse(table: dict[str, Any], default_name: str = "suite") -> Suite:
         "methods": _methods(_list(table, "methods")),
         "seeds": tuple(_list(table, "seeds")),
         "recipe": _recipe(recipe, "recipe"),
-        "teacher_recipe": _recipe({**recipe, **teacher}, "teacher_recipe"),
         **{section: _by_network(table.get(section, {}), section) for section in ("student_recipes", "teacher_recipes")},
+        "teacher_recipe": _recipe(recipe, "teacher_recipe", teacher),
         "numerics": _build(Fixed, table.get("numerics", {}), "numerics"),
     }
     suite = _build(Suite, {**table, **parts}, "the suite", convert=False)
     suite.numerics.check()
-    _check_task(suite)
     for section in ("student_recipes", "teacher_recipes"):
         for network, overrides in parts[section].items():
-            _recipe({**recipe, **_table(overrides, f"{section}.{network}")}, f"{section}.{network}")
-    _check_seeds(suite.seeds)
-    if not (isinstance(suite.name, str) and re.fullmatch(r"\w[\w.-]*", suite.name)) or suite.name == "teachers":
-        raise KDBenchError(
-            f"the suite's name is {suite.name!r}, but it names a folder beside 'teachers': use letters, digits, _ and -"
-        )
-    if len(suite.name.encode()) > LONGEST_NAME:
-        raise KDBenchError(
-            f"the suite's name {suite.name[:20] + '...'!r} has {len(suite.name)} letters, and it names a folder: take "
-            f"{LONGEST_NAME} at most"
-        )
-    for what, entries in (("pair", [str(p) for p in suite.pairs]), ("method", [m.label for m in suite.methods])):
-        twice = {entry for entry in entries if entries.count(entry) > 1}
-        if twice:
-            raise KDBenchError(f"{what} {min(twice)!r} stands twice in suite {suite.name!r}: take one out or name it")
+            _recipe(recipe, f"{section}.{network}", _table(overrides, f"{section}.{network}"))
+    check(suite)
     return suite
 
 
@@ -95,29 +81,38 @@ def narrow(
     Args:
         methods: registered names or paths of method files; a suite's own settings of a method are kept.
         pairs: pair names, or parts of them that fit at least one.
-        seeds, epochs, precision: as in the suite and its recipe; teachers keep their own recipe.
+        seeds: those of the suite and of its methods that are named; one that nothing is planned with, for all methods.
+        epochs, precision: as in the suite's recipe; teachers keep their own.
         settings: `method.hyperparameter=value` or `recipe.key=value`, values as in TOML.
 
     Raises:
         KDBenchError: for anything unknown.
     """
+    check_seeds(seeds)
+    planned = suite.seeds_of(suite.methods)
     if methods:
-        suite = _with_methods(suite, methods)
+        suite = _with_methods(suite, methods, seeds)
     if pairs:
         suite = _with_pairs(suite, pairs)
     if seeds:
-        suite = _with_seeds(suite, seeds)
+        suite = _with_seeds(suite, seeds, [seed for seed in seeds if seed not in planned])
+    if not any(suite.points()):
+        raise KDBenchError(f"suite {suite.name!r} has none of these methods on these pairs with these seeds")
     suite = _with_recipe(suite, epochs, precision)
     for setting in settings:
         suite = _set(suite, setting)
     return suite
 
 
-def _with_methods(suite: Suite, wanted: Sequence[str]) -> Suite:
+def _with_methods(suite: Suite, wanted: Sequence[str], seeds: Sequence[int]) -> Suite:
+    """Only these; one that the suite does not have runs on every pair, with these seeds, or else the suite's."""
     loaded = [load_methods(entry) if entry.endswith(".py") else [entry] for entry in wanted]
     given = {spec.name: spec for spec in suite.methods}
-    specs = [given.get(name) or MethodSpec(registry.get(name).info.name) for names in loaded for name in names]
-    return dataclasses.replace(suite, methods=_distinct(specs))
+    names = [registry.get(name).info.name for names in loaded for name in names]
+    new = [name for name in names if name not in given]
+    specs = [given.get(name) or MethodSpec(name, seeds=tuple(seeds)) for name in names]
+    pairs = [dataclasses.replace(pair, methods=(*pair.methods, *new)) if pair.methods else pair for pair in suite.pairs]
+    return dataclasses.replace(suite, methods=_distinct(specs), pairs=tuple(pairs))
 
 
 def _with_pairs(suite: Suite, wanted: Sequence[str]) -> Suite:
@@ -128,9 +123,14 @@ def _with_pairs(suite: Suite, wanted: Sequence[str]) -> Suite:
     return dataclasses.replace(suite, pairs=chosen)
 
 
-def _with_seeds(suite: Suite, seeds: Sequence[int]) -> Suite:
-    _check_seeds(seeds)
-    return dataclasses.replace(suite, seeds=tuple(seeds))
+def _with_seeds(suite: Suite, seeds: Sequence[int], new: Sequence[int]) -> Suite:
+    """Of these seeds, those that each method is planned with, and the new ones for all."""
+
+    def of(own: Sequence[int]) -> tuple[int, ...]:
+        return tuple(seed for seed in seeds if seed in own or seed in new)
+
+    kept = [dataclasses.replace(m, seeds=of(m.seeds)) if m.seeds else m for m in suite.methods if of(m.seeds or seeds)]
+    return dataclasses.replace(suite, seeds=of(suite.seeds), methods=tuple(kept))
 
 
 def _with_recipe(suite: Suite, epochs: int | None, precision: str) -> Suite:
@@ -140,7 +140,7 @@ def _with_recipe(suite: Suite, epochs: int | None, precision: str) -> Suite:
         if epochs < 1:
             raise KDBenchError(f"--epochs is {epochs}: give at least 1")
         changes["epochs"] = epochs
-    return dataclasses.replace(suite, recipe=dataclasses.replace(suite.recipe, **changes))
+    return dataclasses.replace(suite, recipe=suite.recipe.changed(**changes))
 
 
 def _methods(entries: list[Any]) -> tuple[MethodSpec, ...]:
@@ -157,15 +157,18 @@ def method_spec(entry: Any) -> MethodSpec:
     table = _named(entry)
     if not isinstance(table.get("name"), str):
         raise KDBenchError(f"a method of the suite has no name: {table!r}")
-    settings = {key: value for key, value in table.items() if key != "name"}
+    settings = {key: value for key, value in table.items() if key not in ("name", "seeds")}
     name = registry.get(table["name"]).info.name
-    return _method(name, settings)
+    seeds = _list(table, "seeds", f"method {name!r}") if "seeds" in table else ()
+    check_seeds(seeds, f"method {name!r}")
+    return MethodSpec(name, _changes(name, settings), seeds=tuple(seeds))
 
 
-def _method(name: str, settings: dict[str, Any]) -> MethodSpec:
+def _changes(name: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """The hyperparameters that differ from the method's defaults."""
     resolved = registry.resolve(name, settings)
     defaults = registry.hyperparameters(registry.get(name))
-    return MethodSpec(name, {key: resolved[key] for key in settings if resolved[key] != defaults[key]})
+    return {key: resolved[key] for key in settings if resolved[key] != defaults[key]}
 
 
 def _set(suite: Suite, setting: str) -> Suite:
@@ -179,15 +182,20 @@ def _set(suite: Suite, setting: str) -> Suite:
     except tomllib.TOMLDecodeError:
         value = text.strip()
     if owner in ("recipe", "teacher_recipe"):
-        recipe = _recipe({**dataclasses.asdict(getattr(suite, owner)), key: value}, owner)
+        recipe = _recipe(plain(getattr(suite, owner)), owner, {key: value})
         return dataclasses.replace(suite, **{owner: recipe})  # type: ignore[arg-type]
     name = registry.get(owner).info.name
     if name not in {spec.name for spec in suite.methods}:
         raise KDBenchError(f"--set {setting!r}: method {name!r} is not run; add it with --methods")
-    methods = [
-        _method(name, {**spec.hyperparameters, key: value}) if spec.name == name else spec for spec in suite.methods
-    ]
-    return dataclasses.replace(suite, methods=tuple(methods))
+    changed = {
+        spec.label: dataclasses.replace(spec, hyperparameters=_changes(name, {**spec.hyperparameters, key: value}))
+        for spec in suite.methods
+        if spec.name == name
+    }
+    methods = [changed.get(spec.label, spec) for spec in suite.methods]
+    labels = {old: spec.label for old, spec in changed.items()}
+    pairs = [dataclasses.replace(p, methods=tuple(labels.get(m, m) for m in p.methods)) for p in suite.pairs]
+    return dataclasses.replace(suite, methods=tuple(methods), pairs=tuple(pairs))
 
 
 def _distinct(specs: Sequence[MethodSpec]) -> tuple[MethodSpec, ...]:
@@ -204,6 +212,10 @@ def _pair(table: Any) -> Pair:
     if "assistants" in parts:
         assistants = _list(parts, "assistants", "a pair")
         parts["assistants"] = tuple(canonical(_typed(network, str, "pairs.assistants")) for network in assistants)
+    if "methods" in parts:
+        parts["methods"] = tuple(_list(parts, "methods", "a pair"))
+        for method in parts["methods"]:
+            _typed(method, str, "pairs.methods")
     for key in ("student", "name"):
         _typed(parts.get(key, ""), str, f"pairs.{key}")
     if "student" in parts:
@@ -262,24 +274,16 @@ def _table(value: Any, where: str) -> dict[str, Any]:
     return value
 
 
-def _recipe(table: dict[str, Any], where: str) -> Recipe:
+def _recipe(table: dict[str, Any], where: str, changes: dict[str, Any] | None = None) -> Recipe:
+    """A recipe's table, or one with changes to it; a new length takes the old one's place."""
+    table = overridden(table, changes or {})
+    if not any(key in table for key in LENGTH):
+        strange = [key for key in table if key not in {field.name for field in dataclasses.fields(Recipe)}]
+        if not strange:
+            raise KDBenchError(f"{where} has no key 'epochs': add it, or 'updates'")
     recipe = _build(Recipe, table, where)
     recipe.check(where)
     return recipe
-
-
-def _check_task(suite: Suite) -> None:
-    tasks = list(dict.fromkeys(dataset.task for dataset in suite.datasets))
-    if len(tasks) > 1:
-        raise KDBenchError(
-            f"the data sets of suite {suite.name!r} are of several tasks ({', '.join(tasks)}), whose scores cannot "
-            "stand in one table: write a suite for each"
-        )
-
-
-def _check_seeds(seeds: Sequence[Any]) -> None:
-    if not all(type(seed) is int and seed >= 0 for seed in seeds) or len(set(seeds)) < len(seeds):
-        raise KDBenchError(f"seeds are {list(seeds)}: give different whole numbers from 0 up")
 
 
 def unknown_or_missing(key: str, table: dict[str, Any]) -> KDBenchError:

@@ -73,7 +73,7 @@ class Metric:
 
 
 # what else stands beside the scores in a record's curve and result
-TAKEN = frozenset({"epoch", "loss", "terms", "seconds", "learning_rate", "watched", "best_epoch", "extra"})
+TAKEN = frozenset({"epoch", "loss", "terms", "seconds", "learning_rate", "updates", "watched", "best_epoch", "extra"})
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ from kdbench.training.layouts import OWN
 from kdbench.training.learner import Learner
 from kdbench.training.machine_faults import is_machines
 from kdbench.training.pace import Pace
+from kdbench.training.passes import Passes
 from kdbench.training.provenance import provenance
 from kdbench.training.resume import resumed
 from kdbench.training.teachers import Teacher, Teachers
@@ -111,7 +112,11 @@ class Cohort:
                         self._load_teacher(cell, spec)
         with self._in_memory(_title(self.cells[0]) if len(self.cells) == 1 else f"a cohort of {len(self.cells)} cells"):
             learners, waiting = self._gather()
-            self._train(learners)
+            self._passes = Passes(self.cells[0].recipe)
+            try:
+                self._train(learners)
+            finally:
+                self._passes.close()
         return waiting
 
     def _gather(self) -> tuple[list[Learner], list[Cell]]:
@@ -151,6 +156,8 @@ class Cohort:
         teacher_clocks = {spec: Clock(self.numerics.device) for spec in self.loaded}
         meter = EnergyMeter(self.numerics.device)
         strong = any(learner.wants_strong_view for learner in active)
+        recipe = self.cells[0].recipe
+        steps = recipe.steps(epoch, self.data.steps_per_epoch)
         for number, batch in enumerate(_timed(self._batches(epoch, strong), batch_clock)):
             self.numerics.begin_batch()
             self._settle(self.shared.weights(), suspects)
@@ -165,7 +172,7 @@ class Cohort:
                     active.remove(learner)
             if not active:
                 return
-            self.listener.step_done(epoch, self.cells[0].recipe.epochs, number + 1, self.data.steps_per_epoch)
+            self.listener.step_done(epoch, recipe.length, number + 1, steps)
         batches, teaching = batch_clock.read(), {spec: clock.read() for spec, clock in teacher_clocks.items()}
         watts = meter.watts()
         self.shared.give_back()
@@ -188,7 +195,7 @@ class Cohort:
             self.shared.keep_data(self.strong_data)
             self.shared.begin()
         data = self.strong_data if strong and self.strong_data is not None else self.data
-        return data.epoch(epoch)
+        return self._passes.epoch(data, epoch)
 
     @staticmethod
     def _step(learner: Learner, number: int, batch: Batch, outputs: Sequence[Output]) -> None:

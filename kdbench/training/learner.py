@@ -77,6 +77,8 @@ class _Step:
 class Learner:
     """Trains one cell epoch by epoch; its state is complete at every epoch's end.
 
+    Where the recipe counts updates, an epoch is a part of the training (`Recipe.length`), not a pass over the data.
+
     Attributes:
         epoch: how many epochs are done.
         curve: one dict per epoch.
@@ -97,7 +99,7 @@ class Learner:
             raise Misbehaved(cell.fault)
         with Calling(self.name, "__init__"):
             self.method: Method = registry.create(cell.method.name, dict(cell.method.hyperparameters))
-        self.method.epochs = self.recipe.epochs
+        self.method.epochs = self.recipe.length
         with Calling(self.name, "members"):
             self.roles = self.method.members()
         self._check_assistants()
@@ -168,11 +170,11 @@ class Learner:
     def _phase_bounds(self) -> list[int]:
         """The epoch at which each phase ends."""
         done = [sum(phase.share for phase in self.phases[: i + 1]) for i in range(len(self.phases))]
-        bounds = [round(share * self.recipe.epochs) for share in done]
+        bounds = [round(share * self.recipe.length) for share in done]
         if any(end <= start for start, end in zip([0, *bounds[:-1]], bounds, strict=True)):
             raise NotApplicable(
-                f"{self.cell.method.name} has {len(self.phases)} phases, which do not fit into {self.recipe.epochs} "
-                "epochs: give the recipe more epochs"
+                f"{self.cell.method.name} has {len(self.phases)} phases, which do not fit into {self.recipe.span}: "
+                f"give the recipe more {self.recipe.unit}"
             )
         return bounds
 
@@ -221,8 +223,8 @@ class Learner:
             # timm drops the rate one epoch before the milestone it is given; the literature drops it after
             decay_milestones=[round(share * epochs) + 1 for share in milestones],
             decay_rate=recipe.decay_rate,
-            warmup_epochs=min(recipe.warmup_epochs, epochs - 1),
-            warmup_lr=recipe.learning_rate / (recipe.warmup_epochs + 1),
+            warmup_epochs=min(recipe.warmup(epochs), epochs - 1),
+            warmup_lr=recipe.learning_rate / (recipe.warmup(epochs) + 1),
             min_lr=recipe.min_learning_rate,
         )
 
@@ -244,7 +246,7 @@ class Learner:
         index = next(i for i, end in enumerate(self.bounds) if self.epoch < end)
         if index != self.phase_index:
             self._enter_phase(index)
-        self.method.epoch, self.method.epochs = self.epoch + 1, self.recipe.epochs
+        self.method.epoch, self.method.epochs = self.epoch + 1, self.recipe.length
         if self.scheduler is not None:
             self.scheduler.step(self.epoch - self._phase_start(index))
         self._set_modes()
@@ -311,7 +313,7 @@ class Learner:
         for name, value in terms.items():
             if not math.isfinite(value):
                 raise NonFinite(f"loss term {name!r} became {value} in epoch {self.epoch + 1}")
-        last = self.epoch + 1 == self.recipe.epochs
+        last = self.epoch + 1 == self.recipe.length
         scores: Mapping[str, float | None] = {}
         if last or (self.epoch + 1) % self.recipe.evaluate_every == 0:
             with Calling(self.name, "deploy"):
@@ -326,6 +328,8 @@ class Learner:
         self.epoch += 1
         loss, seconds = sum(terms.values()), own + shared_seconds
         point: dict[str, Any] = {"epoch": self.epoch, "loss": loss, "terms": terms, "seconds": seconds}
+        if self.recipe.updates:
+            point["updates"] = self.recipe.part(self.epoch - 1)[1]
         with Calling(self.name, "watch"):
             watched = check_numbers(f"watched number of {self.name}", self.method.watch(), self.epoch)
         if watched:
@@ -337,7 +341,7 @@ class Learner:
 
     @property
     def finished(self) -> bool:
-        return self.epoch >= self.recipe.epochs
+        return self.epoch >= self.recipe.length
 
     # ------------------------------------------------------------------------------------------ state
 

@@ -87,7 +87,8 @@ class Pace:
         def students() -> None:
             plain.train_step(0, dataclasses.replace(batch, strong=None), ())
 
-        own(), students()  # the first ones choose kernels and make the optimizer's state
+        own()  # the first steps choose kernels and make the optimizer's state
+        students()
         device, times = learner.numerics.device, dict[str, list[float]](student=[], own=[])
         for _ in range(pairs(learner)):
             times["student"].append(seconds(students, device))
@@ -108,7 +109,7 @@ class Pace:
 
 def pairs(learner: Learner) -> int:
     """How many pairs of steps the learner's phase is timed by."""
-    steps = learner.phase_epochs * learner.data.steps_per_epoch
+    steps = learner.phase_epochs * learner.recipe.steps(learner.epoch, learner.data.steps_per_epoch)
     return min(max(int(SHARE * steps), FEWEST), MOST)
 
 

@@ -19,6 +19,7 @@ from kdbench.tasks.image import networks  # noqa: F401  (networks: registers the
 from kdbench.training import tuned
 
 LONG = 50  # epochs: for fewer, compiling may take longer than it saves
+LONG_IN_UPDATES = LONG * 782  # of CIFAR's 50,000 images in batches of 64
 
 
 def numerics_of(
@@ -58,8 +59,9 @@ def numerics_of(
 
 def _on_tiles(numerics: Numerics, cell: Cell) -> Numerics:
     """The rule for CPUs with AMX."""
-    if numerics.precision != "bf16" or cell.recipe.epochs < LONG:
-        rule = f"on where there is CUDA, or AMX for bf16 and at least {LONG} epochs"
+    long = LONG_IN_UPDATES if cell.recipe.updates else LONG
+    if numerics.precision != "bf16" or getattr(cell.recipe, cell.recipe.unit) < long:
+        rule = f"on where there is CUDA, or AMX for bf16 and at least {long} {cell.recipe.unit}"
         return dataclasses.replace(numerics, compile_rule=rule)
     settings = tuned.settings_of(cell, numerics)
     found = tuple((s.network, s.frozen, _pays_on_tiles(layers_of(s.network), s.frozen)) for s in settings)

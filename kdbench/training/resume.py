@@ -42,7 +42,7 @@ def _put(learner: Learner, state: dict[str, Any]) -> None:
         Unfit: if it is not of a learner like this one.
     """
     try:
-        epoch, epochs = state["epoch"], learner.recipe.epochs
+        epoch, epochs = state["epoch"], learner.recipe.length
         if not 0 < epoch <= epochs or [point["epoch"] for point in state["curve"]] != list(range(1, epoch + 1)):
             raise Unfit(f"its epoch is {epoch} of 1 to {epochs}, or its curve has others")
         learner.load_state_dict(state)

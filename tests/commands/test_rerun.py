@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -15,11 +16,12 @@ from kdbench.board.publishing.card import read_card
 from kdbench.board.publishing.publish import publish, remake
 from kdbench.commands import rerun as rerunning
 from kdbench.commands.cli import app
-from kdbench.commands.rerun import cells_of, drawn, rerun
+from kdbench.commands.rerun import drawn, rerun
 from kdbench.errors import KDBenchError
 from kdbench.records import Store
 from kdbench.suites import parse
 from kdbench.suites.grid import Cell
+from kdbench.suites.tables import suite_of
 from kdbench.testing.trial import _Silent
 
 
@@ -67,7 +69,7 @@ def elsewhere(record: dict[str, Any]) -> None:
 
 
 def test_cells_of_a_card_are_those_of_its_suite(published: Path, tiny_runs: Path) -> None:
-    mine = [cell.id for cell in cells_of(read_card(published / "card.json")["suite"])]
+    mine = [cell.id for cell in suite_of(read_card(published / "card.json")["suite"]).cells()]
     assert mine == [cell.id for cell in parse.load(str(tiny_runs / "tiny.toml")).cells()]
 
 
@@ -108,7 +110,7 @@ def test_where_numerics_differ_that_is_said_and_blames_nobody(folder: Path) -> N
 
 
 def test_a_cell_of_a_method_that_is_another_one_here_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rerunning, "cells_of", lambda suite: [])
+    monkeypatch.setattr(rerunning, "suite_of", lambda table: dataclasses.replace(suite_of(table), methods=()))
     found = rerun(folder, 1, _Silent())
     assert (found.problems, len(found.notes)) == ([], 1)
     assert "cannot be trained again" in found.notes[0]

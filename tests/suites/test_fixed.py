@@ -16,12 +16,12 @@ from kdbench.board.publishing.validate import validate
 from kdbench.board.results import Tables, suite_table
 from kdbench.commands.cli import app
 from kdbench.commands.plan import state
-from kdbench.commands.rerun import cells_of
 from kdbench.errors import KDBenchError
 from kdbench.executors.local import LocalExecutor
 from kdbench.records import Store
 from kdbench.suites import names, parse
 from kdbench.suites.fixed import FREE, Fixed, fixed_of
+from kdbench.suites.tables import suite_of
 from kdbench.testing.trial import _Silent
 from kdbench.training.precision import numerics_of
 
@@ -150,7 +150,7 @@ def test_a_published_record_of_other_numerics_is_found(out: Path, tmp_path: Path
     assert read_card(folder / "card.json")["suite"]["numerics"] == {"threads": 1}
     assert "Numerics that the suite fixes: threads 1" in (folder / "README.md").read_text()
     assert validate(folder)[0].problems == []
-    assert {cell.fixed for cell in cells_of(read_card(folder / "card.json")["suite"])} == {Fixed(1)}
+    assert {cell.fixed for cell in suite_of(read_card(folder / "card.json")["suite"]).cells()} == {Fixed(1)}
     for path in (folder / "records").iterdir():
         record = json.loads(path.read_text())
         record["provenance"]["numerics"]["threads"] = 2

@@ -17,7 +17,7 @@ from kdbench.board.numbers import known
 from kdbench.board.page.cells import Cell, table
 from kdbench.board.page.series import Curve, Reliability, curve, reliability
 from kdbench.board.results import Tables
-from kdbench.board.runs import place_name, protocol_text
+from kdbench.board.runs import place_name, protocol_of, protocol_text
 from kdbench.board.tables import OVERALL
 from kdbench.papers.reported import TEACHER, Reported, by_paper
 from kdbench.records import Record
@@ -187,7 +187,7 @@ class Results(Tables):
         found: dict[tuple[str, str, str, str], list[Record]] = {}
         for record in self.records:
             cell = record["cell"]
-            key = (cell["dataset"], protocol_text(cell["protocol"]), cell["pair"], cell["method"]["label"])
+            key = (cell["dataset"], protocol_of(cell), cell["pair"], cell["method"]["label"])
             found.setdefault(key, []).append(record)
         return found
 

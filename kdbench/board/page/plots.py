@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kdbench.board.numbers import TIMES, known, with_unit
-from kdbench.board.page.series import Curve, Reliability
+from kdbench.board.page.series import Curve, Reliability, unit_of
 from kdbench.suites.grid import BASELINES
 from kdbench.tasks.metrics import Metric
 
@@ -143,7 +143,7 @@ def curves(series: Mapping[str, Curve], score: Metric) -> Figure:
     layout = {
         **BLANK,
         "hovermode": "x unified",
-        "xaxis": {"title": {"text": "epoch"}, "rangemode": "tozero"},
+        "xaxis": {"title": {"text": unit_of(series.values())}, "rangemode": "tozero"},
         "yaxis": {"title": {"text": score_title(score)}},
     }
     return {"data": data, "layout": layout}

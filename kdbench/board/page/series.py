@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,13 +12,17 @@ from kdbench.records import Record
 
 @dataclass(frozen=True)
 class Curve:
-    """Test score by epoch: mean, least and greatest of the seeds, `[epochs]` each."""
+    """Test score by epoch: mean, least and greatest of the seeds, `[epochs]` each.
+
+    Where recipes count updates, `epochs` are the updates done, and `unit` says so.
+    """
 
     epochs: list[int]
     mean: list[float]
     low: list[float]
     high: list[float]
     seeds: int
+    unit: str = "epoch"
 
 
 @dataclass(frozen=True)
@@ -36,16 +40,17 @@ def curve(records: Sequence[Record], score: str) -> Curve | None:
     Args:
         score: the metric's name.
     """
+    done = [record for record in records if record["status"] == "done"]
+    unit = "updates" if all("updates" in record["cell"].get("recipe", {}) for record in done) else "epoch"
     runs = [
-        {entry["epoch"]: entry[score] for entry in record.get("curve") or [] if entry.get(score) is not None}
-        for record in records
-        if record["status"] == "done"
+        {entry[unit]: entry[score] for entry in record.get("curve") or [] if entry.get(score) is not None}
+        for record in done
     ]
     if not runs or not (epochs := sorted(set.intersection(*map(set, runs)))):
         return None
     scores = np.array([[run[epoch] for epoch in epochs] for run in runs])  # [seeds, epochs]
     mean, low, high = (_rounded(part, 3) for part in (scores.mean(0), scores.min(0), scores.max(0)))
-    return Curve(epochs, mean, low, high, len(runs))
+    return Curve(epochs, mean, low, high, len(runs), unit)
 
 
 def reliability(records: Sequence[Record]) -> Reliability | None:
@@ -66,3 +71,8 @@ def reliability(records: Sequence[Record]) -> Reliability | None:
 
 def _rounded(values: np.ndarray, digits: int) -> list[float]:
     return [round(value, digits) for value in values.tolist()]
+
+
+def unit_of(curves: Iterable[Curve]) -> str:
+    """What the axis below several curves counts."""
+    return " or ".join(dict.fromkeys(curve.unit for curve in curves)) or "epoch"

@@ -18,7 +18,7 @@ from kdbench.board.numbers import known
 from kdbench.board.page import summary
 from kdbench.board.page.data import Board, Results
 from kdbench.board.page.plots import cost_key, cost_ticks, cost_title, score_title, short
-from kdbench.board.page.series import Curve, Reliability
+from kdbench.board.page.series import Curve, Reliability, unit_of
 from kdbench.suites.grid import BASELINES
 from kdbench.tasks.metrics import Metric
 
@@ -205,7 +205,7 @@ def curves(series: Mapping[str, Curve], shown: list[str], score: Metric) -> Figu
         if curve.seeds > 1:
             axes.fill_between(curve.epochs, curve.low, curve.high, color=style["color"], alpha=0.15, linewidth=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("epoch")
+    axes.set_xlabel(unit_of(series.values()))
     axes.set_ylabel(score_title(score))
     if axes.lines:
         axes.legend(fontsize=7)

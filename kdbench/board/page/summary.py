@@ -18,6 +18,8 @@ from kdbench.board.page.cells import Cell, mark_of, resolution, rounded
 from kdbench.board.page.data import Board, Place, Results
 from kdbench.board.statistics.intervals import SURE
 from kdbench.board.statistics.ranks import CriticalDifference
+from kdbench.board.teachers import teacher_seeds
+from kdbench.suites.recipe import LENGTH
 from kdbench.tasks.metrics import Metric
 
 FEW = 5  # seeds below which a t interval is wide
@@ -130,7 +132,7 @@ def _strength(value: float, limit: float) -> int:
 
 def _state(row: Mapping[str, Any] | None) -> str:
     if row is None:
-        return "missing"
+        return "not planned"
     if known(row["score_mean"]):
         return ""
     return next((state for state in STATES if row[state]), "missing")
@@ -222,7 +224,7 @@ def unfinished(results: Results) -> list[dict[str, Any]]:
     """What is not done and why, one row per method, place and state, its seeds together."""
     grid = results.grid
     rows: dict[tuple[int, int, str, str], list[int]] = {}
-    for m, s, p in np.argwhere(grid.open).tolist():
+    for m, s, p in np.argwhere((grid.states != "done") & grid.planned).tolist():
         key = (m, p, grid.states[m, s, p], grid.reasons[m, s, p] or "")
         rows.setdefault(key, []).append(grid.seeds[s])
     return [
@@ -249,7 +251,7 @@ def facts(results: Results) -> list[tuple[str, list[str]]]:
         ("Pairs", sorted({place.pair for place in results.places})),
         ("Seeds", [", ".join(map(str, seeds))]),
         ("Recipe", _tallied([_recipe(cell.get("recipe") or {}) for cell in cells])),
-        ("Teachers", _teachers(results)),
+        ("Teachers", [*filter(None, [teacher_seeds(results.records)]), *_teachers(results)]),
         ("Hardware", _tallied([_flat(origin.get("hardware") or {}) for origin in origins])),
         ("Numerics", _tallied([_flat(origin.get("numerics") or {}) for origin in origins])),
         ("Versions", _tallied([_flat(origin.get("versions") or {}) for origin in origins])),
@@ -260,15 +262,16 @@ def facts(results: Results) -> list[tuple[str, list[str]]]:
 
 
 def _recipe(recipe: Mapping[str, Any]) -> str:
-    if "epochs" not in recipe:
+    unit = next((unit for unit in LENGTH if unit in recipe), None)
+    if unit is None:
         return _flat(recipe)
-    parts = [f"{recipe['epochs']} epochs"]
+    parts = [f"{recipe[unit]} {unit}"]
     parts += [f"batch {recipe['batch_size']}"] if "batch_size" in recipe else []
     parts += [f"{recipe.get('optimizer', '')} at {recipe['learning_rate']:g}"] if "learning_rate" in recipe else []
     schedule = str(recipe.get("schedule", ""))
     if recipe.get("milestones") and schedule == "multistep":
         steps = ", ".join(f"{share:g}" for share in recipe["milestones"])
-        schedule += f" (times {recipe.get('decay_rate', 0.1):g} at {steps} of the epochs)"
+        schedule += f" (times {recipe.get('decay_rate', 0.1):g} at {steps} of the {unit})"
     parts += [schedule] if schedule else []
     parts += [f"weight decay {recipe['weight_decay']:g}"] if "weight_decay" in recipe else []
     parts += [" + ".join(recipe["augment"])] if recipe.get("augment") else []

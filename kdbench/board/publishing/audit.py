@@ -10,8 +10,11 @@ from kdbench.board.publishing.problem import Problem
 from kdbench.errors import KDBenchError
 from kdbench.records import Record
 from kdbench.records.shape import DONE, SHAPE, misfits
+from kdbench.suites.added import plain
 from kdbench.suites.fixed import fixed_of
-from kdbench.suites.grid import ENGINE, identity
+from kdbench.suites.grid import Pair, engine_of, identity
+from kdbench.suites.recipe import length_of, overridden, part
+from kdbench.suites.tables import suite_of
 from kdbench.tasks.metrics import Metric, Metrics, of
 
 # by how much a teacher's score may shift on another device or in another precision: points of a percentage, and of
@@ -58,14 +61,8 @@ def audit(file: str, record: Record, original_schema: int) -> Iterator[Problem]:
     cell, status = record["cell"], record["status"]
     if original_schema < 1:
         yield Problem(file, "there is no such version of records", "schema", original_schema)
-    expected = identity(cell, ENGINE)
-    if record["id"] != expected:
-        older = [e for e in range(1, ENGINE) if identity(cell, e) == record["id"]]
-        rule = (
-            f"it was run by engine {older[0]}, whose results are not those of engine {ENGINE}: run it again"
-            if older
-            else f"the digest of its cell is {expected}: the cell or the id was changed after the run"
-        )
+    if engine_of(record) is None:
+        rule = f"the digest of its cell is {identity(cell)}: the cell or the id was changed after the run"
         yield Problem(file, rule, "id", record["id"])
     if cell["seed"] < 0:
         yield Problem(file, "seeds are 0 or more", "cell.seed", cell["seed"])
@@ -124,11 +121,15 @@ def _told_again(file: str, result: Mapping[str, Any], metrics: Metrics) -> Itera
 
 def _curve(file: str, record: Record, metrics: Metrics, ranges: Mapping[str, Metric]) -> Iterator[Problem]:
     """The curve has every epoch, ends in the result, and has no better epoch than the best."""
-    curve, result, epochs = record["curve"], record["result"], record["cell"]["recipe"]["epochs"]
+    curve, result, recipe = record["curve"], record["result"], record["cell"]["recipe"]
+    epochs, updates = length_of(recipe), recipe.get("updates")
     if len(curve) != epochs:
-        yield Problem(file, f"it has {len(curve)} points, but the recipe has epochs 1 to {epochs}", "curve")
+        parts = f"{updates} updates in parts" if updates else "epochs"
+        yield Problem(file, f"it has {len(curve)} points, but the recipe has {parts} 1 to {epochs}", "curve")
     elif [point["epoch"] for point in curve] != list(range(1, epochs + 1)):
         yield Problem(file, "its epochs are not 1, 2, ... in order", "curve")
+    elif updates and [point.get("updates") for point in curve] != [part(recipe, k)[1] for k in range(epochs)]:
+        yield Problem(file, f"its points are not at the ends of {epochs} equal parts of {updates} updates", "curve")
     for number, point in enumerate(curve):
         measured = {k: v for k, v in point.items() if k not in ("loss", "terms")}
         yield from _numbers(file, f"curve[{number}]", measured, ranges)
@@ -172,16 +173,17 @@ def misplaced(file: str, record: Record, suite: Mapping[str, Any]) -> Iterator[P
         yield problem("suite", record["suite"], f"the folder is of suite {suite['name']!r}")
     if cell["role"] != "student":
         yield problem("cell.role", cell["role"], "a suite's records are of students")
-    if cell["seed"] not in suite["seeds"]:
-        yield problem("cell.seed", cell["seed"], f"the suite's seeds are {', '.join(map(str, suite['seeds']))}")
-    data = [cell["dataset"], cell["task"], cell["protocol"]]
-    if data not in [[d["name"], d["task"], d["protocol"]] for d in suite["datasets"]]:
+    grid = suite_of(suite)
+    if cell["seed"] not in (seeds := grid.seeds_of(grid.methods)):
+        yield problem("cell.seed", cell["seed"], f"the suite's seeds are {', '.join(map(str, seeds))}")
+    data = [cell["dataset"], cell["task"], cell["protocol"], *_given(cell)]
+    if data not in [[d["name"], d["task"], d["protocol"], *_given(d)] for d in suite["datasets"]]:
         yield problem("cell.dataset", data, "the suite has no such data set, task and protocol")
-    pair = next((pair for pair in suite["pairs"] if pair["name"] == cell["pair"]), None)
+    pair = next((pair for pair in grid.pairs if str(pair) == cell["pair"]), None)
     if pair is None:
         yield problem("cell.pair", cell["pair"], "the suite has no such pair")
     else:
-        yield from _networks(file, cell, pair)
+        yield from _networks(file, cell, grid.seen(pair, cell["seed"]))
     given = {entry["label"]: entry for entry in suite["methods"]}.get(method["label"])
     if given:
         yield from _unlike(file, "cell.method", {"name": method["name"]}, {"name": given["name"]})
@@ -189,24 +191,30 @@ def misplaced(file: str, record: Record, suite: Mapping[str, Any]) -> Iterator[P
         yield from _unlike(file, where, method["hyperparameters"], given["hyperparameters"])
     if reason := fixed_of(suite.get("numerics", {})).refused(record):
         yield Problem(file, reason, "provenance.numerics")
-    recipe = {**suite["recipe"], **suite["student_recipes"].get(cell["student"], {})}
+    recipe = overridden(suite["recipe"], suite["student_recipes"].get(cell["student"], {}))
     yield from _unlike(file, "cell.recipe", cell["recipe"], recipe)
     for number, (spec, mine) in enumerate(zip(cell["teachers"], cell["teacher_recipes"], strict=False)):
-        recipe = {**suite["teacher_recipe"], **suite["teacher_recipes"].get(spec["network"], {})}
+        recipe = overridden(suite["teacher_recipe"], suite["teacher_recipes"].get(spec["network"], {}))
         yield from _unlike(file, f"cell.teacher_recipes[{number}]", mine, recipe)
 
 
-def _networks(file: str, cell: Mapping[str, Any], pair: Mapping[str, Any]) -> Iterator[Problem]:
-    if cell["student"] != pair["student"]:
-        yield Problem(file, f"the pair's student is {pair['student']!r}", "cell.student", cell["student"])
-    if cell["teachers"] not in ([pair["teacher"]], pair["pool"]):
+def _given(dataset: Mapping[str, Any]) -> list[Any]:
+    """The protocol of its teachers, where it has one."""
+    return [dataset["teacher_protocol"]] if "teacher_protocol" in dataset else []
+
+
+def _networks(file: str, cell: Mapping[str, Any], pair: Pair) -> Iterator[Problem]:
+    """Networks that are not those of the pair as the cell's seed sees it."""
+    if cell["student"] != pair.student:
+        yield Problem(file, f"the pair's student is {pair.student!r}", "cell.student", cell["student"])
+    if cell["teachers"] not in ([plain(pair.teacher)], plain(pair.pool)):
         names = ", ".join(f"{spec['network']}@{spec['seed']}" for spec in cell["teachers"])
         yield Problem(file, "they are neither the pair's teacher nor its pool", "cell.teachers", names)
     if len(cell["teacher_recipes"]) != len(cell["teachers"]):
         yield Problem(file, "it is not one per teacher", "cell.teacher_recipes")
     used = cell.get("assistants", [])
-    if used != pair["assistants"][: len(used)]:
-        yield Problem(file, f"the pair's are {pair['assistants']}", "cell.assistants", used)
+    if used != list(pair.assistants[: len(used)]):
+        yield Problem(file, f"the pair's are {list(pair.assistants)}", "cell.assistants", used)
 
 
 def _unlike(file: str, where: str, mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[Problem]:

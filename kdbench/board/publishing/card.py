@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,10 @@ SHAPE: Card = {  # what must be in a card so that it can be worked with
     "left_out": [str],
     **dict.fromkeys(("tables", "records", "teachers"), dict),
 }
+
+
+LATER: Card = {"numerics": dict, "teacher_seeds": str}  # of the suite, where it has them
+LATER_IN: Card = {"datasets": {"teacher_protocol": dict}, "pairs": {"methods": [str]}, "methods": {"seeds": [int]}}
 
 
 def make_card(
@@ -87,13 +92,21 @@ def read_card(path: Path) -> Card:
     version = card.get("card") if isinstance(card, dict) else None
     if version != VERSION:
         raise KDBenchError(f"its format is {version!r}, not {VERSION}: upgrade kdbench, or {again}")
-    fixed = {"numerics": dict} if "numerics" in _suite(card) else {}
-    wanted = {**SHAPE, "suite": {**SHAPE["suite"], **fixed}}
+    later = {key: kind for key, kind in LATER.items() if key in _suite(card)}
+    shape = {**SHAPE, "suite": {**SHAPE["suite"], **later}}
     if "weights" in card:
-        wanted["weights"] = dict.fromkeys(card["weights"], WEIGHTS) if isinstance(card["weights"], dict) else dict
-    for where, rule in misfits(card, wanted):
+        shape["weights"] = dict.fromkeys(card["weights"], WEIGHTS) if isinstance(card["weights"], dict) else dict
+    for where, rule in chain(misfits(card, shape), _misfits_of_entries(card)):  # entries are there if nothing is wrong
         raise KDBenchError(f"it is no card ({where}: {rule}): {again}")
     return card
+
+
+def _misfits_of_entries(card: Card) -> Iterator[tuple[str, str]]:
+    """What an entry need not have, and what is wrong with it where it has it."""
+    for part, kinds in LATER_IN.items():
+        for number, entry in enumerate(_suite(card)[part]):
+            for key in kinds.keys() & entry.keys():
+                yield from misfits(entry[key], kinds[key], f"suite.{part}[{number}].{key}")
 
 
 def sha256(content: bytes) -> str:

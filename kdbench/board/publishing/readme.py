@@ -14,9 +14,10 @@ from kdbench.board.columns import rows_of
 from kdbench.board.grid import Grid, make_grid
 from kdbench.board.numbers import capital, fixed, in_unit, interval, known, scaled
 from kdbench.board.publishing.card import Card
-from kdbench.board.runs import place_name, protocol_text
+from kdbench.board.runs import place_name, protocol_of
 from kdbench.board.statistics.intervals import SURE
 from kdbench.board.tables import OVERALL
+from kdbench.suites.teacher_seeds import ONE, SAID
 from kdbench.tasks.metrics import Metric, of_tasks
 
 STUDENT, KD = "student", "kd"
@@ -106,7 +107,7 @@ def _boards(tables: Mapping[str, Sequence[Row]], score: Metric) -> list[_Board]:
 def _summary(boards: Sequence[_Board], card: Card, score: Metric) -> str:
     """The verdict over all pairs; where no method can be compared there, the verdict on each pair."""
     counts = ", ".join(f"{n} {state.replace('_', ' ')}" for state, n in card["counts"].items() if n)
-    lines = [f"Runs: {counts}; seeds {', '.join(map(str, card['suite']['seeds']))}."]
+    lines = [f"Runs: {counts}; seeds {_seeds(card['suite'])}."]
     tested = [board for board in boards if any(known(row["vs_kd"]) for row in board.rows)]
     if not tested:
         lines.append("Nothing can be compared with kd here: there is no seed that kd and another method finished.")
@@ -255,8 +256,9 @@ def _unfinished(runs: Sequence[Row]) -> str:
 
 
 def _suite(suite: Mapping[str, Any]) -> str:
-    datasets = [f"{text(d['name'])} ({text(protocol_text(d['protocol']))})" for d in suite["datasets"]]
-    lines = [f"Data: {', '.join(datasets)}", f"Seeds: {', '.join(map(str, suite['seeds']))}"]
+    datasets = [f"{text(d['name'])} ({text(protocol_of(d))})" for d in suite["datasets"]]
+    lines = [f"Data: {', '.join(datasets)}", f"Seeds: {_seeds(suite)}"]
+    lines.append(f"Teachers: {SAID.get(suite.get('teacher_seeds', ONE), 'of unknown seeds')}")
     for pair in suite["pairs"]:
         pool = ", ".join(f"{text(t['network'])}@{t['seed']}" for t in pair["pool"])
         assistants = ", ".join(map(text, pair["assistants"]))
@@ -266,6 +268,7 @@ def _suite(suite: Mapping[str, Any]) -> str:
             if t["sha256"]
         )
         beside = [f"pool {pool}"] * bool(pool) + [f"assistants {assistants}"] * bool(assistants) + list(files)
+        beside += [f"only {', '.join(map(text, pair['methods']))}"] if pair.get("methods") else []
         lines.append(f"Pair: {text(pair['name'])}" + (f" ({'; '.join(beside)})" if beside else ""))
     lines.append(f"Recipe of the students: {_settings(suite['recipe'])}")
     changes = {key: value for key, value in suite["teacher_recipe"].items() if suite["recipe"].get(key) != value}
@@ -276,6 +279,16 @@ def _suite(suite: Mapping[str, Any]) -> str:
     if suite.get("numerics"):
         lines.append(f"Numerics that the suite fixes: {_settings(suite['numerics'])}")
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _seeds(suite: Mapping[str, Any]) -> str:
+    """Those of all methods, and of the methods that have their own."""
+    own: dict[str, list[str]] = {}
+    for entry in suite["methods"]:
+        if entry.get("seeds"):
+            own.setdefault(", ".join(map(str, entry["seeds"])), []).append(text(entry["label"]))
+    beside = [f"; {', '.join(labels)}: {seeds}" for seeds, labels in own.items()]
+    return ", ".join(map(str, suite["seeds"])) + "".join(beside)
 
 
 def _settings(values: Mapping[str, Any]) -> str:

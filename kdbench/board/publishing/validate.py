@@ -24,16 +24,20 @@ from kdbench.board.publishing.problem import Problem, shown
 from kdbench.board.publishing.publish import CURVES, folder_content, plots_in, trained
 from kdbench.board.publishing.schemas import FILES, parse_csv, read_csv, violations
 from kdbench.board.results import suite_table
-from kdbench.board.runs import GROUP, protocol_text
+from kdbench.board.runs import GROUP, protocol_of
 from kdbench.board.sources import other_sources, source_of
 from kdbench.errors import KDBenchError
 from kdbench.records import Record
 from kdbench.registry.digest import source_digest
+from kdbench.suites.grid import ENGINE, engine_of
 from kdbench.suites.parse import load
 from kdbench.tasks.metrics import Metrics, of_tasks
 
 KEYS = {"runs.csv": [*GROUP, "seed"], "leaderboard_long.csv": GROUP, "leaderboard.csv": ["method"]}
-FIXED = ("datasets", "pairs", "seeds", "recipe", "teacher_recipe", "student_recipes", "teacher_recipes", "numerics")
+FIXED = (
+    *("datasets", "pairs", "seeds", "teacher_seeds"),
+    *("recipe", "teacher_recipe", "student_recipes", "teacher_recipes", "numerics"),
+)
 
 
 @dataclass
@@ -94,17 +98,19 @@ def check_folder(folder: Path) -> Report:
     found += _twice(counted)
     found += _mixed(counted)
     found += _of_several_sources(counted)
+    outdated = _engine(counted, found)
     metrics = _metrics(card, counted, found)
     tables = {name: _table(folder, name, metrics, found) for name in FILES} if metrics else {}
     if card:
         if card["suite"]["name"] != folder.name:
             found.append(Problem("card.json", "its folder is named otherwise", "suite.name", card["suite"]["name"]))
         found += _digests(folder, card, kept, teachers)
-        found += _bundled(card["suite"])
+        found += [] if outdated else _bundled(card["suite"])  # an older engine's suite may have been another
         if len(kept) == len(files(folder / "records")) and counted:
             found += _made_anew(folder, card, kept, {k: v for k, v in teachers.items() if k in used}, tables)
     if not kept:
         found.append(Problem("records", "there is no record that can be read"))
+    report.notes += [outdated] * bool(outdated)
     report.notes += _notes(counted.values())
     if card and used and not card.get("weights"):
         report.notes.append("it carries no teacher's weights: nobody can add a method to it by `kdbench run --from`")
@@ -119,7 +125,7 @@ def _twice(records: Mapping[str, Record]) -> Iterator[Problem]:
     seen: dict[tuple[Any, ...], str] = {}
     for identity, record in records.items():
         cell = record["cell"]
-        place = (cell["dataset"], protocol_text(cell["protocol"]), cell["pair"])
+        place = (cell["dataset"], protocol_of(cell), cell["pair"])
         key = (*place, cell["method"]["label"], cell["seed"])
         if key in seen:
             rule = f"records/{seen[key]}.json has the same method, place and seed"
@@ -140,6 +146,23 @@ def _of_several_sources(records: Mapping[str, Record]) -> Iterator[Problem]:
     for stray, newest in other_sources(list(records.values())):
         rule = f"the newest run of that label, records/{newest['id']}.json, is from {source_of(newest)}: publish anew"
         yield Problem(f"records/{stray['id']}.json", rule, "cell.method.source", source_of(stray))
+
+
+def _engine(records: Mapping[str, Record], found: list[Problem]) -> str:
+    """What is to be said of the engine that the records were run by, if it is an older one."""
+    engines = {identity: engine for identity, record in records.items() if (engine := engine_of(record))}
+    newest = max(engines.values(), default=ENGINE)
+    for identity, engine in engines.items():
+        if engine != newest:
+            rule = (
+                f"it was run by engine {engine}, others here by engine {newest}, and they do not compare: publish anew"
+            )
+            found.append(Problem(f"records/{identity}.json", rule, "id", identity))
+    if newest == ENGINE:
+        return ""
+    return (
+        f"its records are of engine {newest} and held against it; results of engine {ENGINE} do not compare with them"
+    )
 
 
 def _notes(records: Any) -> Iterator[str]:

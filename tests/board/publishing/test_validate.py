@@ -13,7 +13,9 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from kdbench import suites
 from kdbench.board.publishing import audit, schemas
+from kdbench.board.publishing import validate as validation
 from kdbench.board.publishing.problem import shown
 from kdbench.board.publishing.publish import publish, trained
 from kdbench.board.publishing.validate import validate
@@ -21,8 +23,8 @@ from kdbench.board.results import suite_table
 from kdbench.commands.cli import app
 from kdbench.errors import KDBenchError
 from kdbench.records import Record, migrated, read_record
-from kdbench.suites import parse
-from kdbench.suites.grid import identity
+from kdbench.suites import grid, parse
+from kdbench.suites.grid import ENGINE, identity
 from kdbench.tasks.image.metrics import METRICS
 
 DOCS = Path(__file__).parents[3] / "docs" / "results.md"
@@ -318,9 +320,42 @@ def test_a_cell_that_ran_twice_is_found(folder: Path) -> None:
     said(folder, "cell.method.label: 'kd': records/", "has the same method, place and seed")
 
 
-def test_a_record_of_another_engine_is_called_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audit, "ENGINE", 2)
-    said(folder, f"records/{record_of(folder).name}, id: ", "it was run by engine 1", "engine 2: run it again")
+def run_by_a_new_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grid, "ENGINE", ENGINE + 1)
+    monkeypatch.setattr(validation, "ENGINE", ENGINE + 1)
+
+
+def test_a_folder_of_an_older_engine_is_held_against_it_and_that_is_said_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_by_a_new_engine(monkeypatch)
+    (report,) = validate(folder)
+    assert report.problems == []
+    assert [note for note in report.notes if "engine" in note] == [
+        f"its records are of engine {ENGINE} and held against it; "
+        f"results of engine {ENGINE + 1} do not compare with them"
+    ]
+    path = edit(record_of(folder), lambda record: record["cell"].update(seed=1))
+    said(folder, f"records/{path.name}, id: ", "the cell or the id was changed after the run")
+
+
+def test_a_suite_of_ours_of_an_older_engine_may_have_been_another(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = parse.load("digits")
+    monkeypatch.setattr(suites, "names", lambda: ["tiny"])
+    monkeypatch.setattr(validation, "load", lambda name: ours)
+    assert any("kdbench's suite of this name has" in problem for problem in problems(folder))
+    run_by_a_new_engine(monkeypatch)
+    assert problems(folder) == []
+
+
+def test_records_of_two_engines_in_one_table_are_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = record_of(folder)
+    run_by_a_new_engine(monkeypatch)
+    renewed = edit(path, lambda record: record.update(id=identity(record["cell"], ENGINE + 1)))
+    renewed.rename(path.with_name(f"{json.loads(renewed.read_text())['id']}.json"))
+    said(folder, f"it was run by engine {ENGINE}, others here by engine {ENGINE + 1}", "publish anew")
 
 
 def test_a_teacher_without_record_is_found(folder: Path) -> None:
