@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from kdbench.errors import NotApplicable
 from kdbench.info import Info, Paper  # noqa: F401  (Paper: it was defined here)
+from kdbench.space import Dimension
 
 
 @dataclass(frozen=True)
@@ -264,6 +265,8 @@ class Method(nn.Module):
         needs: taps the method uses beside logits and embedding, out of `"features"`, `"maps"` (features with two
             spatial axes), `"preactivations"` and `"strong_view"`. A pair that lacks one is `not applicable`.
         uses_teacher: False for methods that train without one.
+        search_space: what `kdbench sweep` may try for each hyperparameter (`kdbench.space`); decides no result. None: a
+            default for its weights and its temperature (`kdbench.registry.spaces.default_space`).
         epoch: the current epoch, counted from 1. Set by the engine, like the next two.
         epochs: all epochs of this training.
         phase: the current phase's name.
@@ -272,6 +275,7 @@ class Method(nn.Module):
     info: ClassVar[Info]
     needs: ClassVar[frozenset[str]] = frozenset()
     uses_teacher: ClassVar[bool] = True
+    search_space: ClassVar[Mapping[str, Dimension] | None] = None
 
     def __init__(self) -> None:
         super().__init__()

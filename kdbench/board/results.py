@@ -20,6 +20,7 @@ from kdbench.board.tables import leaderboard_table, write_csv
 from kdbench.board.wide import ranking, wide_table
 from kdbench.records import Record
 from kdbench.suites.grid import Cell, Suite, plain
+from kdbench.suites.sweep import DEFAULT
 from kdbench.tasks.metrics import Metrics
 
 
@@ -119,6 +120,9 @@ def suite_table(suite: Suite) -> dict[str, Any]:
     del table["numerics"]
     if suite.numerics.table:
         table["numerics"] = suite.numerics.table
+    for key, unset in (("sweep", DEFAULT), ("tuned", False)):
+        if getattr(suite, key) == unset:
+            del table[key]
     for entry, pair in zip(table["pairs"], suite.pairs, strict=True):
         entry["name"] = str(pair)
     methods = []
@@ -160,4 +164,6 @@ def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:
 def _grid_row(suite: str, cell: Mapping[str, Any]) -> dict[str, Any]:
     """One cell, from what a record's `cell` says of it."""
     where = {name: cell[name] for name in ("task", "dataset", "protocol", "pair", "student", "seed")}
-    return {"suite": suite, **where, **{name: cell["method"][name] for name in ("label", "name", "family")}}
+    own = {name: cell["method"][name] for name in ("label", "name", "family")}
+    tuning = cell["method"].get("tuning")
+    return {"suite": suite, **where, **own, **({"trials": len(tuning["trials"])} if tuning else {})}

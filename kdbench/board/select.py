@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from kdbench.board import sources
 from kdbench.board.numerics import strays, why
 from kdbench.board.sources import other_sources
 from kdbench.errors import KDBenchError
-from kdbench.records import Record
+from kdbench.records import MethodConfig, Record
 from kdbench.registry.digest import source_digest
 from kdbench.suites.grid import Cell, digest
 
@@ -50,12 +50,13 @@ def choose(records: Sequence[Record], cells: Sequence[Cell]) -> Chosen:
     """
     planned = {cell.id: cell.fixed for cell in cells}
     points = {_point(cell.config): cell.fixed for cell in cells}
+    labels = {cell.method.label for cell in cells}
     chosen: dict[tuple[str, str], Record] = {}
     refused: dict[tuple[str, str], tuple[Record, str]] = {}
     for record in sorted(records, key=lambda r: (r["id"] in planned, r["provenance"]["finished_at"], r["id"])):
         method = record["cell"]["method"]
         point = _point(record["cell"])
-        if record["id"] in planned or (point in points and _is_current(method["name"], method["source"])):
+        if record["id"] in planned or (point in points and _belongs(method, labels)):
             key, fixed = (point, method["label"]), planned.get(record["id"]) or points[point]
             if reason := fixed.refused(record):
                 refused[key] = record, f"seed {record['cell']['seed']} does not count: {reason}"
@@ -78,6 +79,11 @@ def _point(config: Mapping[str, Any]) -> str:
     keys = ("role", "dataset", "task", "protocol", "pair", "student", "seed", "recipe")
     first = [config["teachers"][:1], config["teacher_recipes"][:1]]
     return digest([[config[key] for key in keys], first, config.get("data")])
+
+
+def _belongs(method: MethodConfig, planned: Collection[str]) -> bool:
+    """Whether a method beside the planned ones stands for itself; a tuned row that is planned was tuned anew since."""
+    return not (method.get("tuned") and method["label"] in planned) and _is_current(method["name"], method["source"])
 
 
 def _is_current(name: str, source: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,13 +14,14 @@ import pandas as pd
 from kdbench.board import comparable
 from kdbench.board.columns import as_filed
 from kdbench.board.grid import STATES, Grid
-from kdbench.board.runs import GROUP, PLACE
+from kdbench.board.runs import GROUP, PLACE, TRIALS
 from kdbench.board.statistics.aggregates import gap_closed, pareto_front
 from kdbench.board.statistics.intervals import bootstrap, holm, paired, summary
 from kdbench.records.files import write_atomically
 from kdbench.suites.grid import BASELINES
 
 OVERALL = "overall"
+TUNED = "chosen by {} trials on a validation split, and compared with the other tuned rows"
 COSTS = (
     "seconds_per_epoch",
     "time_ratio_to_student",
@@ -57,7 +59,8 @@ def leaderboard_table(whole: Grid, grid: Grid, baselines: Sequence[str] = BASELI
     columns = [*GROUP, "name", "family", "rank", "n", *STATES, "score_mean", "score_std", "ci95_low", "ci95_high"]
     columns += ["bootstrap_low", "bootstrap_high", "best_score_mean", "teacher_score"]
     columns += [f"vs_{baseline}{part}" for baseline in baselines for part in DIFFERENCE]
-    columns += ["gap_closed", *(metric.name for metric in whole.metrics.others), *COSTS, "pareto", "remark"]
+    columns += ["gap_closed", *(metric.name for metric in whole.metrics.others), *COSTS, "pareto"]
+    columns += [*(name for name in TRIALS if name in whole.values), "remark"]
     return as_filed(pd.DataFrame(rows, columns=columns), whole.metrics)
 
 
@@ -101,6 +104,9 @@ def state_row(whole: Grid, m: int, overall: bool, counted: Grid) -> dict[str, An
         text += f"{'; ' * bool(text)}over {few} of {all_} {what}"
     elif text and overall:
         text = f"incomplete ({text})"
+    if trials := whole.trials[m]:
+        row["trials"] = trials
+        text += f"{'; ' * bool(text)}{TUNED.format(trials)}"
     return row | {"remark": text}
 
 
@@ -112,7 +118,8 @@ def _score_row(grid: Grid, m: int, overall: bool) -> dict[str, Any]:
     row = {"score_mean": s.mean, "score_std": s.std, "ci95_low": s.low, "ci95_high": s.high}
     row |= {"bootstrap_low": float(low), "bootstrap_high": float(high)}
     others = [metric.name for metric in grid.metrics.others]
-    row |= {name: mean_of(grid, name, m) for name in ("teacher_score", *others, *COSTS) if name in grid.values}
+    numbers = ("teacher_score", *others, *COSTS, "trial_seconds")
+    row |= {name: mean_of(grid, name, m) for name in numbers if name in grid.values}
     return row | {"best_score_mean": mean_of(grid, "best_score", m)}
 
 
@@ -123,7 +130,7 @@ def mean_of(grid: Grid, column: str, m: int) -> float:
 
 def difference_row(grid: Grid, m: int, baseline: str, overall: bool) -> dict[str, Any]:
     """Method `m` minus a baseline, as measured; paired over the runs that both finished (overall: if that is all)."""
-    b = grid.index(baseline)
+    b = grid.index(baseline, m)
     both = _both_done(grid, m, b, overall)
     if b is None or b == m or not both.any():
         return {}
@@ -134,7 +141,7 @@ def difference_row(grid: Grid, m: int, baseline: str, overall: bool) -> dict[str
 
 def relative_row(grid: Grid, m: int, student: str, overall: bool) -> dict[str, Any]:
     """Training time as a multiple of the plain student's, and the share of the teacher's lead that is won."""
-    b = grid.index(student)
+    b = grid.index(student, m)
     both = _both_done(grid, m, b, overall)
     if b is None or not both.any():
         return {}
@@ -162,10 +169,13 @@ def _both_done(grid: Grid, m: int, b: int | None, overall: bool) -> np.ndarray:
 
 
 def correct(rows: Sequence[dict[str, Any]], baselines: Sequence[str]) -> None:
-    """Add Holm's p-values; the family is all methods of the board against one baseline."""
-    for baseline in baselines:
-        corrected = holm([row.get(f"vs_{baseline}_p", math.nan) for row in rows])
-        for row, p in zip(rows, corrected.tolist(), strict=True):
+    """Add Holm's p-values; the family is all methods of the board against one baseline, and all tuned ones against the
+    tuned one.
+    """
+    families = [[row for row in rows if ("trials" in row) == tuned] for tuned in (False, True)]
+    for family, baseline in itertools.product(families, baselines):
+        corrected = holm([row.get(f"vs_{baseline}_p", math.nan) for row in family])
+        for row, p in zip(family, corrected.tolist(), strict=True):
             row[f"vs_{baseline}_p_holm"] = p
 
 

@@ -55,6 +55,9 @@ class Selection:
         typer.Option("--set", help="METHOD.HYPERPARAMETER=VALUE, recipe.KEY=VALUE or teacher_recipe.KEY=VALUE"),
     ] = None
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16")] = "auto"
+    tuned: Annotated[
+        bool, typer.Option("--tuned", help="also the rows with the settings that `kdbench sweep` chose")
+    ] = False
     out: Annotated[Path, typer.Option(help="results folder", envvar="KDBENCH_OUT")] = Path("runs")
     data: Annotated[Path | None, typer.Option(help="data folder", envvar="KDBENCH_DATA")] = None
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: the best there is")] = None
@@ -87,7 +90,25 @@ class Selection:
 
     @cached_property
     def cells(self) -> list[Cell]:
-        return self.suite.cells()
+        """With tuned rows where they are asked for."""
+        cells = self.suite.cells()
+        if self.tuned or self.suite.tuned:
+            from kdbench.board.sweeps.rows import tuned_cells
+
+            cells += tuned_cells(self.suite, self.store, self.grid_typed)
+        return cells
+
+    @cached_property
+    def shown(self) -> list[Cell]:
+        """The cells that tables show: with those tuned rows that are asked for or have a record."""
+        from kdbench.board.sweeps.rows import rows_there
+
+        if self.tuned or self.suite.tuned:
+            try:
+                return self.cells
+            except KDBenchError as error:
+                remark([str(error)])
+        return self.suite.cells() + rows_there(self.suite, self.store)
 
     @cached_property
     def store(self) -> Store:
@@ -104,8 +125,15 @@ class Selection:
         """What chose these cells, as it is typed: the suite, and the options that are not left as they stand here."""
         given = {name: getattr(self, name) for name in GRID if getattr(self, name) != getattr(Selection, name)}
         suite = given.pop("suite_name", self.suite_name)
+        tuned = ["--tuned"] * given.pop("tuned", False)
         settings = [("set", setting) for setting in given.pop("settings", None) or []]
-        return " ".join([suite, *(f"--{name} {shlex.quote(str(v))}" for name, v in [*given.items(), *settings])])
+        options = [f"--{name} {shlex.quote(str(value))}" for name, value in [*given.items(), *settings]]
+        return " ".join([suite, *options, *tuned])
+
+    @property
+    def grid_typed(self) -> str:
+        """The same for a sweep of these cells, which has a seed of its own."""
+        return dataclasses.replace(self, tuned=False, seeds="").typed
 
     @property
     def seed_numbers(self) -> list[int]:
@@ -127,7 +155,7 @@ class Selection:
 
 # what most commands take from it
 RECIPE = ("epochs", "settings", "precision", "out")
-GRID = ("suite_name", "methods", "pairs", "seeds", *RECIPE)
+GRID = ("suite_name", "methods", "pairs", "seeds", *RECIPE, "tuned")
 RUNNING = ("data", "device", "compile", "threads", "cohort_size", "retry_failed")
 
 

@@ -106,7 +106,7 @@ def print_plan(
             return
         total += each * sum(cell.recipe.epochs for cell in group)
     kind = "from finished cells where there are any, else from a few timed steps of teacher and student"
-    console.print(f"{len(todo)} of {len(states)} cells to run, about {_duration(total)} ({kind})", highlight=False)
+    console.print(f"{len(todo)} of {len(states)} cells to run, about {duration(total)} ({kind})", highlight=False)
 
 
 def _numerics(cell: Cell, device: str | None, compile: str, threads: int | None) -> Numerics:
@@ -180,7 +180,8 @@ def _distinct(cells: Sequence[Cell]) -> list[Cell]:
     return list({cell.id: cell for cell in cells}.values())
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A time as people say it."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -28,7 +28,7 @@ def run(
         plan(chosen, chosen.cells, chosen.store)
         return
     train(chosen, chosen.cells, chosen.store)
-    failed = print_leaderboard(chosen.cells, chosen.store)
+    failed = print_leaderboard(chosen.shown, chosen.store)
     if lost := sum(not chosen.store.has(cell.id) for cell in chosen.cells):
         fail(
             f"{lost} of {len(chosen.cells)} cells have no record although they were run: something took it out of "
@@ -44,7 +44,7 @@ def status(chosen: Selection) -> None:
     from kdbench.commands.plan import print_status
 
     remark(chosen.suite.absent_data())
-    print_status(console(), chosen.cells, chosen.store, chosen.out)
+    print_status(console(), chosen.shown, chosen.store, chosen.out)
 
 
 def plan(chosen: Selection, cells: Sequence[Cell], store: Store) -> None:
@@ -65,6 +65,7 @@ def plan(chosen: Selection, cells: Sequence[Cell], store: Store) -> None:
 
 def train(chosen: Selection, cells: Sequence[Cell], store: Store) -> None:
     """Train those of the cells that have no record."""
+    from kdbench.board.sweeps.twins import copy_records, twins
     from kdbench.commands.unusable import clear_away
     from kdbench.records.leftovers import sweep
     from kdbench.records.lock import locked
@@ -75,6 +76,7 @@ def train(chosen: Selection, cells: Sequence[Cell], store: Store) -> None:
             sweep(chosen.out)
             for kept in (store, chosen.store_of("teachers")):
                 clear_away(kept)
+            same = twins(cells)
             done = sum(store.has(cell.id) and not refusal(store, cell) for cell in cells)
             if done == len(cells) and not chosen.retry_failed:
                 return  # before what only training needs is imported
@@ -85,7 +87,8 @@ def train(chosen: Selection, cells: Sequence[Cell], store: Store) -> None:
                 executor = LocalExecutor(
                     chosen.out, display, chosen.data, chosen.device, chosen.compile, chosen.cohort_size, chosen.threads
                 )
-                executor.run(cells, chosen.retry_failed)
+                executor.run([cell for cell in cells if cell.id not in same], chosen.retry_failed)
+            copy_records(cells, store)
     except KeyboardInterrupt:
         print("kdbench: interrupted; the same command goes on from the last finished epoch", file=sys.stderr)
         raise typer.Exit(130) from None

@@ -19,9 +19,11 @@ from kdbench.registry.digest import source_digest, untracked
 from kdbench.suites.fixed import FREE, Fixed
 from kdbench.suites.folders import ABSENT, content
 from kdbench.suites.recipe import Recipe
+from kdbench.suites.sweep import DEFAULT, Sweep
 
 ENGINE = 1  # raise it when the loop, the networks or the data change what a cell's result would be
-REMARKS = ("label", "family", "source_not_tracked")  # what a record says of its method and no result depends on
+# what a record says of its method and no result depends on
+REMARKS = ("label", "family", "source_not_tracked", "tuning")
 BASELINES = ("student", "kd")  # what every method is compared with
 PLAIN = "student"  # the registered method that trains without distillation; teachers are trained by it
 
@@ -103,7 +105,8 @@ class MethodSpec:
 class Cell:
     """One point of the grid; everything that decides its result on a machine, and nothing else, is in `config`.
 
-    `fixed` are the numerics that its suite asks for: a record of others is not this cell's, whatever its id.
+    `fixed` are the numerics that its suite asks for: a record of others is not this cell's, whatever its id. A cell
+    that a sweep tuned is another than that of the same settings by hand, so that both have a record.
     """
 
     suite: str
@@ -115,6 +118,7 @@ class Cell:
     teacher_recipes: tuple[Recipe, ...] = ()  # one per teacher of `teachers`
     role: str = "student"  # "teacher" while a teacher is trained: other initial weights and batches than a student's
     fixed: Fixed = FREE
+    tuning: Mapping[str, Any] | None = None  # how a sweep chose its settings, where one did
 
     @property
     def teachers(self) -> tuple[TeacherSpec, ...]:
@@ -158,6 +162,8 @@ class Cell:
         }
         if hidden := untracked(cls):
             method["source_not_tracked"] = hidden
+        if self.tuning is not None:
+            method |= {"tuned": True, "tuning": plain(self.tuning)}
         return method
 
     def _assistants(self) -> list[str] | None:
@@ -211,7 +217,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Suite:
-    """The grid, its recipe, and the numerics that it fixes."""
+    """The grid, its recipe, the numerics that it fixes, how a sweep tunes it, and whether tuned rows belong to it."""
 
     name: str
     datasets: tuple[DatasetSpec, ...]
@@ -224,6 +230,8 @@ class Suite:
     teacher_recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     description: str = ""
     numerics: Fixed = FREE
+    sweep: Sweep = DEFAULT
+    tuned: bool = False
 
     def cells(self) -> list[Cell]:
         """Every point of the grid, cohorts together, in the suite's order."""

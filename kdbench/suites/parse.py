@@ -20,6 +20,7 @@ from kdbench.suites.fixed import Fixed
 from kdbench.suites.grid import PLAIN, DatasetSpec, MethodSpec, Pair, Suite, TeacherSpec
 from kdbench.suites.method_files import load_methods
 from kdbench.suites.recipe import Recipe
+from kdbench.suites.sweep import Sweep
 
 ALL = "all"  # in a suite's `methods`: every registered one
 
@@ -54,9 +55,12 @@ def parse(table: dict[str, Any], default_name: str = "suite") -> Suite:
         "recipe": _recipe(recipe, "recipe"),
         "teacher_recipe": _recipe({**recipe, **teacher}, "teacher_recipe"),
         "numerics": _build(Fixed, table.get("numerics", {}), "numerics"),
+        "sweep": _build(Sweep, table.get("sweep", {}), "sweep"),
+        "tuned": _typed(table.get("tuned", False), bool, "tuned"),
     }
     suite = _build(Suite, {**table, **parts}, "the suite", convert=False)
     suite.numerics.check()
+    suite.sweep.check()
     _check_task(suite)
     for section in ("student_recipes", "teacher_recipes"):
         for network, overrides in table.get(section, {}).items():

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench import Batch, Dataset, Method, Network, Output, Paper, register
+from kdbench import Batch, Choice, Dataset, Method, Network, Output, Paper, Space, register
 from kdbench.connectors import bottleneck, global_pool, pool_match, pool_to, require_pooled_embedding
 
 
@@ -52,6 +52,7 @@ class Deployed(nn.Module):
 )
 class SimKD(Method):
     needs = frozenset({"maps"})
+    search_space = Space(factor=Choice(1, 2, 4))
 
     def __init__(self, factor: int = 2) -> None:
         super().__init__()

@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench import Batch, Method, Network, NotApplicable, Output, Paper, register
+from kdbench import Around, Batch, Choice, Method, Network, NotApplicable, Output, Paper, Space, Uniform, register
 from kdbench.connectors import Shape, global_pool, norm
 from kdbench.losses import kl, wide
 
@@ -60,6 +60,7 @@ def branch(shape: Shape, last: Shape) -> nn.Sequential:
 class BYOT(Method):
     needs = frozenset({"maps"})
     uses_teacher = False
+    search_space = Space(alpha=Uniform(0.05, 0.9), temperature=Choice(1.0, 2.0, 3.0, 4.0), hint_weight=Around())
 
     def __init__(self, alpha: float = 0.1, temperature: float = 3.0, hint_weight: float = 1.28e-4) -> None:
         super().__init__()
