@@ -226,6 +226,14 @@ def read(table: Mapping[str, Any]) -> Dimension:
         raise KDBenchError(f"{table!r} is no dimension of a search space") from error
 
 
+def said(dimension: Dimension) -> str:
+    """A dimension in words: `0.1 to 10, log` or `1, 2, 4`."""
+    table = dimension.table
+    if table["kind"] == "choice":
+        return ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in table["values"])
+    return f"{table['low']:g} to {table['high']:g}" + ", log" * (table["kind"] == "log_uniform")
+
+
 def _rounded(value: float) -> float:
     return float(f"{value:.{DIGITS}g}")
 

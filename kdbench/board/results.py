@@ -23,6 +23,8 @@ from kdbench.suites.grid import Cell, Suite, plain
 from kdbench.suites.sweep import DEFAULT
 from kdbench.tasks.metrics import Metrics
 
+WHERE = ("task", "dataset", "protocol", "pair", "student")
+
 
 class Tables:
     """The tables of one suite.
@@ -134,8 +136,14 @@ def suite_table(suite: Suite) -> dict[str, Any]:
 
 
 def grid_rows(suite: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The cells of a `suite_table` as the tables want them."""
-    return [
+    """The cells of a `suite_table` as the tables want them, tuned rows among them."""
+    tuned = [
+        {key: row[key] for key in (*WHERE, "label", "name", "family", "trials")}
+        | {"suite": suite["name"], "seed": seed}
+        for row in suite.get("tuned", ())
+        for seed in suite["seeds"]
+    ]
+    return tuned + [
         _grid_row(
             suite["name"],
             {
@@ -163,7 +171,7 @@ def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def _grid_row(suite: str, cell: Mapping[str, Any]) -> dict[str, Any]:
     """One cell, from what a record's `cell` says of it."""
-    where = {name: cell[name] for name in ("task", "dataset", "protocol", "pair", "student", "seed")}
+    where = {name: cell[name] for name in (*WHERE, "seed")}
     own = {name: cell["method"][name] for name in ("label", "name", "family")}
     tuning = cell["method"].get("tuning")
     return {"suite": suite, **where, **own, **({"trials": len(tuning["trials"])} if tuning else {})}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +18,8 @@ from kdbench.records import Record, Store
 from kdbench.suites.fixed import fixed_of
 from kdbench.suites.grid import Cell, DatasetSpec, MethodSpec, Pair, Suite, TeacherSpec
 from kdbench.suites.recipe import Recipe
+from kdbench.suites.sweep import DEFAULT
+from kdbench.suites.trials import key_of
 from kdbench.training.cohort import Listener
 
 T = TypeVar("T")
@@ -134,7 +136,18 @@ def cells_of(suite: Mapping[str, Any]) -> Sequence[Cell]:
         "teacher_recipe": _made(Recipe, suite["teacher_recipe"]),
         "numerics": fixed_of(suite.get("numerics", {})),
     }
-    return _made(Suite, {**suite, **parts}).cells()
+    cells = _made(Suite, {**suite, **parts, "sweep": DEFAULT, "tuned": False}).cells()
+    return [*cells, *(cell for row in suite.get("tuned", ()) for cell in _tuned(row, cells))]
+
+
+def _tuned(row: Mapping[str, Any], cells: Sequence[Cell]) -> Iterator[Cell]:
+    """The cells of a tuned row, one for each seed of its place."""
+    spec = MethodSpec(row["name"], row["hyperparameters"], title=row["label"])
+    there = {
+        c.seed: c for c in cells if key_of(c.dataset, c.pair) == (row["dataset"], str(row["protocol"]), row["pair"])
+    }
+    for cell in there.values():
+        yield replace(cell, method=spec, recipe=replace(cell.recipe, **row["recipe"]), tuning={})
 
 
 def _made(cls: type[T], table: Mapping[str, Any]) -> T:

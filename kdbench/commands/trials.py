@@ -51,7 +51,7 @@ def _cells(search: Search, score: Metric) -> tuple[str, ...]:
     trials = search.found or []
     own = trials[0]["score"]
     best = trials[search.choice]["score"] if search.choice is not None else None
-    gain = "" if None in (own, best) else plain(score.gain(best, over=own), score.decimals, True)
+    gain = "" if own is None or best is None else plain(score.gain(best, over=own), score.decimals, True)
     failed = sum(trial["status"] != "done" for trial in trials)
     numbers = ("" if number is None else plain(number, score.decimals) for number in (own, best))
     return (str(len(trials)), str(failed or ""), *numbers, gain, str(search.choice if best is not None else ""))

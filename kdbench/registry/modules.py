@@ -116,7 +116,7 @@ class Module:
         edit of anything else of that name is noticed.
         """
         target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
-        value = getattr(node, "value", None)
+        value: Any = getattr(node, "value", None)
         if target is None or chain(target) != [SPACE] or not (self._made_by(value, ("Space",)) and not value.args):
             return False
         return all(

@@ -61,10 +61,15 @@ def faults(cls: type[Method]) -> Iterator[str]:
             continue
         if not values.holds(defaults[key]):
             yield f"the default of {key!r} is {defaults[key]!r}, which is not in the search space of {name}"
-        around = values.of(defaults[key])
-        for share in (0.0, 0.5, 1 - 1e-9) if around else ():
-            try:
-                registry.resolve(name, {key: around.at(share)})
-            except KDBenchError as error:
-                yield str(error)
-                break
+        if around := values.of(defaults[key]):
+            yield from _refused(name, key, around)
+
+
+def _refused(name: str, key: str, values: Dimension) -> Iterator[str]:
+    """Why a method does not take what lies in a dimension: its first, middle or last value."""
+    for share in (0.0, 0.5, 1 - 1e-9):
+        try:
+            registry.resolve(name, {key: values.at(share)})
+        except KDBenchError as error:
+            yield str(error)
+            return

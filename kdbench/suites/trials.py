@@ -18,6 +18,7 @@ from kdbench.suites.recipe import Recipe
 from kdbench.suites.sweep import VALIDATION, Sweep
 
 FOLDER = "sweep"  # in a suite's folder: the trials' records
+SETTINGS = "sweep.json"  # in that folder: the `Sweep` by which they were made
 RECIPE = "recipe."  # before the name of what is the recipe's
 # what the plain student's trials search beside its own hyperparameters
 RECIPE_SPACE: Mapping[str, Dimension] = {"learning_rate": Around(4.0), "weight_decay": Around(10.0)}
@@ -94,14 +95,11 @@ def key_of(dataset: DatasetSpec, pair: object) -> tuple[str, str, str]:
 
 def shortened(recipe: Recipe, share: float) -> Recipe:
     """The recipe of a trial: a share of the epochs, scored after the last one."""
-    lengths = {name: _part(getattr(recipe, name), share) for name in ("epochs", "updates") if getattr(recipe, name, 0)}
+    named = [name for name in ("epochs", "updates") if getattr(recipe, name, 0)]
+    lengths: Values = {name: max(1, round(getattr(recipe, name) * share)) for name in named}
     epochs = lengths.get("epochs", recipe.epochs)
     warmup = round(recipe.warmup_epochs * share)
     return dataclasses.replace(recipe, **lengths, warmup_epochs=warmup, evaluate_every=epochs or 1)
-
-
-def _part(length: int, share: float) -> int:
-    return max(1, round(length * share))
 
 
 def plain_label(place: Place) -> str:

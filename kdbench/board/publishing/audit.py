@@ -182,18 +182,28 @@ def misplaced(file: str, record: Record, suite: Mapping[str, Any]) -> Iterator[P
         yield problem("cell.pair", cell["pair"], "the suite has no such pair")
     else:
         yield from _networks(file, cell, pair)
-    given = {entry["label"]: entry for entry in suite["methods"]}.get(method["label"])
+    row = _tuned_row(suite, cell)
+    if method.get("tuned") and row is None:
+        yield problem("cell.method.label", method["label"], "the suite has no such tuned row here: publish again")
+    given = row or {entry["label"]: entry for entry in suite["methods"]}.get(method["label"])
     if given:
         yield from _unlike(file, "cell.method", {"name": method["name"]}, {"name": given["name"]})
         where = "cell.method.hyperparameters"
         yield from _unlike(file, where, method["hyperparameters"], given["hyperparameters"])
     if reason := fixed_of(suite.get("numerics", {})).refused(record):
         yield Problem(file, reason, "provenance.numerics")
-    recipe = {**suite["recipe"], **suite["student_recipes"].get(cell["student"], {})}
+    recipe = {**suite["recipe"], **suite["student_recipes"].get(cell["student"], {}), **(row["recipe"] if row else {})}
     yield from _unlike(file, "cell.recipe", cell["recipe"], recipe)
     for number, (spec, mine) in enumerate(zip(cell["teachers"], cell["teacher_recipes"], strict=False)):
         recipe = {**suite["teacher_recipe"], **suite["teacher_recipes"].get(spec["network"], {})}
         yield from _unlike(file, f"cell.teacher_recipes[{number}]", mine, recipe)
+
+
+def _tuned_row(suite: Mapping[str, Any], cell: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The tuned row of a suite's table that a record's `cell` is of."""
+    here = [cell["dataset"], cell["protocol"], cell["pair"], cell["method"]["label"]]
+    rows = suite.get("tuned", ()) if cell["method"].get("tuned") else ()
+    return next((row for row in rows if [row[key] for key in ("dataset", "protocol", "pair", "label")] == here), None)
 
 
 def _networks(file: str, cell: Mapping[str, Any], pair: Mapping[str, Any]) -> Iterator[Problem]:

@@ -15,6 +15,12 @@ from kdbench.records.shape import misfits
 VERSION = 1  # of the card's format
 Card = dict[str, Any]
 TEACHER = {"network": str, "seed": int}
+SWEEP = {"trials": int, "share": float, "seed": int, "fraction": float}
+TUNED = {
+    **dict.fromkeys(("dataset", "task", "pair", "student", "label", "name", "family"), str),
+    **dict.fromkeys(("protocol", "hyperparameters", "recipe"), dict),
+    "trials": int,
+}
 SHAPE: Card = {  # what must be in a card so that it can be worked with
     "suite": {
         "name": str,
@@ -85,7 +91,8 @@ def read_card(path: Path) -> Card:
     version = card.get("card") if isinstance(card, dict) else None
     if version != VERSION:
         raise KDBenchError(f"its format is {version!r}, not {VERSION}: upgrade kdbench, or {again}")
-    fixed = {"numerics": dict} if "numerics" in _suite(card) else {}
+    extras: Card = {"numerics": dict, "sweep": SWEEP, "tuned": [TUNED]}
+    fixed = {key: shape for key, shape in extras.items() if key in _suite(card)}
     for where, rule in misfits(card, {**SHAPE, "suite": {**SHAPE["suite"], **fixed}}):
         raise KDBenchError(f"it is no card ({where}: {rule}): {again}")
     return card

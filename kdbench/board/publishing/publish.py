@@ -19,12 +19,16 @@ from kdbench.board.publishing.problem import Problem
 from kdbench.board.publishing.readme import readme
 from kdbench.board.results import Tables, grid_rows, suite_table
 from kdbench.board.select import current
+from kdbench.board.sweeps.kept import save
+from kdbench.board.sweeps.published import CARD, gather, with_rows
 from kdbench.board.tables import csv_bytes
 from kdbench.errors import KDBenchError
 from kdbench.records import Record
 from kdbench.records.files import write_atomically
 from kdbench.records.leftovers import sweep_half_written
 from kdbench.suites.grid import Suite
+from kdbench.suites.sweep import Sweep
+from kdbench.suites.trials import FOLDER
 
 CURVES = "curves.parquet"
 PLOTS = ("pareto", "ranks", "heat")
@@ -38,6 +42,7 @@ class Published:
         folder: where.
         records: how many are in the tables.
         teachers: how many trained teachers they name.
+        trials: how many trials their tuned rows name.
         aside: how many records of this run are not of the suite as it is now, or of other numerics than it fixes or
             than their row has, and were not published.
     """
@@ -45,6 +50,7 @@ class Published:
     folder: Path
     records: int
     teachers: int
+    trials: int
     aside: int
 
 
@@ -64,7 +70,8 @@ def publish(suite: Suite, out: Path, to: Path) -> Published:
     mine = entries(out / suite.name / "records")
     there = entries(folder / "records")
     kept = unite([*there, *mine])
-    records = current([entry.record for entry in kept.values()], suite.cells())
+    swept = gather(suite, (out / suite.name, folder), kept)
+    records = current([entry.record for entry in kept.values()], [*suite.cells(), *swept.cells])
     if not records:
         others = (
             f"; {len(mine)} records there are of another recipe, of older methods, or of other numerics" if mine else ""
@@ -76,12 +83,15 @@ def publish(suite: Suite, out: Path, to: Path) -> Published:
     counted = {record["id"] for record in records}
     old = {entry.record["id"] for entry in there} - counted
     refuse_unsound(entry for entry in kept.values() if entry.record["id"] in counted)
-    teachers = _teachers(records, out, to)
+    trials = swept.used(records)
+    refuse_unsound(trials.values())
+    teachers = _teachers([*records, *(entry.record for entry in trials.values())], out, to)
     refuse_unsound(teachers.values())
+    table = with_rows(suite_table(suite), swept.sweep, records)
     wanted = {identity: entry for identity, entry in kept.items() if identity in counted | old}
-    _write(folder, suite_table(suite), wanted, sorted(old), teachers)
+    _write(folder, table, wanted, sorted(old), teachers, trials)
     aside = len({entry.record["id"] for entry in mine} - counted)
-    return Published(folder, len(records), len(teachers), aside)
+    return Published(folder, len(records), len(teachers), len(trials), aside)
 
 
 def refuse_unsound(found: Iterable[Entry]) -> None:
@@ -117,9 +127,11 @@ def remake(folder: Path) -> Published:
     records = [entry.record for identity, entry in kept.items() if identity not in left_out]
     if not records:
         raise KDBenchError(f"{str(folder)!r} has no record that counts: bring them back, or publish its suite again")
-    teachers = _teachers(records, folder.parent, folder.parent)
-    _write(folder, card["suite"], kept, left_out, teachers)
-    return Published(folder, len(records), len(teachers), 0)
+    trials = {entry.record["id"]: entry for entry in entries(folder / FOLDER / "records")}
+    taught = [*records, *(entry.record for entry in trials.values())]
+    teachers = _teachers(taught, folder.parent, folder.parent)
+    _write(folder, card["suite"], kept, left_out, teachers, trials)
+    return Published(folder, len(records), len(teachers), len(trials), 0)
 
 
 def _write(
@@ -128,14 +140,19 @@ def _write(
     kept: Mapping[str, Entry],
     left_out: Sequence[str],
     teachers: Mapping[str, Entry],
+    trials: Mapping[str, Entry],
 ) -> None:
-    content = folder_content(suite, kept, left_out, teachers, plots_in(folder))
+    content = folder_content(suite, kept, left_out, teachers, plots_in(folder), trials)
     for place in (folder, folder / "records", folder.parent / TEACHERS / "records"):
         sweep_half_written(place)
     for entry in teachers.values():
         write_atomically(folder.parent / TEACHERS / "records" / entry.path.name, entry.content)
     for identity, entry in sorted(kept.items()):
         write_atomically(folder / "records" / f"{identity}.json", entry.content)
+    for identity, entry in sorted(trials.items()):
+        write_atomically(folder / FOLDER / "records" / f"{identity}.json", entry.content)
+    if trials:
+        save(Sweep(**suite["sweep"]), folder)
     for name, data in content.items():
         write_atomically(folder / name, data)
 
@@ -146,6 +163,7 @@ def folder_content(
     left_out: Sequence[str],
     teachers: Mapping[str, Entry],
     plots: Sequence[str],
+    trials: Mapping[str, Entry],
 ) -> dict[str, bytes]:
     """Every file of a published suite beside its records: name -> content. The card comes last.
 
@@ -155,6 +173,7 @@ def folder_content(
         left_out: ids of those that are not in the tables.
         teachers: the teachers' records by id.
         plots: paths of plots, seen from the folder.
+        trials: the records of its sweep by id.
     """
     records = [entry.record for identity, entry in sorted(kept.items()) if identity not in left_out]
     tables = suite_tables(suite, records)
@@ -165,6 +184,8 @@ def folder_content(
         "records": {identity: sha256(entry.content) for identity, entry in kept.items()},
         "teachers": {identity: sha256(entry.content) for identity, entry in teachers.items()},
     }
+    if trials:
+        digests[CARD] = {identity: sha256(entry.content) for identity, entry in trials.items()}
     card: Card = make_card(suite, records, left_out, digests)
     files["README.md"] = readme(card, tables, plots).encode()
     return {**files, "card.json": card_bytes(card)}

@@ -25,10 +25,13 @@ from kdbench.board.publishing.schemas import FILES, parse_csv, read_csv, violati
 from kdbench.board.results import suite_table
 from kdbench.board.runs import GROUP, protocol_text
 from kdbench.board.sources import other_sources, source_of
+from kdbench.board.sweeps.check import faults
+from kdbench.board.sweeps.published import CARD
 from kdbench.errors import KDBenchError
 from kdbench.records import Record, read_record
 from kdbench.registry.digest import source_digest
 from kdbench.suites.parse import load
+from kdbench.suites.trials import FOLDER
 from kdbench.tasks.metrics import Metrics, of_tasks
 
 KEYS = {"runs.csv": [*GROUP, "seed"], "leaderboard_long.csv": GROUP, "leaderboard.csv": ["method"]}
@@ -82,17 +85,18 @@ def check_folder(folder: Path) -> Report:
         card = None
     left_out = set(card["left_out"]) if card else set()
     kept = _read(folder / "records", "records", found)
-    used = {identity: number for number, entry in enumerate(kept.values()) for identity in trained(entry.record)}
+    trials = _read(folder / FOLDER / "records", f"{FOLDER}/records", found)
+    used = {identity for entry in (*kept.values(), *trials.values()) for identity in trained(entry.record)}
     listed = set(card["teachers"]) if card else set()
     beside = folder.parent / TEACHERS / "records"
-    teachers = _read(beside, f"../{TEACHERS}/records", found, used.keys() | listed)
+    teachers = _read(beside, f"../{TEACHERS}/records", found, used | listed)
     report.records, report.teachers = len(kept), len(teachers)
-    for identity, entry in kept.items():
-        file = f"records/{entry.path.name}"
-        if card and identity not in left_out:
-            found += misplaced(file, entry.record, card["suite"])
-        records = {key: teacher.record for key, teacher in teachers.items()}
-        found += untaught(file, entry.record, records, trained(entry.record))
+    of_teachers = {key: teacher.record for key, teacher in teachers.items()}
+    for place, entries in (("records", kept), (f"{FOLDER}/records", trials)):
+        for entry in entries.values():
+            found += untaught(f"{place}/{entry.path.name}", entry.record, of_teachers, trained(entry.record))
+    for entry in (entry for identity, entry in kept.items() if identity not in left_out):
+        found += misplaced(f"records/{entry.path.name}", entry.record, card["suite"]) if card else ()
     counted = {identity: entry.record for identity, entry in kept.items() if identity not in left_out}
     found += _twice(counted)
     found += _mixed(counted)
@@ -102,10 +106,12 @@ def check_folder(folder: Path) -> Report:
     if card:
         if card["suite"]["name"] != folder.name:
             found.append(Problem("card.json", "its folder is named otherwise", "suite.name", card["suite"]["name"]))
-        found += _digests(folder, card, kept, teachers)
+        found += _digests(folder, card, kept, teachers, trials)
+        found += faults(counted, {key: entry.record for key, entry in trials.items()}, card["suite"])
         found += _bundled(card["suite"])
         if len(kept) == len(_files(folder / "records")) and counted:
-            found += _made_anew(folder, card, kept, {k: v for k, v in teachers.items() if k in used}, tables)
+            taught = {key: entry for key, entry in teachers.items() if key in used}
+            found += _made_anew(folder, card, kept, taught, trials, tables)
     if not kept:
         found.append(Problem("records", "there is no record that can be read"))
     report.notes += _notes(counted.values())
@@ -213,12 +219,13 @@ def _made_anew(
     card: Card,
     kept: Mapping[str, Entry],
     teachers: Mapping[str, Entry],
+    trials: Mapping[str, Entry],
     tables: Mapping[str, pd.DataFrame | None],
 ) -> Iterator[Problem]:
     """Compare everything with what the records give."""
     left_out = card["left_out"]
     try:
-        content = folder_content(card["suite"], kept, left_out, teachers, plots_in(folder))
+        content = folder_content(card["suite"], kept, left_out, teachers, plots_in(folder), trials)
     except KDBenchError as error:
         yield Problem("records", f"no tables can be made of them: {error}")
         return
@@ -231,7 +238,7 @@ def _made_anew(
         yield Problem(CURVES, "it is not what the records' curves give: publish again")
     ours = json.loads(content["card.json"])
     for key in sorted(ours.keys() | card.keys()):
-        if key not in ("tables", "records", "teachers") and ours.get(key) != card.get(key):
+        if key not in ("tables", "records", "teachers", CARD) and ours.get(key) != card.get(key):
             yield Problem("card.json", f"the records give {shown(ours.get(key))}", key, card.get(key))
     readme = folder / "README.md"
     if not readme.is_file() or readme.read_bytes() != content["README.md"]:
@@ -273,19 +280,24 @@ def _same(a: str, b: str) -> bool:
 # ------------------------------------------------------------------------------------------ the card
 
 
-def _digests(folder: Path, card: Card, kept: Mapping[str, Entry], teachers: Mapping[str, Entry]) -> Iterator[Problem]:
+def _digests(
+    folder: Path, card: Card, kept: Mapping[str, Entry], teachers: Mapping[str, Entry], trials: Mapping[str, Entry]
+) -> Iterator[Problem]:
     """Compare the card's digests with the files."""
+    of_trials = (CARD, f"{FOLDER}/records", trials)
     for name, digest in sorted(card["tables"].items()):
         if (folder / name).is_file() and sha256((folder / name).read_bytes()) != digest:
             yield Problem(name, "it was changed after it was published: card.json has another digest")
     for name in [name for name in FILES if name not in card["tables"]]:
         yield Problem("card.json", "it has no digest of this file", "tables", name)
-    for kind, place, entries in (("records", "records", kept), ("teachers", f"../{TEACHERS}/records", teachers)):
-        for identity in sorted(card[kind].keys() | entries.keys()):
+    of_teachers = ("teachers", f"../{TEACHERS}/records", teachers)
+    for kind, place, entries in (("records", "records", kept), of_teachers, of_trials):
+        listed = card.get(kind, {})
+        for identity in sorted(listed.keys() | entries.keys()):
             file = f"{place}/{identity}.json"
-            if identity not in card[kind]:
+            if identity not in listed:
                 yield Problem(file, "it is not in card.json: publish again")
-            elif identity in entries and sha256(entries[identity].content) != card[kind][identity]:
+            elif identity in entries and sha256(entries[identity].content) != listed[identity]:
                 yield Problem(file, "it was changed after it was published: card.json has another digest")
             elif identity not in entries and not _exists(folder / place, identity):
                 yield Problem(file, "card.json names it, but it is not there")

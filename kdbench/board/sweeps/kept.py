@@ -12,9 +12,7 @@ from kdbench.records import Record, Store
 from kdbench.records.files import write_atomically
 from kdbench.suites.grid import Suite
 from kdbench.suites.sweep import Sweep
-from kdbench.suites.trials import FOLDER
-
-SETTINGS = "sweep.json"  # in the sweep's folder
+from kdbench.suites.trials import FOLDER, SETTINGS
 
 
 def trials_of(folder: Path) -> Store:
