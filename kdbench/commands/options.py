@@ -55,9 +55,6 @@ class Selection:
         typer.Option("--set", help="METHOD.HYPERPARAMETER=VALUE, recipe.KEY=VALUE or teacher_recipe.KEY=VALUE"),
     ] = None
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16")] = "auto"
-    tuned: Annotated[
-        bool, typer.Option("--tuned", help="also the rows with the settings that `kdbench sweep` chose")
-    ] = False
     out: Annotated[Path, typer.Option(help="results folder", envvar="KDBENCH_OUT")] = Path("runs")
     data: Annotated[Path | None, typer.Option(help="data folder", envvar="KDBENCH_DATA")] = None
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: the best there is")] = None
@@ -70,6 +67,9 @@ class Selection:
         typer.Option(help="of the CPU, for each learner; default: one, or what the suite fixes", min=1),
     ] = None
     cohort_size: Annotated[int, typer.Option(help="train at most so many cells side by side (0: no limit)", min=0)] = 0
+    tuned: Annotated[
+        bool, typer.Option("--tuned", help="also the rows with the settings that `kdbench sweep` chose")
+    ] = False
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="run cells again that failed before")] = False
 
     @cached_property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from fractions import Fraction
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -23,8 +22,8 @@ if TYPE_CHECKING:
     "epochs",
     "settings",
     "precision",
+    "out",
     *RUNNING,
-    out=Annotated[Path, typer.Option(help="results folder", envvar="KDBENCH_OUT")],
 )
 def sweep(
     chosen: Selection,
@@ -33,7 +32,7 @@ def sweep(
         str, typer.Option(help="how long a trial is, as a share of the recipe's epochs, e.g. 1/3; default: the suite's")
     ] = "",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="print the trials, what is done, and the likely cost")
+        bool, typer.Option("--dry-run", help="print the cells, what is done, and the likely cost")
     ] = False,
 ) -> None:
     """Tune a suite with equal budgets: first the recipe, by the plain student, then every method's own settings."""

@@ -271,7 +271,7 @@ def _suite(suite: Mapping[str, Any]) -> str:
             lines.append(f"For the {who} {text(network)}: {_settings(values)}")
     if sweep := suite.get("sweep"):
         lines.append(
-            f"Tuned rows: {sweep['trials']} trials of the recipe by the plain student, then of each method, on a part of "
+            f"Tuned rows: {sweep['trials']} trials of the recipe by the plain student, then of each method, scored on "
             f"{100 * sweep['fraction']:g} % of the training set, each for {100 * sweep['share']:.3g} % of the epochs, "
             f"with seed {sweep['seed']}; their records are in `sweep/`"
         )
