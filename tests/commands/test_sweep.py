@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -13,8 +14,12 @@ import pytest
 from typer.testing import CliRunner
 
 from kdbench.board.publishing.validate import validate
+from kdbench.board.sweeps.twins import copy_records, twins
 from kdbench.commands.cli import app, main
+from kdbench.records import Store
 from kdbench.suites.grid import identity
+from kdbench.suites.parse import load
+from kdbench.suites.trials import with_values
 
 pytest.importorskip("pyarrow")
 
@@ -156,25 +161,18 @@ def test_a_sweep_goes_on_where_it_is_and_more_trials_keep_those_that_are_there(s
 
 
 def test_a_choice_that_is_the_suite_s_own_setting_is_not_trained_again(swept: Path, tmp_path: Path) -> None:
-    out = Path(shutil.copytree(swept, tmp_path / "out"))
-    for path in (out / "tiny" / "sweep" / "records").glob("*.json"):  # let the suite's own settings win everywhere
-        record = json.loads(path.read_text())
-        best = 99.0 if "trial 0" in record["cell"]["method"]["label"] else 5.0
-        record["result"] |= {"top1": best, "best_top1": best}
-        record["curve"][-1]["top1"] = best
-        path.write_text(json.dumps(record))
-    said = invoke("sweep", out / "tiny.toml", "--trials", 3, "--epochs-share", "1/2", "--out", out, "--device", "cpu")
-    assert "kd: kd_weight 0.9, temperature 4 (its own setting)" in said
-    trained = invoke("run", out / "tiny.toml", "--methods", "student", "--seeds", 0, "--out", out, "--tuned")
-    assert "seed 0: top-1" not in trained
-    here = records(out / "tiny").values()
-    (twin,) = (record for record in here if record["cell"]["method"]["label"] == "student")
-    rows = [record for record in here if record["cell"]["method"]["label"] == "student (tuned)"]
-    (tuned,) = (record for record in rows if tuning(record)["choice"] == 0)  # the other is of the earlier choice
-    assert tuned["result"] == twin["result"]
-    assert tuned["id"] == identity(tuned["cell"]) != twin["id"]
-    table = pd.read_csv(out / "tiny" / "runs.csv").set_index("method")  # the earlier choice's record is in no table
-    assert table.at["student (tuned)", "id"] == tuned["id"]
+    store = Store(Path(shutil.copytree(swept / "tiny", tmp_path / "tiny")))
+    cell = next(cell for cell in load(str(swept / "tiny.toml")).cells() if cell.method.label == "kd" and cell.seed == 0)
+    chosen = json.loads(of_row(swept / "tiny", "kd (tuned)").read_text())["cell"]["method"]["tuning"]
+    tuned = with_values(dataclasses.replace(cell, tuning={**chosen, "choice": 0}), {}, "kd (tuned)")
+    other = with_values(dataclasses.replace(cell, tuning=chosen), {"temperature": 3.0}, "kd (tuned)")
+    assert twins([cell, tuned, other]) == {tuned.id: cell}
+    copy_records([cell, tuned, other], store)
+    copied, record = store.read(tuned.id), store.read(cell.id)
+    assert copied["id"] == identity(copied["cell"]) != record["id"]
+    assert copied["result"] == record["result"]
+    assert copied["cell"]["method"]["label"] == "kd (tuned)"
+    assert not store.has(other.id)
 
 
 def test_without_a_complete_sweep_one_sentence_says_what_to_run(
