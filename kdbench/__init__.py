@@ -24,14 +24,20 @@ if TYPE_CHECKING:
         Step,
     )
     from kdbench.registry import register
+    from kdbench.space import Around, Choice, Integer, LogUniform, Space, Uniform
 
 __version__ = "0.1.0"
 
 _HOME = {"KDBenchError": "errors", "NotApplicable": "errors", "Paper": "info", "register": "registry"}
+_HOME |= dict.fromkeys(("Around", "Choice", "Integer", "LogUniform", "Space", "Uniform"), "space")
 __all__ = [
+    "Around",
     "Batch",
+    "Choice",
     "Dataset",
+    "Integer",
     "KDBenchError",
+    "LogUniform",
     "Method",
     "MultiTeacherMethod",
     "MutualMethod",
@@ -41,7 +47,9 @@ __all__ = [
     "Paper",
     "Phase",
     "Shapes",
+    "Space",
     "Step",
+    "Uniform",
     "register",
 ]
 

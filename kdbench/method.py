@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from kdbench.errors import NotApplicable
 from kdbench.info import Info, Paper  # noqa: F401  (Paper: it was defined here)
+from kdbench.space import Dimension
 
 
 @dataclass(frozen=True)
@@ -285,6 +286,8 @@ class Method(nn.Module):
             spatial axes), `"unpooled"` (the map that the head pools), `"preactivations"` and `"strong_view"`. A pair
             that lacks one is `not applicable`.
         uses_teacher: False for methods that train without one.
+        search_space: what `kdbench sweep` may try for each hyperparameter (`kdbench.space`); decides no result. None: a
+            default for its weights and its temperature (`kdbench.registry.spaces.default_space`).
         epoch: the current epoch, counted from 1. Set by the engine, like the next two.
         epochs: all epochs of this training.
         phase: the current phase's name.
@@ -293,6 +296,7 @@ class Method(nn.Module):
     info: ClassVar[Info]
     needs: ClassVar[frozenset[str]] = frozenset()
     uses_teacher: ClassVar[bool] = True
+    search_space: ClassVar[Mapping[str, Dimension] | None] = None
 
     def __init__(self) -> None:
         super().__init__()

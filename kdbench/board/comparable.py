@@ -63,7 +63,7 @@ def remark(grid: Grid, m: int, baselines: Sequence[str]) -> str:
     """With which baselines a method is not compared, and why; nothing if it is with all."""
     said = []
     for name in baselines:
-        b = grid.index(name)
+        b = grid.index(name, m)
         reasons = [] if b is None else [reason for key in DIFFERENT if (reason := _reason(grid, key, m, b))]
         if reasons:
             said.append(f"not compared with {name}: {', '.join(reasons)}")

@@ -12,7 +12,7 @@ import pandas as pd
 
 from kdbench.board import comparable
 from kdbench.board.columns import as_meant
-from kdbench.board.runs import COST, PLACE, UNTIMED, place_name, protocol_of, result_columns
+from kdbench.board.runs import COST, PLACE, TRIALS, UNTIMED, place_name, protocol_of, result_columns
 from kdbench.board.statistics.intervals import DIGITS
 from kdbench.errors import KDBenchError
 from kdbench.tasks.metrics import Metrics
@@ -38,6 +38,7 @@ class Grid:
         untimed: why a finished run has no ratio of time, `[methods, seeds, places]`.
         seen: what runs must share to be compared (`kdbench.board.comparable`) -> `[methods, seeds, places]`.
         students: the student network of each place.
+        trials: one per method: how many chose its settings, 0 where none did.
     """
 
     metrics: Metrics
@@ -52,6 +53,7 @@ class Grid:
     untimed: np.ndarray
     seen: dict[str, np.ndarray]
     students: tuple[str, ...]
+    trials: tuple[int, ...]
 
     @property
     def scores(self) -> np.ndarray:
@@ -96,11 +98,16 @@ class Grid:
         """How many runs of each method are in a state, `[methods]`."""
         return (self.states == state).sum((1, 2))
 
-    def index(self, name: str) -> int | None:
-        """The method of that label, or the one variant of it that ran (ImageNet's `kd` has weights of its own)."""
-        if name in self.methods:
+    def index(self, name: str, beside: int | None = None) -> int | None:
+        """The method of that label, or the one variant of it that ran (ImageNet's `kd` has weights of its own).
+
+        Args:
+            beside: a method that it is a baseline of: of a tuned one the tuned row.
+        """
+        tuned = beside is not None and self.trials[beside] > 0
+        if name in self.methods and not tuned:
             return self.methods.index(name)
-        variants = [m for m, own in enumerate(self.names) if own == name]
+        variants = [m for m, own in enumerate(self.names) if own == name and (self.trials[m] > 0) == tuned]
         return variants[0] if len(variants) == 1 else None
 
     def part(self, places: np.ndarray, seeds: np.ndarray | None = None) -> Grid:
@@ -172,7 +179,8 @@ def make_grid(runs: pd.DataFrame, metrics: Metrics, plan: Iterable[Mapping[str, 
     done = runs["status"] == "done"
     students = dict(zip(where, runs["student"], strict=True))
     first = runs.drop_duplicates("method").set_index("method")
-    numbers = ("teacher_score", *result_columns(metrics), *COST)
+    numbers = ("teacher_score", *result_columns(metrics), *COST, *(name for name in TRIALS if name in runs))
+    trials = runs.groupby("method")["trials"].max().fillna(0) if "trials" in runs else pd.Series(0, methods)
     return Grid(
         metrics,
         tuple(methods),
@@ -188,6 +196,7 @@ def make_grid(runs: pd.DataFrame, metrics: Metrics, plan: Iterable[Mapping[str, 
         arranged(runs[UNTIMED], "", object),
         {key: arranged(runs["id"].map(runs.attrs.get(key, {})), None, object) for key in comparable.DIFFERENT},
         tuple(students[place] for place in places),
+        tuple(trials[methods].astype(int)),
     )
 
 

@@ -7,6 +7,7 @@ import statistics
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -73,7 +74,7 @@ def reach(grid: Grid, tests: int, spread: Spread, delta: float = HALF_A_POINT) -
     )
     if b is None:
         return []
-    planned: np.ndarray = grid.planned.any(2)  # [methods, seeds]
+    planned: Any = grid.planned.any(2)  # [methods, seeds]
     seeds: Counter[int] = Counter((planned & planned[b]).sum(1)[np.arange(len(grid.methods)) != b].tolist())
     needed = seeds_needed(delta, spread.std, tests=tests, units=units)
     return [

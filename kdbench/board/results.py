@@ -20,8 +20,12 @@ from kdbench.board.wide import ranking, wide_table
 from kdbench.records import Record
 from kdbench.suites.added import plain
 from kdbench.suites.grid import Cell, Suite
+from kdbench.suites.sweep import DEFAULT
 from kdbench.suites.tables import suite_of
 from kdbench.tasks.metrics import Metrics
+
+WHERE = ("task", "dataset", "protocol", "pair", "student")
+LATER_WHERE = ("teacher_protocol",)  # where there is one
 
 
 class Tables:
@@ -120,6 +124,9 @@ def suite_table(suite: Suite) -> dict[str, Any]:
     del table["numerics"]
     if suite.numerics.table:
         table["numerics"] = suite.numerics.table
+    for key, unset in (("sweep", DEFAULT), ("tuned", False)):
+        if getattr(suite, key) == unset:
+            del table[key]
     for entry, pair in zip(table["pairs"], suite.pairs, strict=True):
         entry["name"] = str(pair)
     methods = []
@@ -134,14 +141,21 @@ def suite_table(suite: Suite) -> dict[str, Any]:
 
 
 def grid_rows(suite: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The cells of a `suite_table` as the tables want them."""
+    """The cells of a `suite_table` as the tables want them, tuned rows among them."""
     methods = {entry["label"]: entry for entry in suite["methods"]}
-    rows = []
+    rows, seeds = [], dict[tuple[Any, ...], list[int]]()
     for dataset, pair, method, seed in suite_of(suite).points():
         data = plain(dataset)
         cell = {"dataset": data.pop("name"), **data, "pair": str(pair), "student": pair.student, "seed": seed}
         rows.append(_grid_row(suite["name"], {**cell, "method": methods[method.label]}))
-    return rows
+        seeds.setdefault((cell["dataset"], protocol_of(cell), cell["pair"], method.name), []).append(seed)
+    tuned = [
+        {key: row[key] for key in (*WHERE, *LATER_WHERE, "label", "name", "family", "trials") if key in row}
+        | {"suite": suite["name"], "seed": seed}
+        for row in suite.get("tuned", ())
+        for seed in dict.fromkeys(seeds.get((row["dataset"], protocol_of(row), row["pair"], row["name"]), ()))
+    ]
+    return tuned + rows
 
 
 def expected(cells: Iterable[Cell], strays: Iterable[tuple[Record, str]] = ()) -> list[dict[str, Any]]:
@@ -157,6 +171,8 @@ def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def _grid_row(suite: str, cell: Mapping[str, Any]) -> dict[str, Any]:
     """One cell, from what a record's `cell` says of it."""
-    where = {name: cell[name] for name in ("task", "dataset", "protocol", "pair", "student", "seed")}
-    where |= {name: cell[name] for name in ("teacher_protocol",) if name in cell}
-    return {"suite": suite, **where, **{name: cell["method"][name] for name in ("label", "name", "family")}}
+    where = {name: cell[name] for name in (*WHERE, "seed")}
+    where |= {name: cell[name] for name in LATER_WHERE if name in cell}
+    own = {name: cell["method"][name] for name in ("label", "name", "family")}
+    tuning = cell["method"].get("tuning")
+    return {"suite": suite, **where, **own, **({"trials": len(tuning["trials"])} if tuning else {})}

@@ -17,6 +17,7 @@ from kdbench.tasks.metrics import Metrics
 PLACE = ["dataset", "protocol", "pair"]
 GROUP = [*PLACE, "method"]
 UNTIMED = "untimed"  # why a run has no ratio of time
+TRIALS = ["trials", "trial_seconds"]  # columns that are there where a row is tuned
 COST = (
     "seconds_per_epoch",
     "own_seconds_per_epoch",
@@ -51,6 +52,7 @@ def runs_table(records: Sequence[Record], expected: Iterable[Mapping[str, Any]] 
     extras = sorted({column for row in rows for column in row if column.startswith("extra.")})
     columns = ["suite", *GROUP, "name", "family", "seed", "status", "reason", "teacher", "teacher_score", "student"]
     columns += [*result_columns(metrics), *COST, UNTIMED, *extras, "device", "precision", "compile", "id"]
+    columns += TRIALS if any("trials" in row for row in rows) else []
     frame = as_filed(pd.DataFrame(rows, columns=columns), metrics)
     frame = frame.sort_values(["suite", *GROUP, "seed", "id"], kind="stable", ignore_index=True)
     frame.attrs |= comparable.seen_of(records)
@@ -114,7 +116,15 @@ def _run_row(record: Record, metrics: Metrics) -> dict[str, Any]:
     row |= {metric.name: result.get(metric.name) for metric in metrics.others}
     ratio, untimed = time_ratio(cost.get("step_times")) if cost else (None, "")
     row |= {name: cost.get(name) for name in COST} | {"time_ratio_to_student": ratio, UNTIMED: untimed}
+    row |= trials_of(cell["method"])
     return row | {f"extra.{name}": value for name, value in (result.get("extra") or {}).items()}
+
+
+def trials_of(method: Mapping[str, Any]) -> dict[str, Any]:
+    """How many trials chose a tuned row's settings and how long they trained; nothing of another row."""
+    if not (tuning := method.get("tuning")):
+        return {}
+    return {"trials": len(tuning["trials"]), "trial_seconds": sum(trial["seconds"] or 0 for trial in tuning["trials"])}
 
 
 def _missing_row(cell: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,6 +138,7 @@ def _missing_row(cell: Mapping[str, Any]) -> dict[str, Any]:
         "id": "",
         UNTIMED: "",
         "reason": cell.get("reason", ""),
+        **({"trials": cell["trials"]} if "trials" in cell else {}),
     }
 
 

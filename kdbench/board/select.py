@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,12 +50,13 @@ def choose(records: Sequence[Record], cells: Sequence[Cell]) -> Chosen:
     """
     planned = {cell.id: cell.fixed for cell in cells}
     points = {_point(cell.config): cell.fixed for cell in cells}
+    labels = {cell.method.label for cell in cells}
     chosen: dict[tuple[str, str], Record] = {}
     refused: dict[tuple[str, str], tuple[Record, str]] = {}
     for record in sorted(records, key=lambda r: (r["id"] in planned, r["provenance"]["finished_at"], r["id"])):
         method = record["cell"]["method"]
         point = _point(record["cell"])
-        if record["id"] in planned or (point in points and _is_current(record)):
+        if record["id"] in planned or (point in points and _belongs(record, labels)):
             key, fixed = (point, method["label"]), planned.get(record["id"]) or points[point]
             if reason := fixed.refused(record):
                 refused[key] = record, f"seed {record['cell']['seed']} does not count: {reason}"
@@ -78,6 +79,12 @@ def _point(config: Mapping[str, Any]) -> str:
     keys = ("role", "dataset", "task", "protocol", "pair", "student", "seed", "recipe")
     first = [config["teachers"][:1], config["teacher_recipes"][:1], config.get("teacher_protocol")]
     return digest([[config[key] for key in keys], first, config.get("data")])
+
+
+def _belongs(record: Record, planned: Collection[str]) -> bool:
+    """Whether a record beside the planned ones stands for itself; a tuned row that is planned was tuned anew since."""
+    method = record["cell"]["method"]
+    return not (method.get("tuned") and method["label"] in planned) and _is_current(record)
 
 
 def _is_current(record: Record) -> bool:

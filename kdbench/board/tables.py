@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ import pandas as pd
 from kdbench.board import comparable
 from kdbench.board.columns import as_filed
 from kdbench.board.grid import STATES, Grid
-from kdbench.board.runs import GROUP, PLACE
+from kdbench.board.runs import GROUP, PLACE, TRIALS
 from kdbench.board.statistics.aggregates import gap_closed, pareto_front
 from kdbench.board.statistics.intervals import SURE, Paired, bootstrap, holm, paired, summary
 from kdbench.records.files import write_atomically
@@ -22,6 +23,7 @@ from kdbench.suites.grid import BASELINES
 OVERALL = "overall"
 # the median over a method's runs, and their range
 TIME = ("time_ratio_to_student", "time_ratio_low", "time_ratio_high")
+TUNED = "chosen by {} trials on a validation split, and compared with the other tuned rows"
 COSTS = (
     "seconds_per_epoch",
     *TIME,
@@ -61,7 +63,8 @@ def leaderboard_table(whole: Grid, grid: Grid, baselines: Sequence[str] = BASELI
     columns = [*GROUP, "name", "family", "rank", "n", *STATES, "score_mean", "score_std", "ci95_low", "ci95_high"]
     columns += ["bootstrap_low", "bootstrap_high", "best_score_mean", "teacher_score"]
     columns += [f"vs_{baseline}{part}" for baseline in baselines for part in DIFFERENCE]
-    columns += ["gap_closed", *(metric.name for metric in whole.metrics.others), *COSTS, "pareto", "remark"]
+    columns += ["gap_closed", *(metric.name for metric in whole.metrics.others), *COSTS, "pareto"]
+    columns += [*(name for name in TRIALS if name in whole.values), "remark"]
     return as_filed(pd.DataFrame(rows, columns=columns), whole.metrics)
 
 
@@ -110,6 +113,9 @@ def state_row(whole: Grid, m: int, overall: bool, counted: Grid) -> dict[str, An
         text += f"{'; ' * bool(text)}over {few} of {all_} {what}"
     elif text and overall:
         text = f"incomplete ({text})"
+    if trials := whole.trials[m]:
+        row["trials"] = trials
+        text += f"{'; ' * bool(text)}{TUNED.format(trials)}"
     return row | {"remark": text}
 
 
@@ -121,7 +127,7 @@ def _score_row(grid: Grid, m: int, overall: bool) -> dict[str, Any]:
     row = {"score_mean": s.mean, "score_std": s.std, "ci95_low": s.low, "ci95_high": s.high}
     row |= {"bootstrap_low": float(low), "bootstrap_high": float(high)}
     others = [metric.name for metric in grid.metrics.others]
-    averaged = ("teacher_score", *others, *(name for name in COSTS if name not in TIME))
+    averaged = ("teacher_score", *others, *(name for name in COSTS if name not in TIME), "trial_seconds")
     row |= {name: mean_of(grid, name, m) for name in averaged if name in grid.values}
     return row | {"best_score_mean": mean_of(grid, "best_score", m)}
 
@@ -136,7 +142,7 @@ def difference(grid: Grid, m: int, baseline: str, overall: bool) -> Paired | Non
 
     What repeats is a seed; over several pairs, a seed's students.
     """
-    b = grid.index(baseline)
+    b = grid.index(baseline, m)
     both = _both_done(grid, m, b, overall)
     if b is None or b == m or not both.any():
         return None
@@ -174,7 +180,7 @@ def with_time(row: dict[str, Any], grid: Grid, m: int) -> dict[str, Any]:
 
 def gap_row(grid: Grid, m: int, student: str, overall: bool) -> dict[str, Any]:
     """The share of the teacher's lead that is won."""
-    b = grid.index(student)
+    b = grid.index(student, m)
     both = _both_done(grid, m, b, overall)
     if b is None or not both.any():
         return {}
@@ -201,21 +207,22 @@ def _both_done(grid: Grid, m: int, b: int | None, overall: bool) -> np.ndarray:
 def correct(rows: Sequence[dict[str, Any]], baselines: Sequence[str], whole: Grid) -> None:
     """Add Holm's p-values, and to each difference the number of tests that they are corrected for: of all methods that
     ran at the places of `whole` against the baseline, whatever of them is shown, finished or coarse enough to test.
+    Tuned rows are a family of their own, against the tuned baseline.
     """
-    for baseline in baselines:
-        tests = family(whole, baseline)
-        corrected = holm([row.get(f"vs_{baseline}_p", math.nan) for row in rows], tests)
-        for row, p in zip(rows, corrected.tolist(), strict=True):
+    families = {tuned: [row for row in rows if ("trials" in row) == tuned] for tuned in (False, True)}
+    for (tuned, mine), baseline in itertools.product(families.items(), baselines):
+        tests = family(whole, baseline, tuned)
+        corrected = holm([row.get(f"vs_{baseline}_p", math.nan) for row in mine], tests)
+        for row, p in zip(mine, corrected.tolist(), strict=True):
             row[f"vs_{baseline}_p_holm"] = p
             if f"vs_{baseline}" in row:
                 row[f"vs_{baseline}_tests"] = tests
 
 
-def family(whole: Grid, baseline: str) -> int:
-    """How many methods ran beside a baseline."""
-    b = whole.index(baseline)
-    ran = whole.counts("done") > 0
-    return int(ran.sum()) - int(b is not None and ran[b])
+def family(whole: Grid, baseline: str, tuned: bool = False) -> int:
+    """How many methods ran beside a baseline; of tuned rows, beside the tuned one."""
+    mine = [m for m, trials in enumerate(whole.trials) if (trials > 0) == tuned and whole.counts("done")[m]]
+    return len(mine) - int(bool(mine) and whole.index(baseline, mine[0]) in mine)
 
 
 def gains(whole: Grid, grid: Grid, baseline: str) -> np.ndarray:
@@ -225,7 +232,10 @@ def gains(whole: Grid, grid: Grid, baseline: str) -> np.ndarray:
     found = np.zeros((len(whole.methods), len(grid.places)), dtype=int)
     for number, place in enumerate(grid.places):
         part = whole.part(np.array([whole.places.index(place)]))
-        rows = [difference_row(part, m, baseline, False) for m in range(len(part.methods))]
+        rows = [
+            difference_row(part, m, baseline, False) | ({"trials": trials} if trials else {})
+            for m, trials in enumerate(part.trials)
+        ]
         correct(rows, [baseline], part)
         for m, row in enumerate(rows):
             if row[f"vs_{baseline}_p_holm"] < SURE:

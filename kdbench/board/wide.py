@@ -11,7 +11,7 @@ import pandas as pd
 from kdbench.board import comparable
 from kdbench.board.columns import as_filed
 from kdbench.board.grid import STATES, Grid
-from kdbench.board.runs import place_name
+from kdbench.board.runs import TRIALS, place_name
 from kdbench.board.statistics import aggregates
 from kdbench.board.statistics.intervals import SURE, summary
 from kdbench.board.statistics.ranks import CriticalDifference, borda, critical_difference, place_ranks
@@ -60,7 +60,8 @@ def wide_table(whole: Grid, grid: Grid, baselines: Sequence[str] = BASELINES) ->
     columns += ["probability_of_improvement", "probability_of_improvement_ci95_low"]
     columns += ["probability_of_improvement_ci95_high", "ari", "wins", "ties", "losses"]
     columns += [f"vs_{baseline}{part}" for baseline in baselines for part in DIFFERENCE]
-    columns += ["gap_closed", *TIME, "extra_parameters", "remark"]
+    columns += ["gap_closed", *TIME, "extra_parameters"]
+    columns += [*(name for name in TRIALS if name in whole.values), "remark"]
     columns += [place_name(place) for place in whole.places]
     return as_filed(pd.DataFrame(ranked(rows, whole.metrics.primary.sign), columns=columns), whole.metrics)
 
@@ -72,14 +73,14 @@ def _aggregates(grid: Grid, m: int, baselines: tuple[str, str], told: np.ndarray
         told: where it is better and worse than kd (`gains`), `[places]`.
     """
     student, kd = baselines
-    scores, (s, k) = grid.scores[m][grid.whole_seeds(m)], (grid.index(student), grid.index(kd))
+    scores, (s, k) = grid.scores[m][grid.whole_seeds(m)], (grid.index(student, m), grid.index(kd, m))
     over_seeds = summary(scores.mean(1).tolist())
     low, high = aggregates.stratified_bootstrap(aggregates.interquartile_mean, scores)
     row: dict[str, Any] = {"score_mean": over_seeds.mean, "score_std": over_seeds.std, "remark": remark}
     row |= {"iqm": float(aggregates.interquartile_mean(scores)), "iqm_ci95_low": low, "iqm_ci95_high": high}
     row |= difference_row(grid, m, student, True) | difference_row(grid, m, kd, True)
     row |= gap_row(grid, m, student, True)
-    row["extra_parameters"] = mean_of(grid, "extra_parameters", m)
+    row |= {name: mean_of(grid, name, m) for name in ("extra_parameters", "trial_seconds") if name in grid.values}
     row = with_time(comparable.with_remark(row, grid, m, (student, kd)), grid, m)
     if k is None or k == m or not grid.complete[k] or comparable.others(grid, m, k).any():
         return row

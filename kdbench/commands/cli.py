@@ -7,12 +7,13 @@ from collections.abc import Callable
 
 import typer
 
-from kdbench.commands import methods, publishing, reproduce, results, run, tune
+from kdbench.commands import methods, publishing, reproduce, results, run, sweep, tune
 from kdbench.errors import KDBenchError
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "run": run.run,
     "status": run.status,
+    "sweep": sweep.sweep,
     "leaderboard": results.leaderboard,
     "report": results.report,
     "compare": results.compare,

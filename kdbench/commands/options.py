@@ -82,6 +82,9 @@ class Selection:
     stop_after: Annotated[
         str, typer.Option(help="start nothing that cannot end in this time: 90s, 30m, 2h, 1h30m; exit status 0")
     ] = ""
+    tuned: Annotated[
+        bool, typer.Option("--tuned", help="also the rows with the settings that `kdbench sweep` chose")
+    ] = False
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="run cells again that failed before")] = False
 
     @cached_property
@@ -106,7 +109,25 @@ class Selection:
 
     @cached_property
     def cells(self) -> list[Cell]:
-        return self.suite.cells()
+        """With tuned rows where they are asked for."""
+        cells = self.suite.cells()
+        if self.tuned or self.suite.tuned:
+            from kdbench.board.sweeps.rows import tuned_cells
+
+            cells += tuned_cells(self.suite, self.store, self.grid_typed)
+        return cells
+
+    @cached_property
+    def shown(self) -> list[Cell]:
+        """The cells that tables show: with those tuned rows that are asked for or have a record."""
+        from kdbench.board.sweeps.rows import rows_there
+
+        if self.tuned or self.suite.tuned:
+            try:
+                return self.cells
+            except KDBenchError as error:
+                remark([str(error)])
+        return self.suite.cells() + rows_there(self.suite, self.store)
 
     @cached_property
     def store(self) -> Store:
@@ -123,9 +144,16 @@ class Selection:
         """What chose these cells, as it is typed: the suite, and the options that are not left as they stand here."""
         given = {name: getattr(self, name) for name in GRID if getattr(self, name) != getattr(Selection, name)}
         suite = given.pop("suite_name", self.suite_name)
+        tuned = ["--tuned"] * given.pop("tuned", False)
         settings = [("set", setting) for setting in given.pop("settings", None) or []]
         settings += [("teacher", entry) for entry in given.pop("teachers", None) or []]
-        return " ".join([suite, *(f"--{name} {shlex.quote(str(v))}" for name, v in [*given.items(), *settings])])
+        options = [f"--{name} {shlex.quote(str(value))}" for name, value in [*given.items(), *settings]]
+        return " ".join([suite, *options, *tuned])
+
+    @property
+    def grid_typed(self) -> str:
+        """The same for a sweep of these cells, which has a seed of its own."""
+        return dataclasses.replace(self, tuned=False, seeds="").typed
 
     @property
     def seed_numbers(self) -> list[int]:
@@ -147,7 +175,7 @@ class Selection:
 
 # what most commands take from it
 RECIPE = ("epochs", "settings", "teachers", "precision", "out")
-GRID = ("suite_name", "methods", "pairs", "seeds", *RECIPE)
+GRID = ("suite_name", "methods", "pairs", "seeds", *RECIPE, "tuned")
 RUNNING = ("data", "device", "compile", "threads", "cohort_size", "sources", "stop_after", "retry_failed")
 
 

@@ -40,7 +40,8 @@ def publish(
         load_methods(file)
     anew = (Path(suite) / "card.json").is_file()
     done = publishing.remake(Path(suite)) if anew else publishing.publish(load(suite), out, to, weights_at)
-    print(f"published {done.records} records and {done.teachers} of teachers in {done.folder}")
+    of_trials = f", {done.trials} of trials" if done.trials else ""
+    print(f"published {done.records} records{of_trials} and {done.teachers} of teachers in {done.folder}")
     if done.aside:
         print(
             f"{done.aside} records of {out} stay there: they are of another recipe, of a method's older source, or of "

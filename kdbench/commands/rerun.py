@@ -14,7 +14,7 @@ from kdbench.board.publishing.problem import Problem
 from kdbench.errors import KDBenchError
 from kdbench.executors.local import LocalExecutor
 from kdbench.records import Record, Store
-from kdbench.suites.tables import suite_of
+from kdbench.suites.tables import cells_of
 from kdbench.training.cohort import Listener
 
 DECIDES = (("numerics",), ("hardware", "processor"), ("versions", "torch"))  # of the provenance: the bits of a result
@@ -54,7 +54,7 @@ def rerun(
 ) -> Rerun:
     """Train drawn cells, and the teachers they learn from, in a folder of their own, and compare the results."""
     found, published = Rerun(), drawn(folder, count)
-    cells = {cell.id: cell for cell in suite_of(read_card(folder / "card.json")["suite"]).cells()}
+    cells = {cell.id: cell for cell in cells_of(read_card(folder / "card.json")["suite"])}
     again = [cells[record["id"]] for record in published if record["id"] in cells]
     with tempfile.TemporaryDirectory() as scratch:
         LocalExecutor(Path(scratch), listener, data, device, "auto", 0, threads).run(again)

@@ -29,7 +29,7 @@ def leaderboard(
 ) -> None:
     """Make runs.csv, leaderboard.csv and leaderboard_long.csv from the records, and print the leaderboard."""
     remark(chosen.suite.absent_data())
-    print_leaderboard(chosen.cells, chosen.store, common)
+    print_leaderboard(chosen.shown, chosen.store, common)
 
 
 @selecting(*GRID)
@@ -48,7 +48,9 @@ def report(
     from kdbench.commands.site import report as make_report
 
     folder = site or Path("site") / chosen.suite.name
-    page = make_report(chosen.suite, chosen.store, folder, everything=everything, latex=latex, pictures=plots)
+    page = make_report(
+        chosen.suite, chosen.shown, chosen.store, folder, everything=everything, latex=latex, pictures=plots
+    )
     print(f"report: {page}")
 
 
@@ -64,7 +66,7 @@ def compare(
     from kdbench.commands.unusable import counted
 
     a, b = label_of(a), label_of(b)
-    comparison(console(), compare_methods(counted(chosen.store, chosen.cells), a, b))
+    comparison(console(), compare_methods(counted(chosen.store, chosen.shown), a, b))
 
 
 @selecting("suite_name", "pairs", "seeds", *RECIPE)
@@ -106,7 +108,7 @@ def power(
         raise KDBenchError(
             f"--methods {methods!r} names {len(labels)} methods: give the two to tell apart, e.g. dkd,kd"
         )
-    records = counted(chosen.store, chosen.cells)
+    records = counted(chosen.store, chosen.shown)
     render(console(), plan(records, labels[0], labels[1], delta, sd))
 
 

@@ -33,7 +33,7 @@ def run(
         plan(chosen, chosen.cells, chosen.store)
         return
     late = train(chosen, chosen.cells, chosen.store)
-    failed = print_leaderboard(chosen.cells, chosen.store)
+    failed = print_leaderboard(chosen.shown, chosen.store)
     if late:
         print(late)
     elif lost := sum(not chosen.store.has(cell.id) for cell in chosen.cells):
@@ -51,7 +51,7 @@ def status(chosen: Selection) -> None:
     from kdbench.commands.plan import print_status
 
     remark(chosen.suite.absent_data())
-    print_status(console(), chosen.cells, chosen.store, chosen.out)
+    print_status(console(), chosen.shown, chosen.store, chosen.out)
 
 
 def plan(chosen: Selection, cells: Sequence[Cell], store: Store) -> None:
@@ -77,6 +77,7 @@ def train(chosen: Selection, cells: Sequence[Cell], store: Store) -> str:
     Returns:
         what the time of `--stop-after` did not suffice for, in a sentence; nothing if all are done.
     """
+    from kdbench.board.sweeps.twins import copy_records, twins
     from kdbench.commands.unusable import clear_away
     from kdbench.records.leftovers import sweep
     from kdbench.records.lock import locked
@@ -91,6 +92,7 @@ def train(chosen: Selection, cells: Sequence[Cell], store: Store) -> str:
                 clear_away(kept)
             if chosen.sources:
                 _take(chosen, chosen.sources, cells, store)
+            same = twins(cells)
             done = sum(store.has(cell.id) and not refusal(store, cell) for cell in cells)
             if done == len(cells) and not chosen.retry_failed:
                 return ""  # before what only training needs is imported
@@ -102,8 +104,10 @@ def train(chosen: Selection, cells: Sequence[Cell], store: Store) -> str:
                     chosen.out, display, chosen.data, chosen.device, chosen.compile, chosen.cohort_size, chosen.threads
                 )
                 executor.deadline = _deadline(chosen, seconds, store)
-                executor.run(cells, chosen.retry_failed)
-            return _told(chosen, executor.late(cells), len(cells), done)
+                own = [cell for cell in cells if cell.id not in same]
+                executor.run(own, chosen.retry_failed)
+            copy_records(cells, store)
+            return _told(chosen, executor.late(own), len(cells), done)
     except KeyboardInterrupt:
         print("kdbench: interrupted; the same command goes on from the last finished epoch", file=sys.stderr)
         raise typer.Exit(130) from None

@@ -19,6 +19,8 @@ from kdbench.papers.reported import Reported, by_paper, load, load_other, metric
 from kdbench.registry.about import sections, source_of
 from kdbench.registry.catalogue import needs_of
 from kdbench.registry.composition import Composite
+from kdbench.registry.spaces import at_values, space_of
+from kdbench.space import said
 
 WIDTH = 110  # prose in wider lines is hard to read
 
@@ -73,9 +75,11 @@ def _hyperparameters(cls: type[Method]) -> RenderableType:
     defaults = registry.hyperparameters(cls)
     if not defaults:
         return Text("no hyperparameters\n")
-    table = Table("hyperparameter", "default", box=box.SIMPLE_HEAD)
+    table = Table("hyperparameter", "default", "search space", box=box.SIMPLE_HEAD)
+    space = at_values(space_of(cls), defaults)
     for name, default in defaults.items():
-        table.add_row(name, f"{default:.6g}" if isinstance(default, float) else repr(default))
+        shown = f"{default:.6g}" if isinstance(default, float) else repr(default)
+        table.add_row(name, shown, said(space[name]) if name in space else "")
     return table
 
 

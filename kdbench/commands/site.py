@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,18 +15,26 @@ from kdbench.errors import KDBenchError
 from kdbench.papers.reported import load
 from kdbench.records import Record, Store
 from kdbench.registry.about import Described, described
-from kdbench.suites.grid import Suite
+from kdbench.suites.grid import Cell, Suite
 
 NEEDED = ("jinja2", "plotly", "matplotlib")
 
 
 def report(
-    suite: Suite, store: Store, folder: Path, *, everything: bool = False, latex: bool = False, pictures: bool = True
+    suite: Suite,
+    cells: Sequence[Cell],
+    store: Store,
+    folder: Path,
+    *,
+    everything: bool = False,
+    latex: bool = False,
+    pictures: bool = True,
 ) -> Path:
     """Write the site of a suite and return the path of its first page.
 
     Args:
-        suite: the grid that counts.
+        suite: what the site is of.
+        cells: the grid that counts.
         store: its records.
         folder: where the site goes.
         everything: show all records of the folder, also those that the suite as it is now leaves out.
@@ -40,7 +48,7 @@ def report(
         raise KDBenchError(f"a report needs {' and '.join(absent)}: pip install 'kdbench[report]'")
     from kdbench.board.page.build import build
 
-    cells, found = suite.cells(), records_of(store)
+    found = records_of(store)
     chosen = Chosen(found, []) if everything else choose(found, cells)
     records = chosen.records
     if not records:

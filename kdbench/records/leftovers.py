@@ -61,8 +61,9 @@ def _ended(record: Path) -> bool:
 
 def _folders(out: Path) -> Iterator[Path]:
     for entry in _entries(out):
-        if entry.is_dir() and (Path(entry.path) / "records").is_dir():
-            yield Path(entry.path)
+        for folder in (Path(entry.path), Path(entry.path) / "sweep"):  # a suite's own, and that of its trials
+            if (folder / "records").is_dir():
+                yield folder
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

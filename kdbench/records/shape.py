@@ -48,10 +48,31 @@ DONE: dict[str, Any] = {
 }
 
 
+_NUMBER = (int, float, type(None))
+_TRIALS: dict[str, Any] = {
+    "space": dict,
+    "trials": [{"values": dict, "id": str, "status": str, "score": _NUMBER, "seconds": _NUMBER}],
+    "choice": int,
+}
+TUNED: dict[str, Any] = {  # what the method of a tuned row has besides
+    "tuned": bool,
+    "tuning": {
+        "rule": str,
+        "sweep": {"trials": int, "share": float, "seed": int, "fraction": float},
+        "recipe": {**_TRIALS, "values": dict},
+        **_TRIALS,
+    },
+}
+
+
 def misshapen(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Where a record has not the shape of one: the key, and what is wrong with it."""
     status = record.get("status")
     yield from misfits(record, {**SHAPE, **(DONE if status == "done" else {})})
+    cell = record.get("cell")
+    method = cell.get("method") if isinstance(cell, dict) else None
+    if isinstance(method, dict) and TUNED.keys() & method.keys():
+        yield from misfits(method, TUNED, "cell.method")
     if isinstance(status, str) and status not in STATUSES:
         yield "status", f"{status!r}: it is none of {', '.join(STATUSES)}"
 

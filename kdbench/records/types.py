@@ -36,6 +36,8 @@ class MethodConfig(TypedDict):
     hyperparameters: dict[str, Any]
     source: str
     source_not_tracked: NotRequired[list[str]]  # what it uses that the digest cannot follow
+    tuned: NotRequired[bool]  # True where a sweep chose the settings
+    tuning: NotRequired[dict[str, Any]]  # then: its search space, all trials and the choice
 
 
 class CellConfig(TypedDict):

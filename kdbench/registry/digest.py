@@ -2,9 +2,9 @@
 
 A method's result is decided by its class and by everything that it names: helpers of its own file, functions of
 `kdbench.losses`, layers of `kdbench.connectors`, other methods it builds on, an author's own modules. The digest covers
-those definitions as syntax trees without what decides no number (docstrings, the paper's entry, `reads`), so an edited
-formula runs the cell again and an edited comment does not. It names definitions, not files: what is moved stays what
-it is. What cannot be followed is told by `untracked`.
+those definitions as syntax trees without what decides no number (docstrings, the paper's entry, `reads`, the search
+space), so an edited formula runs the cell again and an edited comment does not. It names definitions, not files: what
+is moved stays what it is. What cannot be followed is told by `untracked`.
 """
 
 from __future__ import annotations

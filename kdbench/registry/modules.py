@@ -14,13 +14,15 @@ from functools import cache
 from importlib.machinery import SOURCE_SUFFIXES, ModuleSpec
 from importlib.util import decode_source, resolve_name
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kdbench.registry.dump import parse
 
 IMPORTS = ast.Import | ast.ImportFrom
 SCOPES = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda  # their bodies bind no name of the module
 REGISTER = ("kdbench", "register"), ("kdbench.registry", "register")
+SPACE = "search_space"
+DIMENSIONS = ("Around", "Choice", "Integer", "LogUniform", "Uniform")  # of kdbench.space
 NAMED = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.ExceptHandler | ast.MatchAs | ast.MatchStar
 BUILTINS = {"exec", "eval", "globals", "__import__"}
 LOADERS = {"import_module", "spec_from_file_location", "run_path", "run_module"}
@@ -55,7 +57,7 @@ class Module:
     effects: list[ast.stmt] = field(default_factory=list)
 
     def strip(self, tree: ast.AST) -> None:
-        """Take out docstrings, `register(...)` with the paper's metadata, and `reads`."""
+        """Take out docstrings, `register(...)` with the paper's metadata, `reads` and search spaces."""
         for node in ast.walk(tree):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                 first = node.body[0] if node.body else None
@@ -64,7 +66,8 @@ class Module:
             if isinstance(node, ast.ClassDef):
                 node.decorator_list = [d for d in node.decorator_list if not self._registers(d)]
                 # `reads` leaves out what no number depends on: a method that uses another map fails
-                node.body = [part for part in node.body if getattr(part, "name", "") != "reads"] or [ast.Pass()]
+                kept = [part for part in node.body if getattr(part, "name", "") != "reads" and not self._is_space(part)]
+                node.body = kept or [ast.Pass()]
 
     def targets(self, node: ast.AST) -> dict[str, Target]:
         """What the names stand for that an import statement anywhere in a node binds."""
@@ -107,6 +110,26 @@ class Module:
         return (
             isinstance(node, ast.Expr) and not isinstance(node.value, ast.Constant) and not self._registers(node.value)
         )
+
+    def _is_space(self, node: ast.stmt) -> bool:
+        """Whether this is `search_space = Space(...)` of kdbench's dimensions, which decide no number by themselves; an
+        edit of anything else of that name is noticed.
+        """
+        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+        value: Any = getattr(node, "value", None)
+        if target is None or chain(target) != [SPACE] or not (self._made_by(value, ("Space",)) and not value.args):
+            return False
+        return all(
+            self._made_by(part.value, DIMENSIONS) if part.arg else chain(part.value)[-1:] == [SPACE]
+            for part in value.keywords
+        )
+
+    def _made_by(self, node: Any, names: tuple[str, ...]) -> bool:
+        """Whether a node calls one of these of `kdbench.space`."""
+        root, *rest = (chain(node.func) if isinstance(node, ast.Call) else []) or [""]
+        module, name = self.imports.get(root, Target(""))
+        path = [module, *([name] if name else []), *rest]
+        return path[-1] in names and ".".join(path[:-1]) in ("kdbench", "kdbench.space")
 
     def _registers(self, node: ast.expr) -> bool:
         """Whether this is `register(...)` of kdbench, or `register(...)(TheClass)`."""

@@ -20,10 +20,12 @@ from kdbench.suites.dataset import DatasetSpec
 from kdbench.suites.fixed import FREE, Fixed
 from kdbench.suites.folders import ABSENT
 from kdbench.suites.recipe import Recipe
+from kdbench.suites.sweep import DEFAULT, Sweep
 from kdbench.suites.teacher_seeds import ONE, PAIRED, paired
 
 ENGINE = 2  # raise it when the loop, the networks or the data change what a cell's result would be
-REMARKS = ("label", "family", "source_not_tracked")  # what a record says of its method and no result depends on
+# what a record says of its method and no result depends on
+REMARKS = ("label", "family", "source_not_tracked", "tuning")
 BASELINES = ("student", "kd")  # what every method is compared with
 PLAIN = "student"  # the registered method that trains without distillation; teachers are trained by it
 
@@ -95,7 +97,8 @@ class MethodSpec:
 class Cell:
     """One point of the grid; everything that decides its result on a machine, and nothing else, is in `config`.
 
-    `fixed` are the numerics that its suite asks for: a record of others is not this cell's, whatever its id.
+    `fixed` are the numerics that its suite asks for: a record of others is not this cell's, whatever its id. A cell
+    that a sweep tuned is another than that of the same settings by hand, so that both have a record.
     """
 
     suite: str
@@ -107,6 +110,7 @@ class Cell:
     teacher_recipes: tuple[Recipe, ...] = ()  # one per teacher of `teachers`
     role: str = "student"  # "teacher" while a teacher is trained: other initial weights and batches than a student's
     fixed: Fixed = FREE
+    tuning: Mapping[str, Any] | None = None  # how a sweep chose its settings, where one did
 
     @property
     def teachers(self) -> tuple[TeacherSpec, ...]:
@@ -152,6 +156,8 @@ class Cell:
         }
         if hidden := untracked(cls):
             method["source_not_tracked"] = hidden
+        if self.tuning is not None:
+            method |= {"tuned": True, "tuning": plain(self.tuning)}
         return method
 
     def _assistants(self) -> list[str] | None:
@@ -199,8 +205,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Suite:
-    """The grid, its recipe, the numerics that it fixes, and whether a seed has teachers of its own
-    (`kdbench.suites.teacher_seeds`).
+    """The grid, its recipe, the numerics that it fixes, whether a seed has teachers of its own
+    (`kdbench.suites.teacher_seeds`), how a sweep tunes it, and whether tuned rows belong to it.
     """
 
     name: str
@@ -215,6 +221,8 @@ class Suite:
     description: str = ""
     numerics: Fixed = FREE
     teacher_seeds: str = added(ONE)
+    sweep: Sweep = DEFAULT
+    tuned: bool = False
 
     def cells(self) -> list[Cell]:
         """Every point of the grid, cohorts together, in the suite's order."""

@@ -22,6 +22,7 @@ from kdbench.suites.grid import PLAIN, DatasetSpec, MethodSpec, Pair, Suite, Tea
 from kdbench.suites.method_files import load_methods
 from kdbench.suites.networks import canonical
 from kdbench.suites.recipe import LENGTH, Recipe, overridden
+from kdbench.suites.sweep import Sweep
 
 ALL = "all"  # in a suite's `methods`: every registered one
 
@@ -56,9 +57,12 @@ def parse(table: dict[str, Any], default_name: str = "suite") -> Suite:
         **{section: _by_network(table.get(section, {}), section) for section in ("student_recipes", "teacher_recipes")},
         "teacher_recipe": _recipe(recipe, "teacher_recipe", teacher),
         "numerics": _build(Fixed, table.get("numerics", {}), "numerics"),
+        "sweep": _build(Sweep, table.get("sweep", {}), "sweep"),
+        "tuned": _typed(table.get("tuned", False), bool, "tuned"),
     }
     suite = _build(Suite, {**table, **parts}, "the suite", convert=False)
     suite.numerics.check()
+    suite.sweep.check()
     for section in ("student_recipes", "teacher_recipes"):
         for network, overrides in parts[section].items():
             _recipe(recipe, f"{section}.{network}", _table(overrides, f"{section}.{network}"))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from kdbench.suites.fixed import fixed_of
-from kdbench.suites.grid import DatasetSpec, MethodSpec, Pair, Suite, TeacherSpec
+from kdbench.suites.grid import Cell, DatasetSpec, MethodSpec, Pair, Suite, TeacherSpec
 from kdbench.suites.recipe import Recipe
+from kdbench.suites.sweep import DEFAULT
 
 T = TypeVar("T")
 
@@ -23,7 +24,26 @@ def suite_of(table: Mapping[str, Any]) -> Suite:
         "teacher_recipe": _made(Recipe, table["teacher_recipe"]),
         "numerics": fixed_of(table.get("numerics", {})),
     }
-    return _made(Suite, {**table, **parts})
+    return _made(Suite, {**table, **parts, "sweep": DEFAULT, "tuned": False})
+
+
+def cells_of(table: Mapping[str, Any]) -> list[Cell]:
+    """The cells of a `suite_table`, those of its tuned rows among them."""
+    cells = suite_of(table).cells()
+    return [*cells, *(cell for row in table.get("tuned", ()) for cell in _tuned(row, cells))]
+
+
+def _tuned(row: Mapping[str, Any], cells: Sequence[Cell]) -> Iterator[Cell]:
+    """The cells of a tuned row: one for each that its method has at its place."""
+    place = row["dataset"], row["protocol"], row.get("teacher_protocol"), row["pair"]
+    spec, seen = MethodSpec(row["name"], row["hyperparameters"], title=row["label"]), set()
+    for cell in cells:
+        config = cell.config
+        mine = config["dataset"], config["protocol"], config.get("teacher_protocol"), config["pair"]
+        if mine == place and cell.method.name == row["name"] and cell.seed not in seen:
+            seen.add(cell.seed)
+            recipe = dataclasses.replace(cell.recipe, **row["recipe"])
+            yield dataclasses.replace(cell, method=spec, recipe=recipe, tuning={})
 
 
 def _pair(entry: Mapping[str, Any]) -> Pair:

@@ -20,6 +20,7 @@ from torch import Tensor
 from kdbench import registry
 from kdbench.method import answer_of, both_views
 from kdbench.records import Record
+from kdbench.registry.spaces import faults
 from kdbench.suites.grid import PLAIN
 from kdbench.testing.trial import FP32, Bench
 
@@ -149,6 +150,12 @@ def owns_its_parameters(bench: Bench, method: str) -> str:
     return f"keeps layers of the student as its own ({', '.join(kept)}): they are no extra parameters" if kept else ""
 
 
+def searches_what_it_has(bench: Bench, method: str) -> None:
+    """Its search space names its own hyperparameters, holds their defaults, and has values that it takes."""
+    for fault in faults(registry.get(method)):
+        raise ContractBroken(fault)
+
+
 CHECKS: Mapping[str, Callable[[Bench, str], str | None]] = {
     "trains": trains,
     "moves the student": moves_the_student,
@@ -156,6 +163,7 @@ CHECKS: Mapping[str, Callable[[Bench, str], str | None]] = {
     "owns its parameters": owns_its_parameters,
     "ignores its neighbours": ignores_its_neighbours,
     "resumes to the same bits": resumes_to_the_same_bits,
+    "has a search space": searches_what_it_has,
     **{f"takes {setting}": partial(trains_with, setting) for setting in SETTINGS},
     **{f"takes {pair}": partial(trains_on, pair) for pair in PAIRS},
 }

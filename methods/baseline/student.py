@@ -10,12 +10,13 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdbench import Batch, Method, Output, register
+from kdbench import Batch, Choice, Method, Output, Space, register
 
 
 @register("student", family="baseline", fidelity="paper")
 class Student(Method):
     uses_teacher = False
+    search_space = Space(label_smoothing=Choice(0.0, 0.05, 0.1, 0.2))
 
     def __init__(self, label_smoothing: float = 0.0) -> None:
         super().__init__()

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdbench import Batch, Method, Output, Paper, register
+from kdbench import Around, Batch, Choice, Method, Output, Paper, Space, register
 from kdbench.losses import log_kl
 
 
@@ -40,6 +40,7 @@ from kdbench.losses import log_kl
 )
 class TfKD(Method):
     uses_teacher = False
+    search_space = Space(alpha=Choice(0.1, 0.5, 0.9, 0.95), temperature=Choice(5.0, 10.0, 20.0, 40.0), weight=Around())
 
     def __init__(
         self, alpha: float = 0.1, temperature: float = 20.0, correct: float = 0.99, weight: float = 1.0

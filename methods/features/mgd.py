@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench import Batch, Method, Network, Output, Paper, register
+from kdbench import Around, Batch, Method, Network, Output, Paper, Space, Uniform, register
 from kdbench.connectors import pointwise, pool_match
 from kdbench.losses import wide
 
@@ -37,6 +37,7 @@ from kdbench.losses import wide
 )
 class MGD(Method):
     needs = frozenset({"maps"})
+    search_space = Space(weight=Around(), masked=Uniform(0.05, 0.65))
 
     def __init__(self, weight: float = 7e-5, masked: float = 0.15) -> None:
         super().__init__()

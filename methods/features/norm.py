@@ -33,7 +33,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench import Batch, Dataset, KDBenchError, Method, Network, NotApplicable, Output, Paper, register
+from kdbench import (
+    Around,
+    Batch,
+    Dataset,
+    KDBenchError,
+    LogUniform,
+    Method,
+    Network,
+    NotApplicable,
+    Output,
+    Paper,
+    Space,
+    register,
+)
 from kdbench.connectors import check_pooled_student, evaluating, global_pool, norm
 from kdbench.losses import wide
 
@@ -106,6 +119,7 @@ class Transformed(Output):
 )
 class NORM(Method):
     needs = frozenset({"maps", "unpooled"})
+    search_space = Space(weight=Around(), ce_weight=LogUniform(0.05, 1.0))
 
     def __init__(self, n: int = 8, weight: float = 1.0, ce_weight: float = 0.1, scale: float = 2.5) -> None:
         super().__init__()

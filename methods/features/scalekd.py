@@ -33,7 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench import Batch, Method, Network, NotApplicable, Output, Paper, register
+from kdbench import Around, Batch, Method, Network, NotApplicable, Output, Paper, Space, register
 from kdbench.connectors import Shape, evaluating, norm, stages_to_pool
 from kdbench.losses import wide
 
@@ -105,6 +105,7 @@ class Projector(nn.Module):
 )
 class ScaleKD(Method):
     needs = frozenset({"maps", "unpooled"})
+    search_space = Space(spatial=Around(), frequency=Around(), last_spatial=Around())
 
     def __init__(
         self,

@@ -22,15 +22,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench import Batch, Dataset, Method, Network, Output, Paper, register
-from kdbench.connectors import (
-    bottleneck,
-    global_pool,
-    last_of_stages,
-    pool_match,
-    pool_to,
-    require_pooled_embedding,
-)
+from kdbench import Batch, Choice, Dataset, Method, Network, Output, Paper, Space, register
+from kdbench.connectors import bottleneck, global_pool, last_of_stages, pool_match, pool_to, require_pooled_embedding
 
 
 class Deployed(nn.Module):
@@ -61,6 +54,7 @@ class Deployed(nn.Module):
 )
 class SimKD(Method):
     needs = frozenset({"maps", "unpooled"})
+    search_space = Space(factor=Choice(1, 2, 4))
 
     def __init__(self, factor: int = 2) -> None:
         super().__init__()

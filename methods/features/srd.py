@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench import Batch, KDBenchError, Method, Network, Output, Paper, register
+from kdbench import Around, Batch, Choice, KDBenchError, Method, Network, Output, Paper, Space, register
 from kdbench.losses import kl
 
 FORMS = {"logsum": 1e-4, "correlation": 1e-10}  # and the epsilon of its norm
@@ -50,6 +50,8 @@ def standardised(x: Tensor, eps: float) -> Tensor:
     fidelity="official-code",
 )
 class SRD(Method):
+    search_space = Space(weight=Around(), kd_weight=Around(), temperature=Choice(1.0, 2.0, 4.0))
+
     def __init__(
         self,
         weight: float = 2.0,

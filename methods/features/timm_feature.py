@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench import Batch, Method, Network, Output, Paper, register
+from kdbench import Batch, Choice, Method, Network, Output, Paper, Space, register
 from kdbench.losses import wide
 from kdbench.methods.logits.timm_logit import task_weights
 
@@ -32,6 +32,8 @@ from kdbench.methods.logits.timm_logit import task_weights
     fidelity="official-code",
 )
 class TimmFeature(Method):
+    search_space = Space(distill_weight=Choice(None, 0.1, 0.3, 3.0, 10.0))
+
     def __init__(self, task_weight: float | None = None, distill_weight: float | None = None) -> None:
         super().__init__()
         self.task_weight, self.distill_weight = task_weights(task_weight, distill_weight)

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench import Batch, KDBenchError, Method, Network, Output, Paper, register
+from kdbench import Around, Batch, Choice, KDBenchError, LogUniform, Method, Network, Output, Paper, Space, register
 from kdbench.connectors import Fusion, global_pool
 from kdbench.losses import decoupled_kl, kl, wide
 
@@ -69,6 +69,7 @@ def gaussian_kl(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> 
 )
 class UniKD(Method):
     needs = frozenset({"maps"})
+    search_space = Space(beta=LogUniform(0.25, 16.0), weight=Around(), temperature=Choice(1.0, 2.0, 4.0, 8.0))
 
     def __init__(
         self,

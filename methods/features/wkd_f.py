@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench import Batch, KDBenchError, Method, Network, NotApplicable, Output, Paper, register
+from kdbench import Around, Batch, Choice, KDBenchError, Method, Network, NotApplicable, Output, Paper, Space, register
 from kdbench.connectors import Hint, bottleneck, norm, pool_match
 from kdbench.losses import wide
 from kdbench.methods.logits.wkd_l import late_cosine
@@ -56,6 +56,7 @@ def moments(feature: Tensor, grid: int) -> tuple[Tensor, Tensor]:
 )
 class WKDF(Method):
     needs = frozenset({"maps"})
+    search_space = Space(weight=Around(), rho=Choice(2.0, 3.0, 4.0, 8.0))
 
     def __init__(
         self,

@@ -32,7 +32,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdbench import Batch, Dataset, KDBenchError, Method, Network, Output, Paper, Step, register
+from kdbench import (
+    Around,
+    Batch,
+    Choice,
+    Dataset,
+    KDBenchError,
+    Method,
+    Network,
+    Output,
+    Paper,
+    Space,
+    Step,
+    Uniform,
+    register,
+)
 from kdbench.connectors import evaluating, pixel_range, require_images, require_memory
 from kdbench.losses import kl, kl_per_sample, sample_norms, wide
 
@@ -57,6 +71,7 @@ class BackwardKD(Method):
     high: Tensor
     samples: Tensor
     logits: Tensor
+    search_space = Space(eta=Around(), temperature=Choice(1.0, 2.0, 4.0, 8.0), lam=Uniform(0.1, 0.95))
 
     def __init__(
         self,

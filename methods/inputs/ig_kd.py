@@ -34,7 +34,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdbench import Batch, Dataset, KDBenchError, Method, Network, NotApplicable, Output, Paper, Step, register
+from kdbench import (
+    Batch,
+    Choice,
+    Dataset,
+    KDBenchError,
+    LogUniform,
+    Method,
+    Network,
+    NotApplicable,
+    Output,
+    Paper,
+    Space,
+    Step,
+    Uniform,
+    register,
+)
 from kdbench.connectors import pixel_range, pool_to, require_images, require_memory
 from kdbench.losses import attention_map, kl, wide
 
@@ -77,6 +92,7 @@ class IGKD(Method):
     maps: Tensor
     teacher_logits: Tensor
     teacher_attention: Tensor
+    search_space = Space(alpha=LogUniform(0.005, 0.9), temperature=Choice(1.0, 2.5, 4.0, 8.0), gamma=Uniform(0.1, 0.9))
 
     def __init__(
         self,

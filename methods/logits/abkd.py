@@ -22,7 +22,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdbench import Batch, Method, Output, Paper, register
+from kdbench import Around, Batch, Choice, Method, Output, Paper, Space, Uniform, register
 
 NEAR = 1e-6  # a sum of exponents that is nearer to 0 than this is 0
 
@@ -67,6 +67,10 @@ def missing_factor(alpha: float, beta: float) -> float:
     fidelity="official-code",
 )
 class ABKD(Method):
+    search_space = Space(
+        alpha=Uniform(0.0, 1.0), beta=Uniform(0.0, 1.0), weight=Around(), temperature=Choice(1.0, 2.0, 4.0, 8.0)
+    )
+
     def __init__(
         self,
         alpha: float = 0.8,

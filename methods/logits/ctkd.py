@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench import Batch, Method, Network, Output, Paper, register
+from kdbench import Around, Batch, Choice, Method, Network, Output, Paper, Space, register
 from kdbench.losses import kl
 
 
@@ -40,6 +40,8 @@ from kdbench.losses import kl
     fidelity="official-code",
 )
 class CTKD(Method):
+    search_space = Space(kd_weight=Around(), start=Choice(1.0, 2.0, 4.0), span=Around(4.0))
+
     def __init__(
         self,
         ce_weight: float = 0.1,

@@ -17,7 +17,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdbench import Batch, Method, Output, Paper, register
+from kdbench import Around, Batch, Choice, Method, Output, Paper, Space, register
 from kdbench.losses import pearson
 
 
@@ -35,6 +35,8 @@ from kdbench.losses import pearson
     fidelity="official-code",
 )
 class DIST(Method):
+    search_space = Space(inter_weight=Around(), intra_weight=Around(), temperature=Choice(1.0, 2.0, 4.0))
+
     def __init__(self, inter_weight: float = 2.0, intra_weight: float = 2.0, temperature: float = 4.0) -> None:
         super().__init__()
         self.inter_weight, self.intra_weight, self.temperature = inter_weight, intra_weight, temperature

@@ -18,7 +18,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdbench import Batch, Method, Output, Paper, register
+from kdbench import Around, Batch, Choice, LogUniform, Method, Output, Paper, Space, register
 from kdbench.losses import decoupled_kl
 
 
@@ -36,6 +36,8 @@ from kdbench.losses import decoupled_kl
     fidelity="official-code",
 )
 class DKD(Method):
+    search_space = Space(alpha=Around(), beta=LogUniform(0.25, 16.0), temperature=Choice(1.0, 2.0, 4.0, 8.0))
+
     def __init__(
         self,
         alpha: float = 1.0,

@@ -20,7 +20,20 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from kdbench import Batch, Dataset, KDBenchError, Method, Network, NotApplicable, Output, Paper, Step, register
+from kdbench import (
+    Batch,
+    Dataset,
+    KDBenchError,
+    Method,
+    Network,
+    NotApplicable,
+    Output,
+    Paper,
+    Space,
+    Step,
+    Uniform,
+    register,
+)
 from kdbench.methods.logits.dkd import DKD
 from kdbench.methods.logits.kd import KD
 from kdbench.methods.relations.crd import CRD
@@ -69,6 +82,8 @@ def dot_update(
     fidelity="official-code",
 )
 class DOT(Method):
+    search_space = Space(delta=Uniform(0.0, 0.1))
+
     def __init__(self, base: str = "kd", delta: float = 0.075) -> None:
         super().__init__()
         if base not in BASES:

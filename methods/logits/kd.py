@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdbench import Batch, Method, Output, Paper, register
+from kdbench import Around, Batch, Choice, Method, Output, Paper, Space, register
 from kdbench.losses import kl
 
 
@@ -27,6 +27,8 @@ from kdbench.losses import kl
     fidelity="field-code",
 )
 class KD(Method):
+    search_space = Space(kd_weight=Around(), temperature=Choice(1.0, 2.0, 3.0, 4.0, 6.0, 8.0))
+
     def __init__(self, temperature: float = 4.0, ce_weight: float = 0.1, kd_weight: float = 0.9) -> None:
         super().__init__()
         self.temperature, self.ce_weight, self.kd_weight = temperature, ce_weight, kd_weight

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdbench import Batch, KDBenchError, Method, Output, Paper, register
+from kdbench import Around, Batch, Choice, KDBenchError, Method, Output, Paper, Space, register
 from kdbench.losses import kl, kl_per_sample
 
 
@@ -54,6 +54,8 @@ def pairs_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     fidelity="official-code",
 )
 class LDRLD(Method):
+    search_space = Space(alpha=Around(), beta=Around(), temperature=Choice(1.0, 2.0, 4.0, 8.0))
+
     def __init__(
         self,
         alpha: float = 10.5,

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdbench import Batch, Method, Output, Paper, register
+from kdbench import Around, Batch, Method, Output, Paper, Space, register
 from kdbench.losses import kl
 
 
@@ -54,6 +54,7 @@ def gram_distance(ours: Tensor, theirs: Tensor) -> Tensor:
 )
 class MLLD(Method):
     needs = frozenset({"strong_view"})
+    search_space = Space(kd_weight=Around())
 
     def __init__(self, ce_weight: float = 0.1, kd_weight: float = 0.9, temperature: float = 4.0) -> None:
         super().__init__()

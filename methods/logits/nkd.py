@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdbench import Batch, Method, Output, Paper, register
+from kdbench import Around, Batch, Choice, Method, Output, Paper, Space, register
 from kdbench.losses import soft_cross_entropy, without
 
 
@@ -35,6 +35,8 @@ from kdbench.losses import soft_cross_entropy, without
     fidelity="official-code",
 )
 class NKD(Method):
+    search_space = Space(gamma=Around(), temperature=Choice(1.0, 2.0, 3.0, 4.0))
+
     def __init__(self, gamma: float = 1.5, temperature: float = 1.0) -> None:
         super().__init__()
         self.gamma, self.temperature = gamma, temperature

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdbench import Batch, Method, Output, Paper, register
+from kdbench import Around, Batch, Choice, LogUniform, Method, Output, Paper, Space, register
 from kdbench.losses import log_kl
 from kdbench.methods.logits.lskd import standardised
 
@@ -52,6 +52,8 @@ def against_the_rest(logits: Tensor, chosen: Tensor) -> Tensor:
     fidelity="official-code",
 )
 class RLD(Method):
+    search_space = Space(alpha=Around(), beta=LogUniform(0.25, 16.0), temperature=Choice(1.0, 2.0, 4.0, 8.0))
+
     def __init__(
         self,
         alpha: float = 1.0,

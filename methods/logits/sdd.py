@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdbench import Batch, Dataset, KDBenchError, Method, Network, NotApplicable, Output, Paper, register
+from kdbench import Batch, Choice, Dataset, KDBenchError, Method, Network, NotApplicable, Output, Paper, Space, register
 from kdbench.connectors import check_pooled_student, pool_to, require_pooled_embedding
 from kdbench.losses import kl_per_sample, log_kl, soft_cross_entropy, wide, without
 
@@ -69,6 +69,9 @@ def decoupled(student: Tensor, teacher: Tensor, label: Tensor, temperature: floa
 )
 class SDD(Method):
     needs = frozenset({"maps", "unpooled"})
+    search_space = Space(
+        weight=Choice(None, 0.3, 3.0, 9.0), complementary=Choice(1.0, 2.0, 4.0), temperature=Choice(1.0, 2.0, 4.0, 8.0)
+    )
 
     def __init__(
         self,

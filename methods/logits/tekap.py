@@ -28,7 +28,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdbench import Batch, Dataset, KDBenchError, Method, Network, Output, Paper, register
+from kdbench import (
+    Around,
+    Batch,
+    Choice,
+    Dataset,
+    KDBenchError,
+    Method,
+    Network,
+    Output,
+    Paper,
+    Space,
+    Uniform,
+    register,
+)
 from kdbench.losses import kl
 from kdbench.methods.relations.crd import CRD, nce
 
@@ -65,6 +78,10 @@ class Contrast(CRD):
     fidelity="official-code",
 )
 class TeKAP(Method):
+    search_space = Space(
+        weight=Around(), aug_weight=Around(), mix=Uniform(0.05, 0.5), temperature=Choice(1.0, 2.0, 4.0, 8.0)
+    )
+
     def __init__(
         self,
         ce_weight: float = 0.1,

@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdbench import Batch, Method, Output, Paper, register
+from kdbench import Batch, Choice, Method, Output, Paper, Space, register
 from kdbench.losses import kl
 
 
@@ -39,6 +39,8 @@ def task_weights(task: float | None, distill: float | None) -> tuple[float, floa
     fidelity="official-code",
 )
 class TimmLogit(Method):
+    search_space = Space(distill_weight=Choice(None, 0.5, 2.0, 4.0, 8.0), temperature=Choice(1.0, 2.0, 4.0, 8.0))
+
     def __init__(
         self, task_weight: float | None = None, distill_weight: float | None = None, temperature: float = 1.0
     ) -> None:

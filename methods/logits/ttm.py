@@ -19,7 +19,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdbench import Batch, Method, Output, Paper, register
+from kdbench import Around, Batch, Method, Output, Paper, Space, Uniform, register
 from kdbench.losses import log_kl
 
 PAPER = Paper(
@@ -35,6 +35,7 @@ PAPER = Paper(
 @register("ttm", family="logits", paper=PAPER, fidelity="official-code")
 class TTM(Method):
     weighted: ClassVar[bool] = False
+    search_space = Space(power=Uniform(0.05, 0.9), weight=Around())
 
     def __init__(self, power: float = 0.1, weight: float = 45.0) -> None:
         super().__init__()
@@ -54,6 +55,7 @@ class TTM(Method):
 @register("wttm", family="logits", paper=PAPER, fidelity="official-code")
 class WTTM(TTM):
     weighted = True
+    search_space = Space(power=Uniform(0.05, 0.9), weight=Around())
 
     def __init__(self, power: float = 0.2, weight: float = 4.0) -> None:
         super().__init__(power, weight)

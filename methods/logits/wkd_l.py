@@ -30,7 +30,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdbench import Batch, Dataset, KDBenchError, Method, Network, NotApplicable, Output, Paper, register
+from kdbench import (
+    Around,
+    Batch,
+    Choice,
+    Dataset,
+    KDBenchError,
+    Method,
+    Network,
+    NotApplicable,
+    Output,
+    Paper,
+    Space,
+    register,
+)
 from kdbench.connectors import require_memory
 from kdbench.losses import wide
 
@@ -109,6 +122,7 @@ def first_places(targets: Tensor, classes: int) -> tuple[Tensor, Tensor]:
 )
 class WKDL(Method):
     cost: Tensor
+    search_space = Space(weight=Around(), temperature=Choice(2.0, 4.0, 6.0, 8.0))
 
     def __init__(
         self,

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdbench import Batch, Method, Output, Paper, register
+from kdbench import Around, Batch, Choice, Method, Output, Paper, Space, register
 from kdbench.losses import soft_cross_entropy
 
 
@@ -35,6 +35,8 @@ from kdbench.losses import soft_cross_entropy
     fidelity="official-code",
 )
 class WSLD(Method):
+    search_space = Space(alpha=Around(), temperature=Choice(1.0, 2.0, 4.0, 8.0))
+
     def __init__(self, alpha: float = 2.25, temperature: float = 4.0) -> None:
         super().__init__()
         self.alpha, self.temperature = alpha, temperature

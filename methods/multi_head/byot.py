@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench import Batch, Method, Network, NotApplicable, Output, Paper, register
+from kdbench import Around, Batch, Choice, Method, Network, NotApplicable, Output, Paper, Space, Uniform, register
 from kdbench.connectors import Shape, global_pool, norm, stages_to_pool
 from kdbench.losses import kl, wide
 
@@ -62,6 +62,7 @@ def branch(shape: Shape, last: Shape) -> nn.Sequential:
 class BYOT(Method):
     needs = frozenset({"maps", "unpooled"})
     uses_teacher = False
+    search_space = Space(alpha=Uniform(0.05, 0.9), temperature=Choice(1.0, 2.0, 3.0, 4.0), hint_weight=Around())
 
     def __init__(self, alpha: float = 0.1, temperature: float = 3.0, hint_weight: float = 1.28e-4) -> None:
         super().__init__()

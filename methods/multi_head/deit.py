@@ -23,7 +23,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench import Batch, KDBenchError, Method, Network, Output, Paper, register
+from kdbench import Batch, KDBenchError, Method, Network, Output, Paper, Space, Uniform, register
 from kdbench.losses import kl, wide
 
 
@@ -61,6 +61,8 @@ class Averaged(nn.Module):
     fidelity="official-code",
 )
 class DeiT(Method):
+    search_space = Space(alpha=Uniform(0.1, 0.9))
+
     def __init__(
         self,
         kind: str = "hard",

@@ -29,7 +29,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench import Batch, Dataset, KDBenchError, Method, Network, NotApplicable, Output, Paper, register
+from kdbench import (
+    Around,
+    Batch,
+    Choice,
+    Dataset,
+    KDBenchError,
+    Method,
+    Network,
+    NotApplicable,
+    Output,
+    Paper,
+    Space,
+    register,
+)
 from kdbench.connectors import norm, pool_to
 from kdbench.losses import kl
 
@@ -68,6 +81,7 @@ class BranchHead(nn.Module):
 )
 class MHKD(Method):
     needs = frozenset({"maps"})
+    search_space = Space(beta=Around(), kd_weight=Around(), temperature=Choice(1.0, 2.0, 4.0, 8.0))
 
     def __init__(
         self,

@@ -33,7 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench import Batch, Method, Network, Output, Paper, register
+from kdbench import Around, Batch, Method, Network, Output, Paper, Space, Uniform, register
 from kdbench.connectors import norm, stages_to_pool
 from kdbench.losses import wide
 
@@ -103,6 +103,7 @@ class TokenHead(nn.Module):
 )
 class OFA(Method):
     needs = frozenset({"maps", "unpooled"})
+    search_space = Space(eps=Uniform(1.0, 1.6), head_weight=Around(), kd_weight=Around())
 
     def __init__(
         self, eps: float = 1.0, head_weight: float = 0.1, kd_weight: float = 1.0, temperature: float = 1.0

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench import Batch, KDBenchError, Method, Network, NotApplicable, Output, Paper, register
+from kdbench import Batch, Choice, KDBenchError, Method, Network, NotApplicable, Output, Paper, Space, register
 from kdbench.connectors import global_pool, norm
 from kdbench.losses import log_kl, wide
 
@@ -90,6 +90,7 @@ class Gated(nn.Module):
 class ONE(Method):
     needs = frozenset({"features"})
     uses_teacher = False
+    search_space = Space(temperature=Choice(1.0, 2.0, 3.0, 4.0, 6.0))
 
     def __init__(
         self,

@@ -19,7 +19,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench import Batch, KDBenchError, Method, Network, Output, Paper, register
+from kdbench import Batch, Choice, KDBenchError, Method, Network, Output, Paper, Space, register
 from kdbench.losses import kl, wide
 from kdbench.methods.logits.timm_logit import task_weights
 from kdbench.methods.multi_head.deit import Averaged, second_head
@@ -37,6 +37,8 @@ from kdbench.methods.multi_head.deit import Averaged, second_head
     fidelity="official-code",
 )
 class TimmToken(Method):
+    search_space = Space(distill_weight=Choice(None, 0.5, 2.0, 4.0), temperature=Choice(1.0, 2.0, 4.0))
+
     def __init__(
         self,
         kind: str = "soft",

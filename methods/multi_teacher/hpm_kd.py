@@ -11,20 +11,17 @@ the student, at a temperature that falls. Each link of this chain trains with
         s = (L - L_min) / (L_max - L_min), of the losses of the link's batches so far          ("loss")
         s = 1 - exp(-slope_rate |L - L of the batch before|)                                   ("slope")
 
-T in [2, 6] and 4 where s is not known yet, MLPs of two layers of 128 with dropout 0.2, entropy_weight 0.01.
-`assistants=0` leaves the chain out (an ablation of the draft). `attention="heuristic"` and `schedule="heuristic"` are
-those of the authors' library DeepBridge, which is made for tables.
+T in [2, 6], 4 where s is not known yet, MLPs of two layers of 128 with dropout 0.2, entropy_weight 0.01. `attention`
+and `schedule` "heuristic" are those of the authors' library DeepBridge; `assistants=0` has no chain.
 
 Deviations, from a draft that leaves much open and that its authors' raw results contradict (there it is plain KD):
 - The cosine runs over the link's epochs, where the draft prints T_max; "slope" is the opposite of the formula, as the
   text around it wants.
 - The chain is the pair's assistants, in fixed number: the draft makes them, in geometric sizes, and ends it when a link
-  gains less than 1 % over its larger teacher, nearly always at once.
+  gains less than 1 % over its larger teacher, nearly always at once. Links share the epochs equally, as in `takd`.
 - Inferred are T^2 before KL, kd_weight 0.7 (that of the draft's KD), the schedule (picked in the first 10 % of the
-  training, by no rule), slope_rate 1, t_m of 16 numbers, and x: pixels, pooled where a side is longer than 32.
-- As in `takd` the links share the recipe's epochs equally. T is set every epoch ("loss", "slope": every batch), in the
-  draft every 10; the heuristic's 200 epochs are the link's.
-- The draft's configuration manager, parallel pipeline and shared memory are left out.
+  training, by no rule), slope_rate 1, t_m of 16 numbers, and x: pixels, pooled where a side is longer than 32. T is set
+  every epoch ("loss", "slope": every batch), in the draft every 10; the heuristic's 200 epochs are the link's.
 """
 
 from __future__ import annotations
@@ -36,6 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import kdbench
 from kdbench import Batch, Dataset, KDBenchError, MultiTeacherMethod, Network, Output, Paper, Phase, Step, register
 from kdbench.connectors import chain_link, chain_phases, pool_to, require_images
 from kdbench.losses import kl, log_kl, wide
@@ -100,6 +98,8 @@ def heuristic_temperature(epoch: float, divergence: Tensor, lead: Tensor) -> Ten
     fidelity="reconstructed",
 )
 class HPMKD(MultiTeacherMethod):
+    search_space = kdbench.Space(kd_weight=kdbench.Uniform(0.1, 0.9), entropy_weight=kdbench.Around())
+
     def __init__(
         self,
         assistants: int = 1,

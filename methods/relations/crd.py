@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench import Batch, Dataset, Method, Network, Output, Paper, register
+from kdbench import Around, Batch, Dataset, LogUniform, Method, Network, Output, Paper, Space, register
 
 EPS = 1e-7
 
@@ -69,6 +69,8 @@ def nce(scores: Tensor, samples: int) -> Tensor:
     fidelity="official-code",
 )
 class CRD(Method):
+    search_space = Space(weight=Around(), temperature=LogUniform(0.02, 0.3))
+
     def __init__(
         self,
         weight: float = 0.8,

@@ -36,7 +36,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench import Batch, Dataset, KDBenchError, Method, Network, NotApplicable, Output, Paper, Step, register
+from kdbench import (
+    Around,
+    Batch,
+    Dataset,
+    KDBenchError,
+    Method,
+    Network,
+    NotApplicable,
+    Output,
+    Paper,
+    Space,
+    Step,
+    register,
+)
 from kdbench.connectors import norm, pixel_range, require_images
 from kdbench.losses import log_kl, wide
 
@@ -93,6 +106,9 @@ def moved(images: Tensor, distance: int, background: Tensor) -> Tensor:
 )
 class DLKD(Method):
     black: Tensor
+    search_space = Space(
+        correlation_weight=Around(), contrast_weight=Around(), align_weight=Around(), tau_corr=Around(4.0)
+    )
 
     def __init__(
         self,

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdbench import Batch, Method, Output, Paper, register
+from kdbench import Around, Batch, Method, Output, Paper, Space, register
 from kdbench.losses import exact, wide
 
 EPS, SMALLEST = 1e-6, 1e-7
@@ -62,6 +62,7 @@ def flow_divergence(student: Tensor, teacher: Tensor) -> Tensor:
 )
 class HKD(Method):
     needs = frozenset({"features"})
+    search_space = Space(weight=Around())
 
     def __init__(self, weight: float = 1.0, first_weight: float = 100.0) -> None:
         super().__init__()

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdbench import Batch, Method, Output, Paper, register
+from kdbench import Around, Batch, Method, Output, Paper, Space, register
 from kdbench.losses import squared_distances
 
 
@@ -49,6 +49,8 @@ def angles(embedding: Tensor) -> Tensor:
     fidelity="field-code",
 )
 class RKD(Method):
+    search_space = Space(distance_weight=Around(), angle_weight=Around())
+
     def __init__(self, weight: float = 1.0, distance_weight: float = 25.0, angle_weight: float = 50.0) -> None:
         super().__init__()
         self.weight, self.distance_weight, self.angle_weight = weight, distance_weight, angle_weight

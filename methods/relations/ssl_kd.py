@@ -30,7 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench import Batch, Dataset, Method, Network, NotApplicable, Output, Paper, Step, register
+from kdbench import Around, Batch, Choice, Dataset, Method, Network, NotApplicable, Output, Paper, Space, Step, register
 from kdbench.connectors import pixel_range, require_images, require_memory
 from kdbench.losses import kl, kl_per_sample
 from kdbench.methods.relations.dlkd import moved
@@ -83,6 +83,9 @@ def chosen_mean(values: Tensor, chosen: Tensor) -> Tensor:
 )
 class SSLKD(Method):
     black: Tensor
+    search_space = Space(
+        kd_weight=Around(), rotated_weight=Around(), similarity_weight=Around(), temperature=Choice(1.0, 2.0, 4.0, 8.0)
+    )
 
     def __init__(
         self,

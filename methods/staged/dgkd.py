@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 import torch
 
-from kdbench import KDBenchError, Paper, register
+from kdbench import Choice, KDBenchError, Paper, Space, Uniform, register
 from kdbench.methods.staged.takd import TAKD
 
 
@@ -38,6 +38,8 @@ from kdbench.methods.staged.takd import TAKD
     fidelity="official-code",
 )
 class DGKD(TAKD):
+    search_space = Space(kd_weight=Uniform(0.5, 1.0), temperature=Choice(1.0, 2.0, 5.0, 10.0, 20.0))
+
     def __init__(
         self,
         assistants: int = 2,

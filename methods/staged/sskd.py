@@ -21,7 +21,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench import Batch, KDBenchError, Method, Network, NotApplicable, Output, Paper, Phase, register
+from kdbench import Batch, KDBenchError, Method, Network, NotApplicable, Output, Paper, Phase, Space, Uniform, register
 from kdbench.connectors import pointwise, pool_match
 
 MILESTONES = (0.6, 0.8)
@@ -40,6 +40,7 @@ MILESTONES = (0.6, 0.8)
 )
 class SSKD(Method):
     needs = frozenset({"features"})
+    search_space = Space(head_share=Uniform(0.1, 0.5))
 
     def __init__(self, head_share: float = 40 / 240, unfreeze_head_stage: bool = False) -> None:
         super().__init__()

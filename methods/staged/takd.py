@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdbench import Batch, KDBenchError, Method, Output, Paper, Phase, Step, register
+from kdbench import Batch, Choice, KDBenchError, Method, Output, Paper, Phase, Space, Step, Uniform, register
 from kdbench.connectors import chain_link, chain_phases
 from kdbench.losses import kl
 
@@ -47,6 +47,8 @@ from kdbench.losses import kl
     fidelity="official-code",
 )
 class TAKD(Method):
+    search_space = Space(kd_weight=Uniform(0.05, 1.0), temperature=Choice(1.0, 2.0, 5.0, 10.0, 20.0))
+
     def __init__(
         self, assistants: int = 1, temperature: float = 5.0, kd_weight: float = 0.5, reduction: str = "elements"
     ) -> None:

@@ -15,12 +15,14 @@ from kdbench.commands.cli import COMMANDS, app
 from kdbench.commands.options import Selection, selecting
 from kdbench.hardware.numerics import Numerics
 
-GRID = "SUITE --methods --pairs --seeds --epochs --set --teacher --precision --out"
+NARROW = "SUITE --methods --pairs --epochs --set --teacher --precision --out"
+GRID = f"{NARROW} --seeds --tuned"
 RUNNING = "--data --device --compile --threads --cohort-size --from --stop-after --retry-failed"
 # what scripts may say: nothing of it may go
 TAKES = {
     "run": f"{GRID} {RUNNING} --dry-run",
     "status": GRID,
+    "sweep": f"{NARROW} {RUNNING} --trials --epochs-share --dry-run",
     "leaderboard": f"{GRID} --common",
     "report": f"{GRID} --site -o --latex --plots --no-plots --all",
     "compare": "A B --suite --epochs --set --teacher --precision --out",
@@ -36,7 +38,7 @@ TAKES = {
     "merge": "FOLDER... --to",
     "tune": "SUITE --pairs --out --data --device --threads",
 }
-OPTIONAL = {"run", "status", "leaderboard", "report", "power", "tune", "list"}  # their argument has a default
+OPTIONAL = {"run", "status", "sweep", "leaderboard", "report", "power", "tune", "list"}  # their argument has a default
 
 
 def parameters(command: str) -> list[Any]:

@@ -62,6 +62,41 @@ def test_an_edit_that_decides_no_number_keeps_the_digest(tmp_path: Path, old: st
     assert digest_of(METHOD, tmp_path, "a") == digest_of(METHOD.replace(old, new), tmp_path, "b")
 
 
+def with_space(line: str) -> str:
+    """The method with a search space, or something else of that name."""
+    imported = METHOD.replace("import Method", "import Around, Method, Space")
+    imported = imported.replace("from kdbench.losses", "import kdbench\nfrom kdbench.losses")
+    return imported.replace("    def __init__", f"    {line}\n\n    def __init__")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "search_space = Space(temperature=Around())",
+        "search_space: object = Space(temperature=Around(3.0))",
+        "search_space = kdbench.Space(temperature=kdbench.LogUniform(1.0, 8.0))",
+        "search_space = Space()",
+    ],
+)
+def test_a_search_space_is_no_part_of_the_digest(tmp_path: Path, line: str) -> None:
+    assert digest_of(METHOD, tmp_path, "a") == digest_of(with_space(line), tmp_path, "b")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "search_space = None",
+        "search_space = {'temperature': Around()}",
+        "search_space = Space(temperature=scaled(Around()))",
+        "space = Space(temperature=Around())",
+        "def search_space(self):\n        return 1",
+    ],
+)
+def test_what_only_has_the_name_of_a_search_space_is_part_of_it(tmp_path: Path, line: str) -> None:
+    text = with_space(line).replace("WEIGHT * value", "value")
+    assert digest_of(METHOD.replace("WEIGHT * value", "value"), tmp_path, "a") != digest_of(text, tmp_path, "b")
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [

@@ -18,7 +18,7 @@ from plotly.offline import get_plotlyjs
 from kdbench import __version__
 from kdbench.board.captions import correction
 from kdbench.board.numbers import capital, decimals, fixed, in_unit, known, scaled, with_unit
-from kdbench.board.page import plots, summary
+from kdbench.board.page import plots, summary, trials
 from kdbench.board.page.cells import Column, columns, rounded
 from kdbench.board.page.data import Board, Results
 from kdbench.board.page.latex import latex_tables
@@ -123,6 +123,7 @@ def _plot_data(results: Results, board: Board) -> str:
             figures["curves"] = plots.curves(curves, results.metrics.primary)
         if bins := results.reliabilities(board.place):
             figures["calibration"] = plots.calibration(bins)
+        figures |= trials.figures(results, board.place)
     key, value = (json.dumps(part, sort_keys=True, separators=(",", ":")) for part in (board.place.key, figures))
     return f"kdbench.add({key},{value});\n"
 
@@ -232,6 +233,7 @@ def _write_method_pages(results: Results, site: _Site, templates: Environment, s
     boards = {board.place.key: board for board in results.boards}
     for label in results.methods:
         own = [key for key, methods in with_curves.items() if label in methods]
+        tried = trials.tried(results, label)
         shown = [label, *(m for m in results.shown(boards[own[0]], 2) if m != label)] if own else []
         page = {
             **shared,
@@ -241,6 +243,9 @@ def _write_method_pages(results: Results, site: _Site, templates: Environment, s
             "columns": columns,
             "shown": shown,
             "calibrated": any(label in methods for methods in calibrated.values()),
+            "tried": tried,
+            "tried_places": [board for board in results.boards if board.place in [one.place for one in tried]],
+            "trial_plots": trials.kinds(results, label),
         }
         site.text(f"methods/{results.slugs[label]}.html", template.render(page))
 
@@ -263,7 +268,8 @@ def _pair_facts(results: Results, board: Board) -> list[tuple[str, str]]:
     score = results.metrics.primary
     teacher = next((row["teacher_score"] for row in board.rows if known(row["teacher_score"])), None)
     size = next((r["cost"]["student_parameters"] for r in found if r["status"] == "done"), None)
-    student = next((row for row in board.rows if row["name"] == "student" and known(row["score_mean"])), None)
+    students = [row for row in board.rows if row["name"] == "student" and known(row["score_mean"])]
+    student = next((row for row in students if not known(row.get("trials"))), None)
     facts = [(f"teacher's {score.heading}", fixed(teacher, score.decimals))] if teacher is not None else []
     if student is not None:
         facts.append((f"student's {score.heading}", rounded(student, score)[0]))

@@ -24,6 +24,8 @@ COSTS = (
     ("deployed_macs", "deployed MACs", None),
     ("latency_ms_batch1", "latency, 1 input, ms", 2),
     ("latency_ms_batch128", "latency, 128 inputs, ms", 1),
+    ("trials", "trials", 0),
+    ("trial_seconds", "training time of the trials, s", 0),
 )
 
 

@@ -118,13 +118,13 @@ def _look(source: Path, cell: Cell, wanted: Collection[str], store: Store, teach
     kept = read_entries(folder / "records", "records", problems, leave=leave) if folder else {}
     used = {*wanted, *(identity for entry in kept.values() for identity in trained(entry.record))}
     theirs = teachers_of(shared.folder, problems, used)
-    problems += unfit(kept, theirs, card)
+    problems += unfit(kept, theirs, card, {})
     for identity, entry in theirs.items():
         if (path := shared.weights(identity)).exists() and not teachers.weights(identity).exists():
             problems += forged(path, f"../{TEACHERS}/weights/{path.name}", entry.record, card)
     if card and folder:
         listed = {identity: entry for identity, entry in theirs.items() if identity in card["teachers"]}
-        problems += changed(folder, card, kept, listed)
+        problems += changed(folder, card, kept, listed, {})
     elif not card:
         stale = {problem.file for problem in problems if problem.where == "id"}
         kept = {identity: entry for identity, entry in kept.items() if f"records/{entry.path.name}" not in stale}

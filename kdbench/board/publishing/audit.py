@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from kdbench.board.publishing.problem import Problem
+from kdbench.board.runs import protocol_of
 from kdbench.errors import KDBenchError
 from kdbench.records import Record
 from kdbench.records.shape import DONE, SHAPE, misfits
@@ -184,7 +185,10 @@ def misplaced(file: str, record: Record, suite: Mapping[str, Any]) -> Iterator[P
         yield problem("cell.pair", cell["pair"], "the suite has no such pair")
     else:
         yield from _networks(file, cell, grid.seen(pair, cell["seed"]))
-    given = {entry["label"]: entry for entry in suite["methods"]}.get(method["label"])
+    row = _tuned_row(suite, cell)
+    if method.get("tuned") and row is None:
+        yield problem("cell.method.label", method["label"], "the suite has no such tuned row here: publish again")
+    given = row or {entry["label"]: entry for entry in suite["methods"]}.get(method["label"])
     if given:
         yield from _unlike(file, "cell.method", {"name": method["name"]}, {"name": given["name"]})
         where = "cell.method.hyperparameters"
@@ -192,6 +196,7 @@ def misplaced(file: str, record: Record, suite: Mapping[str, Any]) -> Iterator[P
     if reason := fixed_of(suite.get("numerics", {})).refused(record):
         yield Problem(file, reason, "provenance.numerics")
     recipe = overridden(suite["recipe"], suite["student_recipes"].get(cell["student"], {}))
+    recipe |= row["recipe"] if row else {}
     yield from _unlike(file, "cell.recipe", cell["recipe"], recipe)
     for number, (spec, mine) in enumerate(zip(cell["teachers"], cell["teacher_recipes"], strict=False)):
         recipe = overridden(suite["teacher_recipe"], suite["teacher_recipes"].get(spec["network"], {}))
@@ -201,6 +206,13 @@ def misplaced(file: str, record: Record, suite: Mapping[str, Any]) -> Iterator[P
 def _given(dataset: Mapping[str, Any]) -> list[Any]:
     """The protocol of its teachers, where it has one."""
     return [dataset["teacher_protocol"]] if "teacher_protocol" in dataset else []
+
+
+def _tuned_row(suite: Mapping[str, Any], cell: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The tuned row of a suite's table that a record's `cell` is of."""
+    here = [cell["dataset"], protocol_of(cell), cell["pair"], cell["method"]["label"]]
+    rows = suite.get("tuned", ()) if cell["method"].get("tuned") else ()
+    return next((r for r in rows if [r["dataset"], protocol_of(r), r["pair"], r["label"]] == here), None)
 
 
 def _networks(file: str, cell: Mapping[str, Any], pair: Pair) -> Iterator[Problem]:

@@ -17,6 +17,12 @@ VERSION = 1  # of the card's format
 Card = dict[str, Any]
 TEACHER = {"network": str, "seed": int}
 WEIGHTS = {"sha256": str, "bytes": int}
+SWEEP = {"trials": int, "share": float, "seed": int, "fraction": float}
+TUNED = {
+    **dict.fromkeys(("dataset", "task", "pair", "student", "label", "name", "family"), str),
+    **dict.fromkeys(("protocol", "hyperparameters", "recipe"), dict),
+    "trials": int,
+}
 SHAPE: Card = {  # what must be in a card so that it can be worked with
     "suite": {
         "name": str,
@@ -32,7 +38,12 @@ SHAPE: Card = {  # what must be in a card so that it can be worked with
 }
 
 
-LATER: Card = {"numerics": dict, "teacher_seeds": str}  # of the suite, where it has them
+LATER: Card = {
+    "numerics": dict,
+    "teacher_seeds": str,
+    "sweep": SWEEP,
+    "tuned": [TUNED],
+}  # of the suite, where it has them
 LATER_IN: Card = {"datasets": {"teacher_protocol": dict}, "pairs": {"methods": [str]}, "methods": {"seeds": [int]}}
 
 

@@ -11,8 +11,10 @@ from kdbench.board.publishing.card import Card, sha256
 from kdbench.board.publishing.merge import TEACHERS, Entry
 from kdbench.board.publishing.problem import Problem
 from kdbench.board.publishing.publish import trained
+from kdbench.board.sweeps.published import CARD
 from kdbench.errors import KDBenchError
 from kdbench.records import read_record
+from kdbench.suites.trials import FOLDER
 
 
 def files(folder: Path) -> list[Path]:
@@ -54,24 +56,42 @@ def teachers_of(folder: Path, found: list[Problem], used: Collection[str]) -> di
     return read_entries(folder / "records", f"../{TEACHERS}/records", found, used)
 
 
-def unfit(kept: Mapping[str, Entry], teachers: Mapping[str, Entry], card: Card | None) -> Iterator[Problem]:
-    """Records that are not of the card's suite, or whose teachers are not those that they name."""
+def unfit(
+    kept: Mapping[str, Entry], teachers: Mapping[str, Entry], card: Card | None, trials: Mapping[str, Entry]
+) -> Iterator[Problem]:
+    """Records that are not of the card's suite, or, trials of its sweep among them, whose teachers are not those that
+    they name.
+    """
     records = {identity: entry.record for identity, entry in teachers.items()}
     for identity, entry in kept.items():
         file = f"records/{entry.path.name}"
         if card and identity not in card["left_out"]:
             yield from misplaced(file, entry.record, card["suite"])
         yield from untaught(file, entry.record, records, trained(entry.record))
+    for entry in trials.values():
+        yield from untaught(f"{FOLDER}/records/{entry.path.name}", entry.record, records, trained(entry.record))
 
 
-def changed(folder: Path, card: Card, kept: Mapping[str, Entry], teachers: Mapping[str, Entry]) -> Iterator[Problem]:
+def changed(
+    folder: Path,
+    card: Card,
+    kept: Mapping[str, Entry],
+    teachers: Mapping[str, Entry],
+    trials: Mapping[str, Entry],
+) -> Iterator[Problem]:
     """Records that are not as the card has them."""
-    for kind, place, entries in (("records", "records", kept), ("teachers", f"../{TEACHERS}/records", teachers)):
-        for identity in sorted(card[kind].keys() | entries.keys()):
+    kinds = (
+        ("records", "records", kept),
+        ("teachers", f"../{TEACHERS}/records", teachers),
+        (CARD, f"{FOLDER}/records", trials),
+    )
+    for kind, place, entries in kinds:
+        listed = card.get(kind, {})
+        for identity in sorted(listed.keys() | entries.keys()):
             file = f"{place}/{identity}.json"
-            if identity not in card[kind]:
+            if identity not in listed:
                 yield Problem(file, "it is not in card.json: publish again")
-            elif identity in entries and sha256(entries[identity].content) != card[kind][identity]:
+            elif identity in entries and sha256(entries[identity].content) != listed[identity]:
                 yield Problem(file, "it was changed after it was published: card.json has another digest")
             elif identity not in entries and not _exists(folder / place, identity):
                 yield Problem(file, "card.json names it, but it is not there")

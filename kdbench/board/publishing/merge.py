@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +14,7 @@ from kdbench.errors import KDBenchError
 from kdbench.records import Record, Store, read_record
 from kdbench.records.files import explained, write_atomically
 from kdbench.records.leftovers import sweep_half_written
+from kdbench.suites.trials import FOLDER, SETTINGS
 from kdbench.tasks.metrics import of
 
 TEACHERS = "teachers"  # the folder of the teachers, beside those of the suites
@@ -87,7 +89,7 @@ def _scores(task: str) -> list[str]:
 
 
 def stores(folder: Path) -> dict[str, Path]:
-    """The suites in a results folder, or the one whose folder it is, with the teachers beside it: name -> folder.
+    """The suites in a results folder, or the one whose folder it is, with sweeps and teachers: name -> folder.
 
     Raises:
         KDBenchError: if there are none.
@@ -98,6 +100,8 @@ def stores(folder: Path) -> dict[str, Path]:
     one = (folder / "records").is_dir()
     candidates = [folder, folder.parent / TEACHERS] if one else sorted(folder.iterdir())
     found = {path.name: path for path in candidates if any(path.glob("records/*.json"))}
+    swept = [path / FOLDER for path in candidates if any((path / FOLDER).glob("records/*.json"))]
+    found |= {f"{path.parent.name}/{FOLDER}": path for path in swept}
     if not found:
         raise KDBenchError(f"{str(folder)!r} holds no records: give a results folder, or a suite's folder in one")
     return found
@@ -126,6 +130,7 @@ def merge(sources: Sequence[Path], to: Path) -> dict[str, int]:
         for name, folder in stores(source).items():
             found.setdefault(name, []).extend(entries(folder / "records"))
     united = _all_or_none(found)
+    settings = _settings(sources)
     with explained(to):
         to.parent.mkdir(parents=True, exist_ok=True)
         sweep_half_written(to.parent, name=to.name)
@@ -134,6 +139,8 @@ def merge(sources: Sequence[Path], to: Path) -> dict[str, int]:
             for name, kept in united.items():
                 for entry in kept.values():
                     _copy(entry, found[name], staged / name)
+            for name, content in settings.items():
+                write_atomically(staged / name / SETTINGS, content)
             staged.chmod(0o755)
             staged.replace(to)
         finally:
@@ -168,3 +175,19 @@ def _copy(entry: Entry, every: Sequence[Entry], folder: Path) -> None:
 def alike(a: Entry, b: Entry) -> bool:
     """Whether two records of one cell say the same."""
     return not differences(a.record, b.record)
+
+
+def _settings(sources: Sequence[Path]) -> dict[str, bytes]:
+    """How the trials of each sweep were made; trials of several ways stand for no sweep together."""
+    found: dict[str, bytes] = {}
+    for source in sources:
+        for name, folder in stores(source).items():
+            file = folder / SETTINGS
+            if name.endswith(f"/{FOLDER}") and file.is_file():
+                content = file.read_bytes()
+                if json.loads(found.setdefault(name, content)) != json.loads(content):
+                    raise KDBenchError(
+                        f"the trials of {name} were made in different ways ({str(file)!r} is another one), so nothing "
+                        "was written: run `kdbench sweep` alike in both, or merge one without the other's sweep"
+                    )
+    return found

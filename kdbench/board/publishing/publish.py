@@ -17,15 +17,20 @@ from kdbench.board.publishing.card import Card, card_bytes, make_card, read_card
 from kdbench.board.publishing.merge import TEACHERS, Entry, entries, unite
 from kdbench.board.publishing.problem import Problem
 from kdbench.board.publishing.readme import readme
-from kdbench.board.publishing.weights import About, Weights, gather
+from kdbench.board.publishing.weights import About, Weights
+from kdbench.board.publishing.weights import gather as gather_weights
 from kdbench.board.results import Tables, grid_rows, suite_table
 from kdbench.board.select import current
+from kdbench.board.sweeps.kept import save
+from kdbench.board.sweeps.published import CARD, gather, with_rows
 from kdbench.board.tables import csv_bytes
 from kdbench.errors import KDBenchError
 from kdbench.records import Record, Store
 from kdbench.records.files import write_atomically
 from kdbench.records.leftovers import sweep_half_written
 from kdbench.suites.grid import Suite
+from kdbench.suites.sweep import Sweep
+from kdbench.suites.trials import FOLDER
 
 CURVES = "curves.parquet"
 PLOTS = ("pareto", "ranks", "heat")
@@ -39,6 +44,7 @@ class Published:
         folder: where.
         records: how many are in the tables.
         teachers: how many trained teachers they name.
+        trials: how many trials their tuned rows name.
         aside: how many records of this run are not of the suite as it is now, or of other numerics than it fixes or
             than their row has, and were not published.
         weights: those of the teachers.
@@ -47,6 +53,7 @@ class Published:
     folder: Path
     records: int
     teachers: int
+    trials: int
     aside: int
     weights: Weights
 
@@ -70,7 +77,8 @@ def publish(suite: Suite, out: Path, to: Path, weights_at: str = "") -> Publishe
     mine = entries(out / suite.name / "records")
     there = entries(folder / "records")
     kept = unite([*there, *mine])
-    records = current([entry.record for entry in kept.values()], suite.cells())
+    swept = gather(suite, (out / suite.name, folder), kept)
+    records = current([entry.record for entry in kept.values()], [*suite.cells(), *swept.cells])
     if not records:
         others = (
             f"; {len(mine)} records there are of another recipe, of older methods, or of other numerics" if mine else ""
@@ -82,13 +90,17 @@ def publish(suite: Suite, out: Path, to: Path, weights_at: str = "") -> Publishe
     counted = {record["id"] for record in records}
     old = {entry.record["id"] for entry in there} - counted
     refuse_unsound(entry for entry in kept.values() if entry.record["id"] in counted)
+    trials = swept.used(records)
+    refuse_unsound(trials.values())
     wanted = {identity: entry for identity, entry in kept.items() if identity in counted | old}
-    teachers = _teachers([entry.record for entry in wanted.values()], out, to)
-    refuse_unsound(teachers[identity] for record in records for identity in trained(record))
-    weights = gather(teachers, [to, out], published_weights(folder), weights_at)
-    _write(folder, suite_table(suite), wanted, sorted(old), teachers, weights)
+    teachers = _teachers([entry.record for entry in (*wanted.values(), *trials.values())], out, to)
+    taught = [*records, *(entry.record for entry in trials.values())]
+    refuse_unsound(teachers[identity] for record in taught for identity in trained(record))
+    weights = gather_weights(teachers, [to, out], published_weights(folder), weights_at)
+    table = with_rows(suite_table(suite), swept.sweep, records)
+    _write(folder, table, wanted, sorted(old), teachers, trials, weights)
     aside = len({entry.record["id"] for entry in mine} - counted)
-    return Published(folder, len(records), len(teachers), aside, weights)
+    return Published(folder, len(records), len(teachers), len(trials), aside, weights)
 
 
 def published_weights(folder: Path) -> Mapping[str, About]:
@@ -132,10 +144,12 @@ def remake(folder: Path) -> Published:
     records = [entry.record for identity, entry in kept.items() if identity not in left_out]
     if not records:
         raise KDBenchError(f"{str(folder)!r} has no record that counts: bring them back, or publish its suite again")
-    teachers = _teachers([entry.record for entry in kept.values()], folder.parent, folder.parent)
-    weights = gather(teachers, [folder.parent], card.get("weights", {}), "")
-    _write(folder, card["suite"], kept, left_out, teachers, weights)
-    return Published(folder, len(records), len(teachers), 0, weights)
+    trials = {entry.record["id"]: entry for entry in entries(folder / FOLDER / "records")}
+    taught = [entry.record for entry in (*kept.values(), *trials.values())]
+    teachers = _teachers(taught, folder.parent, folder.parent)
+    weights = gather_weights(teachers, [folder.parent], card.get("weights", {}), "")
+    _write(folder, card["suite"], kept, left_out, teachers, trials, weights)
+    return Published(folder, len(records), len(teachers), len(trials), 0, weights)
 
 
 def _write(
@@ -144,9 +158,10 @@ def _write(
     kept: Mapping[str, Entry],
     left_out: Sequence[str],
     teachers: Mapping[str, Entry],
+    trials: Mapping[str, Entry],
     weights: Weights,
 ) -> None:
-    content = folder_content(suite, kept, left_out, teachers, plots_in(folder), weights.about)
+    content = folder_content(suite, kept, left_out, teachers, plots_in(folder), trials, weights.about)
     shared = Store(folder.parent / TEACHERS)
     for place in (folder, folder / "records", shared.folder / "records", shared.folder / "weights"):
         sweep_half_written(place)
@@ -157,6 +172,10 @@ def _write(
         write_atomically(shared.path(identity), entry.content)
     for identity, entry in sorted(kept.items()):
         write_atomically(folder / "records" / f"{identity}.json", entry.content)
+    for identity, entry in sorted(trials.items()):
+        write_atomically(folder / FOLDER / "records" / f"{identity}.json", entry.content)
+    if trials:
+        save(Sweep(**suite["sweep"]), folder)
     for name, data in content.items():
         write_atomically(folder / name, data)
 
@@ -167,6 +186,7 @@ def folder_content(
     left_out: Sequence[str],
     teachers: Mapping[str, Entry],
     plots: Sequence[str],
+    trials: Mapping[str, Entry],
     weights: Mapping[str, About],
 ) -> dict[str, bytes]:
     """Every file of a published suite beside its records: name -> content. The card comes last.
@@ -177,6 +197,7 @@ def folder_content(
         left_out: ids of those that are not in the tables.
         teachers: the teachers' records by id.
         plots: paths of plots, seen from the folder.
+        trials: the records of its sweep by id.
         weights: what the card says of the teachers' weights.
     """
     records = [entry.record for identity, entry in sorted(kept.items()) if identity not in left_out]
@@ -189,6 +210,8 @@ def folder_content(
         "teachers": {identity: sha256(entry.content) for identity, entry in teachers.items()},
         **({"weights": weights} if weights else {}),
     }
+    if trials:
+        digests[CARD] = {identity: sha256(entry.content) for identity, entry in trials.items()}
     card: Card = make_card(suite, records, left_out, digests)
     files["README.md"] = readme(card, tables, plots).encode()
     return {**files, "card.json": card_bytes(card)}

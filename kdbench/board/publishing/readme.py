@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,8 +115,18 @@ def _summary(boards: Sequence[_Board], card: Card, score: Metric) -> str:
     elif tested[0] is not boards[0]:
         lines.append("No method can be compared with kd over all pairs, so each pair is told of by itself.")
     for board in tested if boards[0] not in tested else tested[:1]:
-        lines += _verdicts(board, score)
+        lines += [line for part in _families(board) for line in _verdicts(part, score)]
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _families(board: _Board) -> Iterator[_Board]:
+    """The rows that are compared with one another: those of the suite's own settings, and the tuned ones."""
+    tuned = [row for row in board.rows if known(row.get("trials"))]
+    yield dataclasses.replace(board, rows=[row for row in board.rows if row not in tuned])
+    if any(known(row["vs_kd"]) for row in tuned):
+        trials = max(row["trials"] for row in tuned)
+        where = f"{board.where}, tuned by {trials:.0f} trials, against the tuned kd"
+        yield dataclasses.replace(board, rows=tuned, where=where)
 
 
 def _verdicts(board: _Board, score: Metric) -> list[str]:
@@ -276,6 +287,12 @@ def _suite(suite: Mapping[str, Any]) -> str:
     for who in ("student", "teacher"):
         for network, values in sorted(suite[f"{who}_recipes"].items()):
             lines.append(f"For the {who} {text(network)}: {_settings(values)}")
+    if sweep := suite.get("sweep"):
+        lines.append(
+            f"Tuned rows: {sweep['trials']} trials of the recipe by the plain student, then of each method, scored on "
+            f"{100 * sweep['fraction']:g} % of the training set, each for {100 * sweep['share']:.3g} % of the epochs, "
+            f"with seed {sweep['seed']}; their records are in `sweep/`"
+        )
     if suite.get("numerics"):
         lines.append(f"Numerics that the suite fixes: {_settings(suite['numerics'])}")
     return "\n".join(f"- {line}" for line in lines)

@@ -84,12 +84,26 @@ def _count(meaning: str, empty: bool = True) -> pa.Column:
     return _number(meaning, 0, whole=True, empty=empty)
 
 
+def _optional(column: pa.Column) -> pa.Column:
+    """A column that is there only where it says something."""
+    column.metadata["optional"] = True
+    return column
+
+
 def _amount(meaning: str) -> pa.Column:
     return _number(meaning, 0)
 
 
 def _share(meaning: str) -> pa.Column:
     return _number(meaning, 0, 1)
+
+
+def _trials() -> Columns:
+    """What is said of rows whose settings a sweep chose."""
+    return {
+        "trials": _optional(_count("trials that chose the settings of a tuned row; the column is there where one is")),
+        "trial_seconds": _optional(_amount("how long these trials trained together, s")),
+    }
 
 
 PLACE: Columns = {
@@ -166,6 +180,7 @@ def _runs(metrics: Metrics) -> Columns:
         "precision": _choice("numbers it trained in", "fp32", "bf16", empty=True),
         "compile": _choice("whether networks were compiled", "true", "false", empty=True),
         "id": _pattern("the cell's id; empty if missing", ID, "16 hex digits", empty=True),
+        **_trials(),
     }
 
 
@@ -196,6 +211,7 @@ def _wide(metrics: Metrics) -> Columns:
         "gap_closed": _number("share of the teacher's lead over `student` that is won"),
         **_time(),
         "extra_parameters": _amount("parameters trained beside the one student"),
+        **_trials(),
         "remark": _text("what is missing and why", empty=True),
         "place*": _score(
             score, _titled(score, f"one column per place, named after it: mean {title} over its finished seeds")
@@ -234,6 +250,7 @@ def _long(metrics: Metrics) -> Columns:
         "deployed_parameters": _amount("parameters of what is evaluated"),
         "deployed_macs": _amount("multiply-accumulates of it for one input"),
         "pareto": _choice("whether no row is as good in less time, or better in the same", "true", "false", empty=True),
+        **_trials(),
         "remark": _text("what is missing and why", empty=True),
     }
 
@@ -383,7 +400,7 @@ def violations(name: str, frame: pd.DataFrame, metrics: Metrics) -> Iterator[Pro
                 rule = "it is empty" if case.check == "not_nullable" else str(case.check)
                 value = None if case.check == "not_nullable" else case.failure_case
                 yield Problem(name, rule, _cell(case.index, case.column), value)
-    if set(fixed) - {"extra.*", "place*"} <= set(data.columns):
+    if {name for name in fixed if name in columns} <= set(data.columns):
         meant = as_meant(data, metrics)
         for rule, about, right in _rules(metrics)[name]:
             called = filed_as(about, metrics)
@@ -404,7 +421,7 @@ def _resolved(columns: Columns, present: Sequence[str]) -> Columns:
             found |= {extra: column for extra in present if extra.startswith("extra.")}
         elif name == "place*":
             found |= {place: column for place in present if place not in known}
-        else:
+        elif name in present or not column.metadata.get("optional"):
             found[name] = column
     return found
 

@@ -26,11 +26,14 @@ from kdbench.board.publishing.schemas import FILES, parse_csv, read_csv, violati
 from kdbench.board.results import suite_table
 from kdbench.board.runs import GROUP, protocol_of
 from kdbench.board.sources import other_sources, source_of
+from kdbench.board.sweeps.check import faults
+from kdbench.board.sweeps.published import CARD
 from kdbench.errors import KDBenchError
 from kdbench.records import Record
 from kdbench.registry.digest import source_digest
 from kdbench.suites.grid import ENGINE, engine_of
 from kdbench.suites.parse import load
+from kdbench.suites.trials import FOLDER
 from kdbench.tasks.metrics import Metrics, of_tasks
 
 KEYS = {"runs.csv": [*GROUP, "seed"], "leaderboard_long.csv": GROUP, "leaderboard.csv": ["method"]}
@@ -87,11 +90,13 @@ def check_folder(folder: Path) -> Report:
         card = None
     left_out = set(card["left_out"]) if card else set()
     kept = read_entries(folder / "records", "records", found)
-    used = {identity: number for number, entry in enumerate(kept.values()) for identity in trained(entry.record)}
+    trials = read_entries(folder / FOLDER / "records", f"{FOLDER}/records", found)
+    taught = [*kept.values(), *trials.values()]
+    used = {identity: number for number, entry in enumerate(taught) for identity in trained(entry.record)}
     listed = set(card["teachers"]) if card else set()
     teachers = teachers_of(folder.parent / TEACHERS, found, used.keys() | listed)
     report.records, report.teachers = len(kept), len(teachers)
-    found += unfit(kept, teachers, card)
+    found += unfit(kept, teachers, card, trials)
     found += weights.problems(folder, card, {identity: teachers[identity] for identity in used if identity in teachers})
     found += weights.strangers(folder)
     counted = {identity: entry.record for identity, entry in kept.items() if identity not in left_out}
@@ -104,10 +109,12 @@ def check_folder(folder: Path) -> Report:
     if card:
         if card["suite"]["name"] != folder.name:
             found.append(Problem("card.json", "its folder is named otherwise", "suite.name", card["suite"]["name"]))
-        found += _digests(folder, card, kept, teachers)
+        found += _digests(folder, card, kept, teachers, trials)
+        found += faults(counted, {key: entry.record for key, entry in trials.items()}, card["suite"])
         found += [] if outdated else _bundled(card["suite"])  # an older engine's suite may have been another
         if len(kept) == len(files(folder / "records")) and counted:
-            found += _made_anew(folder, card, kept, {k: v for k, v in teachers.items() if k in used}, tables)
+            of_these = {key: entry for key, entry in teachers.items() if key in used}
+            found += _made_anew(folder, card, kept, of_these, trials, tables)
     if not kept:
         found.append(Problem("records", "there is no record that can be read"))
     report.notes += [outdated] * bool(outdated)
@@ -208,12 +215,14 @@ def _made_anew(
     card: Card,
     kept: Mapping[str, Entry],
     teachers: Mapping[str, Entry],
+    trials: Mapping[str, Entry],
     tables: Mapping[str, pd.DataFrame | None],
 ) -> Iterator[Problem]:
     """Compare everything with what the records give."""
     left_out = card["left_out"]
     try:
-        content = folder_content(card["suite"], kept, left_out, teachers, plots_in(folder), card.get("weights", {}))
+        weights_said = card.get("weights", {})
+        content = folder_content(card["suite"], kept, left_out, teachers, plots_in(folder), trials, weights_said)
     except KDBenchError as error:
         yield Problem("records", f"no tables can be made of them: {error}")
         return
@@ -226,7 +235,7 @@ def _made_anew(
         yield Problem(CURVES, "it is not what the records' curves give: publish again")
     ours = json.loads(content["card.json"])
     for key in sorted(ours.keys() | card.keys()):
-        if key not in ("tables", "records", "teachers") and ours.get(key) != card.get(key):
+        if key not in ("tables", "records", "teachers", CARD) and ours.get(key) != card.get(key):
             yield Problem("card.json", f"the records give {shown(ours.get(key))}", key, card.get(key))
     readme = folder / "README.md"
     if not readme.is_file() or readme.read_bytes() != content["README.md"]:
@@ -268,14 +277,16 @@ def _same(a: str, b: str) -> bool:
 # ------------------------------------------------------------------------------------------ the card
 
 
-def _digests(folder: Path, card: Card, kept: Mapping[str, Entry], teachers: Mapping[str, Entry]) -> Iterator[Problem]:
+def _digests(
+    folder: Path, card: Card, kept: Mapping[str, Entry], teachers: Mapping[str, Entry], trials: Mapping[str, Entry]
+) -> Iterator[Problem]:
     """Compare the card's digests with the files."""
     for name, digest in sorted(card["tables"].items()):
         if (folder / name).is_file() and sha256((folder / name).read_bytes()) != digest:
             yield Problem(name, "it was changed after it was published: card.json has another digest")
     for name in [name for name in FILES if name not in card["tables"]]:
         yield Problem("card.json", "it has no digest of this file", "tables", name)
-    yield from changed(folder, card, kept, teachers)
+    yield from changed(folder, card, kept, teachers, trials)
     for identity in sorted(set(card["left_out"]) - card["records"].keys()):
         yield Problem("card.json", "it is left out of the tables, but it is none of the records", "left_out", identity)
 
