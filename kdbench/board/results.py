@@ -20,7 +20,6 @@ from kdbench.board.wide import ranking, wide_table
 from kdbench.records import Record
 from kdbench.suites.added import plain
 from kdbench.suites.grid import Cell, Suite
-from kdbench.suites.sweep import DEFAULT
 from kdbench.suites.tables import suite_of
 from kdbench.tasks.metrics import Metrics
 
@@ -124,9 +123,6 @@ def suite_table(suite: Suite) -> dict[str, Any]:
     del table["numerics"]
     if suite.numerics.table:
         table["numerics"] = suite.numerics.table
-    for key, unset in (("sweep", DEFAULT), ("tuned", False)):
-        if getattr(suite, key) == unset:
-            del table[key]
     for entry, pair in zip(table["pairs"], suite.pairs, strict=True):
         entry["name"] = str(pair)
     methods = []

@@ -221,8 +221,8 @@ class Suite:
     description: str = ""
     numerics: Fixed = FREE
     teacher_seeds: str = added(ONE)
-    sweep: Sweep = DEFAULT
-    tuned: bool = False
+    sweep: Sweep = added(DEFAULT)
+    tuned: bool = added(False)
 
     def cells(self) -> list[Cell]:
         """Every point of the grid, cohorts together, in the suite's order."""

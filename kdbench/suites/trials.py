@@ -90,7 +90,8 @@ def places(suite: Suite, sweep: Sweep) -> Iterator[Place]:
 
 def key_of(dataset: DatasetSpec, pair: object) -> tuple[str, str, str]:
     """A place by name: data set, protocol, pair."""
-    return dataset.name, str(plain(dataset.protocol)), str(pair)
+    theirs = "" if dataset.teacher_protocol is None else f"; teachers: {plain(dataset.teacher_protocol)}"
+    return dataset.name, f"{plain(dataset.protocol)}{theirs}", str(pair)
 
 
 def shortened(recipe: Recipe, share: float) -> Recipe:

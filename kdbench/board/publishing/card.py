@@ -38,12 +38,8 @@ SHAPE: Card = {  # what must be in a card so that it can be worked with
 }
 
 
-LATER: Card = {
-    "numerics": dict,
-    "teacher_seeds": str,
-    "sweep": SWEEP,
-    "tuned": [TUNED],
-}  # of the suite, where it has them
+# of the suite, where it has them
+LATER: Card = {"numerics": dict, "teacher_seeds": str, "sweep": SWEEP, "tuned": [TUNED]}
 LATER_IN: Card = {"datasets": {"teacher_protocol": dict}, "pairs": {"methods": [str]}, "methods": {"seeds": [int]}}
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.board.publishing.merge import Entry, entries, unite
+from kdbench.board.runs import protocol_of
 from kdbench.board.sweeps.kept import saved
 from kdbench.board.sweeps.state import Sweeping
 from kdbench.errors import KDBenchError
@@ -79,7 +80,7 @@ def trials_named(record: Record) -> list[str]:
 
 def with_rows(table: Mapping[str, Any], sweep: Sweep | None, records: Iterable[Record]) -> dict[str, Any]:
     """The suite's table (`kdbench.board.results.suite_table`) with its tuned rows: one for each label and place."""
-    rows = {(row["label"], row["dataset"], str(row["protocol"]), row["pair"]): row for row in _rows(records)}
+    rows = {(row["label"], row["dataset"], protocol_of(row), row["pair"]): row for row in _rows(records)}
     kept = {key: value for key, value in table.items() if key not in ("sweep", "tuned")}
     if not rows or sweep is None:
         return kept
@@ -90,7 +91,8 @@ def _rows(records: Iterable[Record]) -> Iterator[dict[str, Any]]:
     for record in records:
         cell, method = record["cell"], record["cell"]["method"]
         if method.get("tuned"):
-            of_cell = {key: cell[key] for key in ("dataset", "task", "protocol", "pair", "student")}  # type: ignore[literal-required]
+            keys = ("dataset", "task", "protocol", "teacher_protocol", "pair", "student")
+            of_cell = {key: cell[key] for key in keys if key in cell}  # type: ignore[literal-required]
             own = {key: method[key] for key in ("label", "name", "family", "hyperparameters")}  # type: ignore[literal-required]
             tuning = method.get("tuning") or {}
             recipe = (tuning.get("recipe") or {}).get("values") or {}
