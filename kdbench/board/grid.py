@@ -11,24 +11,27 @@ import pandas as pd
 from kdbench.board import comparable
 from kdbench.board.columns import as_meant
 from kdbench.board.runs import COST, PLACE, place_name, result_columns
+from kdbench.board.seen import class_of
 from kdbench.board.statistics.intervals import DIGITS
 from kdbench.errors import KDBenchError
 from kdbench.tasks.metrics import Metrics
 
 Place = tuple[str, str, str]  # data set, protocol, pair
-STATES = ("failed", "not_applicable", "missing")
+STATES = ("failed", "not_applicable", "older_source", "other_engine", "missing")
+UNPLANNED = "unplanned"  # what is no cell of the grid: a method may have fewer seeds than another
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Every method at every place with every seed; a run that nobody made is `missing`.
+    """Every method at every place with every seed of the grid.
 
     Attributes:
         metrics: of their task.
         methods: labels, in alphabetical order.
         names, families: one per method.
         seeds, places: sorted.
-        states: `done` or one of `STATES`, `[methods, seeds, places]`.
+        teachers: how many each sees, `[methods, seeds, places]`.
+        states: `done`, one of `STATES`, or `UNPLANNED`, `[methods, seeds, places]`.
         reasons: why not done, `[methods, seeds, places]`.
         values: column of the runs, as `kdbench.board.columns` calls it -> `[methods, seeds, places]`, NaN where not
             done or not measured.
@@ -41,6 +44,7 @@ class Grid:
     families: tuple[str, ...]
     seeds: tuple[int, ...]
     places: tuple[Place, ...]
+    teachers: np.ndarray
     states: np.ndarray
     reasons: np.ndarray
     values: dict[str, np.ndarray]
@@ -58,13 +62,35 @@ class Grid:
 
     @property
     def means(self) -> np.ndarray:
-        """The merits averaged over seeds, `[methods, places]`; NaN where a seed is not done."""
-        return self.merits.mean(1).round(DIGITS)
+        """The merits averaged over a method's seeds, `[methods, places]`; NaN where one is not done."""
+        seeds = self.planned.sum(1)
+        sums = np.where(self.planned, self.merits, 0.0).sum(1)
+        means: np.ndarray = np.divide(sums, seeds, out=np.full(seeds.shape, np.nan), where=seeds > 0)
+        return means.round(DIGITS)
+
+    @property
+    def planned(self) -> np.ndarray:
+        """Which runs are cells of the grid, `[methods, seeds, places]`."""
+        return self.states != UNPLANNED
+
+    @property
+    def unfinished(self) -> np.ndarray:
+        """Which of them are not done, `[methods, seeds, places]`."""
+        return self.planned & (self.states != "done")
 
     @property
     def complete(self) -> np.ndarray:
-        """Whether a method finished every run, `[methods]`."""
-        return (self.states == "done").all((1, 2)) & bool(self.places)
+        """Whether a method finished every run of its own, and has some at every place, `[methods]`."""
+        return ~self.unfinished.any((1, 2)) & self.planned.any(1).all(1) & bool(self.places)
+
+    @property
+    def classes(self) -> list[str]:
+        """How many teachers each method sees at most: of `kdbench.board.seen.CLASSES`."""
+        return [class_of(int(most)) for most in self.teachers.max((1, 2), initial=0)]
+
+    def everywhere(self, *methods: int) -> np.ndarray:
+        """The seeds that these methods have at every place, `[seeds]`."""
+        return self.planned[list(methods)].all((0, 2))
 
     def counts(self, state: str) -> np.ndarray:
         """How many runs of each method are in a state, `[methods]`."""
@@ -87,11 +113,20 @@ class Grid:
             self,
             seeds=self.seeds if seeds is None else tuple(np.array(self.seeds)[seeds].tolist()),
             places=tuple(self.places[p] for p in np.arange(len(self.places))[places]),
+            teachers=cut(self.teachers),
             states=cut(self.states),
             reasons=cut(self.reasons),
             values={name: cut(array) for name, array in self.values.items()},
             seen={name: cut(array) for name, array in self.seen.items()},
         )
+
+    def only(self, methods: np.ndarray) -> Grid:
+        """Only these methods, by index or mask."""
+        kept = np.arange(len(self.methods))[methods]
+        names = {name: tuple(getattr(self, name)[m] for m in kept) for name in ("methods", "names", "families")}
+        arrays = {name: getattr(self, name)[kept] for name in ("teachers", "states", "reasons")}
+        tables = {name: {k: a[kept] for k, a in getattr(self, name).items()} for name in ("values", "seen")}
+        return dataclasses.replace(self, **names, **arrays, **tables)
 
     def common(self) -> Grid:
         """Only the places where every method finished every seed, or, if there is none, only the seeds that every
@@ -100,7 +135,7 @@ class Grid:
         Raises:
             KDBenchError: if nothing is left.
         """
-        unfinished = (self.states != "done")[self.counts("done") > 0].any(0)  # [seeds, places]
+        unfinished = self.unfinished[self.counts("done") > 0].any(0)  # [seeds, places]
         if (places := ~unfinished.any(0)).any():
             return self.part(places)
         if (seeds := ~unfinished.any(1)).any():
@@ -144,7 +179,8 @@ def make_grid(runs: pd.DataFrame, metrics: Metrics) -> Grid:
         tuple(first.loc[methods, "family"]),
         tuple(seeds),
         tuple(places),
-        arranged(runs["status"], "missing", object),
+        arranged(runs["teachers"], 0, int),
+        arranged(runs["status"], UNPLANNED, object),
         arranged(runs["reason"], "", object),
         {name: arranged(runs[name].astype(float).where(done), np.nan, float) for name in numbers},
         {key: arranged(runs["id"].map(runs.attrs.get(key, {})), None, object) for key in comparable.DIFFERENT},
@@ -154,7 +190,7 @@ def make_grid(runs: pd.DataFrame, metrics: Metrics) -> Grid:
 def left_out(whole: Grid, common: Grid) -> str:
     """What `common` lacks of `whole`, and whose runs are missing there; nothing if all methods finished all."""
     some = whole.counts("done") > 0
-    open_ = (whole.states != "done") & some[:, None, None]
+    open_ = whole.unfinished & some[:, None, None]
     dropped = {place_name(place): open_[:, :, p] for p, place in enumerate(whole.places) if place not in common.places}
     counts = f"{len(common.places)} of {len(whole.places)} pairs"
     if not dropped:

@@ -19,12 +19,13 @@ from kdbench.board.power import MOST, Plan
 from kdbench.board.reproduction import VERDICTS
 from kdbench.board.results import Tables
 from kdbench.board.runs import place_name
+from kdbench.board.seen import CLASSES, class_of
 from kdbench.board.statistics.intervals import SURE
 from kdbench.board.tables import OVERALL
 from kdbench.tasks.metrics import Metric, Metrics
 
+IDENTITY = ("#", "method", "family", "teachers")  # columns before the score
 KD_INTERVAL = 105  # the least width that shows the interval of the difference to kd
-MARK = f"* p < {SURE:g} after Holm's correction for the number of methods"
 Row = Mapping[str, Any]
 
 
@@ -34,6 +35,7 @@ def columns(metrics: Metrics) -> list[tuple[str, int]]:
         ("#", 0),
         ("method", 0),
         ("family", 125),
+        ("teachers", 100),
         (_counted(metrics.primary), 0),
         ("vs student", 0),
         ("vs kd", 0),
@@ -45,12 +47,18 @@ def columns(metrics: Metrics) -> list[tuple[str, int]]:
     ]
 
 
-def suite_columns(score: Metric) -> list[tuple[str, int, str]]:
-    """Of the suite's aggregates: header, least width, and what the caption says of it."""
+def suite_columns(score: Metric, compared: int) -> list[tuple[str, int, str]]:
+    """Of the suite's aggregates: header, least width, and what the caption says of it.
+
+    Args:
+        score: the primary one.
+        compared: for how many methods differences to kd are corrected.
+    """
     tie = "a tie where the 95 % interval of the difference includes 0"
     return [
         ("#", 0, ""),
         ("method", 0, ""),
+        ("teachers", 100, ""),
         (score.title, 0, f"{score.title}{in_unit(score.unit)}, mean ± sample std over each seed's mean{_lower(score)}"),
         ("mean rank", 0, f"rank by {score.title}, mean over the pairs"),
         ("Borda", 115, "Borda, the methods beaten, summed over the pairs"),
@@ -58,9 +66,14 @@ def suite_columns(score: Metric) -> list[tuple[str, int, str]]:
         ("P(> kd)", 105, "the chance that a run beats one of kd"),
         ("w/t/l", 0, f"pairs won, tied and lost against kd, {tie}"),
         ("ARI", 125, "ARI, the gain over kd as a share of kd's gain over student"),
-        ("vs kd", 75, f"difference to kd{in_unit(score.points)}, paired by pair and seed. {MARK}"),
+        ("vs kd", 75, f"difference to kd{in_unit(score.points)}, paired by pair and seed{_mark_told(compared)}"),
         ("time", 60, ""),
     ]
+
+
+def _mark_told(compared: int) -> str:
+    """What a star means."""
+    return f". * p < {SURE:g} after Holm's correction for {compared} methods" if compared else ""
 
 
 def _counted(score: Metric) -> str:
@@ -85,10 +98,16 @@ def leaderboard(tables: Tables, width: int = 120) -> list[Table]:
         pairs = sorted(set(part["pair"]) - {OVERALL})
         for pair in pairs if len(pairs) == 1 else [*pairs, OVERALL]:
             rows = rows_of(part[part["pair"] == pair], metrics)
-            title = _title(place_name((dataset, protocol)), pair, rows, metrics.primary)
+            title = _title(place_name((dataset, protocol)), pair, rows, metrics.primary) + _of_engine(tables)
             cells = [_cells(row, width, metrics) for row in rows]
-            made.append(_table(title, _caption(pair, metrics.primary), rows, cells, _fitting(shown, cells, width)))
+            fitting, compared = _fitting(shown, cells, width), tables.compared((dataset, protocol, pair))
+            caption = _caption(pair, metrics.primary, fitting, compared)
+            made.append(_table(title, caption, rows, cells, fitting))
     return made
+
+
+def _of_engine(tables: Tables) -> str:
+    return f" ({tables.engine})" if tables.engine else ""
 
 
 def suite(tables: Tables, width: int = 120) -> list[Table]:
@@ -103,10 +122,10 @@ def suite(tables: Tables, width: int = 120) -> list[Table]:
         return []
     rows = rows_of(tables.wide, tables.metrics)
     cells = [_suite_cells(row, score) for row in rows]
-    columns = [column for column in suite_columns(score) if width >= column[1]]
+    columns = [column for column in suite_columns(score, tables.compared()) if width >= column[1]]
     shown = _fitting({name: least for name, least, _ in columns}, cells, width)
     caption = "; ".join(said for name, _, said in columns if said and name in shown)
-    return [_table(f"the suite, {places} pairs", caption, rows, cells, shown)]
+    return [_table(f"the suite, {places} pairs{_of_engine(tables)}", caption, rows, cells, shown)]
 
 
 def _fitting(shown: Mapping[str, int], cells: Sequence[dict[str, str]], width: int) -> list[str]:
@@ -117,8 +136,9 @@ def _fitting(shown: Mapping[str, int], cells: Sequence[dict[str, str]], width: i
         width: of the terminal, in characters.
     """
     wide = {name: max(len(text) for text in (name, *(line[name] for line in cells))) for name in shown}
+    wide["method"] = max(wide["method"], len(CLASSES["one"]))
     left, frame = list(shown), 3  # of each column: a space on either side, and a line
-    kept = {"#", "method", next(name for name in shown if name not in ("#", "method", "family"))}
+    kept = {"#", "method", next(name for name in shown if name not in IDENTITY)}
     for _, _, name in sorted(((least, place, name) for place, (name, least) in enumerate(shown.items())), reverse=True):
         if sum(wide[name] + frame for name in left) + 1 > width and name not in kept:
             left.remove(name)
@@ -135,25 +155,33 @@ def _title(where: str, pair: str, rows: Sequence[Row], score: Metric) -> str:
     return f"{where}: {pair}{beside}{' (not better than the student)' * gapless}"
 
 
-def _caption(pair: str, score: Metric) -> str:
+def _caption(pair: str, score: Metric, shown: Sequence[str], compared: int) -> str:
+    """What the columns say that are shown."""
     overall = pair == OVERALL
     spread = "each seed's mean over the pairs, n runs" if overall else "n seeds"
-    return (
-        f"{score.title} of the last epoch{in_unit(score.unit)}, mean ± sample std over {spread}{_lower(score)};"
-        f" differences{in_unit(score.points)}, paired by {'pair and ' * overall}seed, [95 % CI]; time as a multiple of"
-        f" student. {MARK}"
-    )
+    parts = [f"{score.title} of the last epoch{in_unit(score.unit)}, mean ± sample std over {spread}{_lower(score)}"]
+    if {"vs student", "vs kd"} & set(shown):
+        parts.append(f"differences{in_unit(score.points)}, paired by {'pair and ' * overall}seed, [95 % CI]")
+    parts += ["time as a multiple of student"] if "time" in shown else []
+    return "; ".join(parts) + (_mark_told(compared) if "vs kd" in shown else "")
 
 
 def _table(title: str, caption: str, rows: Sequence[Row], cells: Sequence[dict[str, str]], shown: list[str]) -> Table:
-    """A table whose caption ends with the remarks on its methods."""
-    caption = "\n".join([caption, *_remarks(rows)])
+    """A table whose caption ends with the remarks on its methods, and in which those that see as many teachers stand
+    together.
+    """
+    classes = [class_of(row["teachers"]) for row in rows]
+    several = len(set(classes)) > 1
+    caption = "\n".join([caption, *["ranks are among methods that see as many teachers"] * several, *_remarks(rows)])
     table = Table(title=Text(title, "table.title"), caption=Text(caption, "table.caption"), box=box.SIMPLE_HEAD)
     table.title_justify = table.caption_justify = "left"
     for name in shown:
         left = name in ("method", "family")
         table.add_column(name, justify="left" if left else "right", no_wrap=not left, overflow="fold")
-    for line in cells:
+    for place, line in enumerate(cells):
+        if several and (not place or classes[place] != classes[place - 1]):
+            table.add_section()
+            table.add_row(*(Text(CLASSES[classes[place]] if name == "method" else "", "italic") for name in shown))
         table.add_row(*(Text(line[name]) for name in shown))
     return table
 
@@ -202,6 +230,7 @@ def _common_cells(row: Row) -> dict[str, str]:
     return {
         "#": plain(row["rank"], 0),
         "method": str(row["method"]),
+        "teachers": plain(row["teachers"], 0),
         "time": plain(ratio, 1) + "x" * known(ratio),
     }
 
@@ -243,7 +272,8 @@ def comparison(console: Console, result: Comparison) -> None:
     if several and any(known(p) for p in result.holm):
         note = f"p (Holm) is corrected for looking at {len(result.rows) - 1} pairs; the first row is one test by itself"
         console.print(note, markup=False, highlight=False, soft_wrap=True)
-    console.print(result.verdict, markup=False, highlight=False, soft_wrap=True)
+    for sentence in filter(None, (result.note, result.verdict)):
+        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
 
 def power(console: Console, plan: Plan) -> None:

@@ -12,6 +12,7 @@ from kdbench.board import comparable
 from kdbench.board.columns import as_filed
 from kdbench.board.grid import STATES, Grid
 from kdbench.board.runs import place_name
+from kdbench.board.seen import CLASSES
 from kdbench.board.statistics import aggregates
 from kdbench.board.statistics.intervals import summary
 from kdbench.board.statistics.ranks import CriticalDifference, borda, critical_difference, place_ranks
@@ -22,8 +23,8 @@ from kdbench.suites.grid import BASELINES
 def wide_table(whole: Grid, grid: Grid, baselines: Sequence[str] = BASELINES) -> pd.DataFrame:
     """One row per method: rank, states, aggregates over all places, then one column per place with the mean score.
 
-    A method that lacks a run has no aggregate and no rank; the others are ranked among themselves. docs/records.md
-    explains every column.
+    A method that lacks a run has no aggregate and no rank; the others are ranked among those that see as many teachers.
+    docs/records.md explains every column.
 
     Args:
         whole: all runs: those of the places' columns.
@@ -33,8 +34,10 @@ def wide_table(whole: Grid, grid: Grid, baselines: Sequence[str] = BASELINES) ->
     """
     student, kd = baselines
     rows = [state_row(whole, m, True, grid if grid.complete[m] else whole) for m in range(len(whole.methods))]
-    complete = np.flatnonzero(grid.complete)
-    if len(complete):
+    for name in CLASSES:
+        complete = np.flatnonzero(grid.complete & (np.array(grid.classes) == name))
+        if not len(complete):
+            continue
         by_place = grid.means[complete].T  # [places, methods]
         ranks, points = place_ranks(by_place).mean(0), borda(by_place)
         for m, rank, count in zip(complete.tolist(), ranks.tolist(), points.tolist(), strict=True):
@@ -42,7 +45,8 @@ def wide_table(whole: Grid, grid: Grid, baselines: Sequence[str] = BASELINES) ->
     correct(rows, baselines)
     for m, row in enumerate(rows):
         row |= {place_name(place): summary(_done(whole, m, p)).mean for p, place in enumerate(whole.places)}
-    columns = ["rank", "method", "name", "family", "n", *STATES, "score_mean", "score_std", "mean_rank", "borda"]
+    columns = ["rank", "method", "name", "family", "teachers", "n", *STATES]
+    columns += ["score_mean", "score_std", "mean_rank", "borda"]
     columns += ["iqm", "iqm_ci95_low", "iqm_ci95_high"]
     columns += ["probability_of_improvement", "probability_of_improvement_ci95_low"]
     columns += ["probability_of_improvement_ci95_high", "ari", "wins", "ties", "losses"]
@@ -54,7 +58,8 @@ def wide_table(whole: Grid, grid: Grid, baselines: Sequence[str] = BASELINES) ->
 
 def _aggregates(grid: Grid, m: int, student: str, kd: str, remark: str) -> dict[str, Any]:
     """Everything over all places, of a method that finished them, and what is to say beside `remark`."""
-    scores, merits, (s, k) = grid.scores[m], grid.merits, (grid.index(student), grid.index(kd))
+    scores, merits = grid.scores[m][grid.everywhere(m)], grid.merits
+    s, k = grid.index(student), grid.index(kd)
     over_seeds = summary(scores.mean(1).tolist())
     low, high = aggregates.stratified_bootstrap(aggregates.interquartile_mean, scores)
     row: dict[str, Any] = {"score_mean": over_seeds.mean, "score_std": over_seeds.std, "remark": remark}
@@ -65,11 +70,13 @@ def _aggregates(grid: Grid, m: int, student: str, kd: str, remark: str) -> dict[
     row = comparable.with_remark(row, grid, m, (student, kd))
     if k is None or k == m or not grid.complete[k] or comparable.others(grid, m, k).any():
         return row
-    better = aggregates.probability_of_improvement
-    low, high = aggregates.stratified_bootstrap(better, merits[m], merits[k])
-    row |= {"probability_of_improvement": float(better(merits[m], merits[k]))}
+    better, ours, theirs = aggregates.probability_of_improvement, *(merits[i][grid.everywhere(i)] for i in (m, k))
+    low, high = aggregates.stratified_bootstrap(better, ours, theirs)
+    row |= {"probability_of_improvement": float(better(ours, theirs))}
     row |= {"probability_of_improvement_ci95_low": low, "probability_of_improvement_ci95_high": high}
-    row |= dict(zip(("wins", "ties", "losses"), aggregates.wins_ties_losses(merits[m], merits[k]), strict=True))
+    shared = grid.everywhere(m, k)
+    counts = aggregates.wins_ties_losses(merits[m][shared], merits[k][shared])
+    row |= dict(zip(("wins", "ties", "losses"), counts, strict=True))
     if s is not None and s != m:
         means = (grid.means[i] for i in (m, k, s))
         row["ari"] = aggregates.average_relative_improvement(*means)
@@ -88,5 +95,8 @@ def ranking(grid: Grid) -> CriticalDifference | None:
     complete = np.flatnonzero(grid.complete)
     if len(complete) < 2:
         return None
-    blocks = grid.means[complete].T if len(grid.places) > 1 else grid.merits[complete][:, :, 0].T
+    seeds = grid.everywhere(*complete.tolist())
+    blocks = grid.means[complete].T if len(grid.places) > 1 else grid.merits[complete][:, seeds, 0].T
+    if not len(blocks):
+        return None
     return critical_difference([grid.methods[m] for m in complete], blocks)

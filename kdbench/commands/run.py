@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kdbench.commands.options import GRID, RUNNING, Selection, console, fail, remark, selecting
-from kdbench.commands.results import print_leaderboard
+from kdbench.commands.results import failures, print_leaderboard
 
 if TYPE_CHECKING:
     from kdbench.records import Store
@@ -27,15 +27,29 @@ def run(
     if dry_run:
         plan(chosen, chosen.cells, chosen.store)
         return
+    from kdbench.commands.unusable import undone
+
     train(chosen, chosen.cells, chosen.store)
-    failed = print_leaderboard(chosen.cells, chosen.store)
+    failed = leaderboard_of(chosen)
     if lost := sum(not chosen.store.has(cell.id) for cell in chosen.cells):
         fail(
             f"{lost} of {len(chosen.cells)} cells have no record although they were run: something took it out of "
             f"{str(chosen.out)!r} meanwhile; the same command trains them again"
         )
+    if stuck := undone(chosen.store, chosen.cells):
+        remark(stuck)
+        fail(f"{len(stuck)} of {len(chosen.cells)} cells stay undone, as said above")
     if failed:
         fail(f"{failed} cells failed; `kdbench status {chosen.typed}` says why, --retry-failed runs them again")
+
+
+def leaderboard_of(chosen: Selection) -> int:
+    """Print the leaderboard of all methods that ran at these points; returns how many of the cells failed."""
+    from kdbench.commands.views import view_of
+
+    view, store = view_of(chosen, run=True)
+    print_leaderboard(view, store)
+    return failures(view.records, chosen.cells)
 
 
 @selecting(*GRID)

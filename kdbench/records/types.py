@@ -36,6 +36,7 @@ class MethodConfig(TypedDict):
     hyperparameters: dict[str, Any]
     source: str
     source_not_tracked: NotRequired[list[str]]  # what it uses that the digest cannot follow
+    teachers: NotRequired[int]  # how many it sees, where these are fewer than the cell names: 0
 
 
 class CellConfig(TypedDict):

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kdbench import registry
 from kdbench.records.types import CellConfig, MethodConfig
@@ -20,8 +20,12 @@ from kdbench.suites.fixed import FREE, Fixed
 from kdbench.suites.folders import ABSENT, content
 from kdbench.suites.recipe import Recipe
 
-ENGINE = 1  # raise it when the loop, the networks or the data change what a cell's result would be
-REMARKS = ("label", "family", "source_not_tracked")  # what a record says of its method and no result depends on
+if TYPE_CHECKING:
+    from kdbench.suites.members import Members
+
+ENGINE = 2  # raise it when the loop, the networks or the data change what a cell's result would be
+# what a record says of its method and no result depends on
+REMARKS = ("label", "family", "source_not_tracked", "teachers")
 BASELINES = ("student", "kd")  # what every method is compared with
 PLAIN = "student"  # the registered method that trains without distillation; teachers are trained by it
 
@@ -158,21 +162,23 @@ class Cell:
         }
         if hidden := untracked(cls):
             method["source_not_tracked"] = hidden
+        if self._members.sees == "none":
+            method["teachers"] = 0
         return method
 
     def _assistants(self) -> list[str] | None:
         """Those of the pair's assistants that the method trains; None for methods without."""
-        count = self._members[0].count("assistant")
+        count = self._members.roles.count("assistant")
         return list(self.pair.assistants[:count]) if count else None
 
     @property
     def fault(self) -> str:
         """Why the method cannot even be created with these hyperparameters, in a sentence; empty if it can."""
-        return self._members[1]
+        return self._members.fault
 
     @cached_property
-    def _members(self) -> tuple[tuple[str, ...], str]:
-        """Which networks train together (`Method.members`), or none and the fault."""
+    def _members(self) -> Members:
+        """Which networks train together (`Method.members`) and which teachers are seen, or the fault."""
         from kdbench.suites.members import members_of  # not at the top: it loads torch
 
         return members_of(self.method)

@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kdbench.board.engines import engines_of
 from kdbench.errors import KDBenchError
 from kdbench.records import Record
 from kdbench.records.shape import misfits
 
-VERSION = 1  # of the card's format
+VERSION = 2  # of the card's format; 1 had no states but those of records, and no engine
+VERSIONS = (1, VERSION)  # that can be read
 Card = dict[str, Any]
 TEACHER = {"network": str, "seed": int}
 SHAPE: Card = {  # what must be in a card so that it can be worked with
@@ -35,6 +37,8 @@ def make_card(
     records: Sequence[Record],
     left_out: Sequence[str],
     digests: Mapping[str, Mapping[str, str]],
+    states: Mapping[str, int],
+    shown: Sequence[str] = (),
 ) -> Card:
     """The card, made of the files it is about and of nothing else, so that it can be checked.
 
@@ -43,6 +47,8 @@ def make_card(
         records: those that the tables are made of.
         left_out: ids of the records that lie in the folder but not in the tables.
         digests: sha256 by file name, of the `tables`, and by id, of the `records` and `teachers`.
+        states: how many runs of the suite are in which state.
+        shown: labels of the methods that the tables show beside the baselines; none: all.
     """
     provenance = [record["provenance"] for record in records]
     dates = sorted(source["finished_at"] for source in provenance)
@@ -50,13 +56,15 @@ def make_card(
         "card": VERSION,
         "suite": dict(suite),
         "suite_sha256": sha256(_json(suite, indent=None)),
-        "counts": {s: sum(r["status"] == s for r in records) for s in ("done", "failed", "not_applicable")},
+        "counts": {**dict.fromkeys(("done", "failed", "not_applicable"), 0), **states},
         "left_out": sorted(left_out),
         "hardware": _distinct([source["hardware"] for source in provenance]),
         "numerics": _distinct([source["numerics"] for source in provenance]),
         "versions": _distinct([source["versions"] for source in provenance]),
+        "engines": engines_of(records),
         "git": _distinct([source["git"] for source in provenance]),
         "dates": {"first": dates[0], "last": dates[-1]},
+        **({"shown": list(shown)} if shown else {}),
         **{kind: dict(sorted(files.items())) for kind, files in digests.items()},
     }
 
@@ -83,10 +91,11 @@ def read_card(path: Path) -> Card:
     except (OSError, ValueError, RecursionError) as error:
         raise KDBenchError(f"it cannot be read ({error}): {again}") from error
     version = card.get("card") if isinstance(card, dict) else None
-    if version != VERSION:
+    if version not in VERSIONS:
         raise KDBenchError(f"its format is {version!r}, not {VERSION}: upgrade kdbench, or {again}")
     fixed = {"numerics": dict} if "numerics" in _suite(card) else {}
-    for where, rule in misfits(card, {**SHAPE, "suite": {**SHAPE["suite"], **fixed}}):
+    shown = {"shown": [str]} if "shown" in card else {}
+    for where, rule in misfits(card, {**SHAPE, **shown, "suite": {**SHAPE["suite"], **fixed}}):
         raise KDBenchError(f"it is no card ({where}: {rule}): {again}")
     return card
 

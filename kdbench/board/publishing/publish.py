@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
 
 from kdbench.board.curves import curves_table, need_pyarrow, parquet
 from kdbench.board.publishing.audit import audit, shape
@@ -17,9 +15,10 @@ from kdbench.board.publishing.card import Card, card_bytes, make_card, read_card
 from kdbench.board.publishing.merge import TEACHERS, Entry, entries, unite
 from kdbench.board.publishing.problem import Problem
 from kdbench.board.publishing.readme import readme
-from kdbench.board.results import Tables, grid_rows, suite_table
+from kdbench.board.results import ALL, Shown, Tables, grid_rows, suite_table, with_strays
 from kdbench.board.select import current
 from kdbench.board.tables import csv_bytes
+from kdbench.board.views import set_aside
 from kdbench.errors import KDBenchError
 from kdbench.records import Record
 from kdbench.records.files import write_atomically
@@ -48,12 +47,19 @@ class Published:
     aside: int
 
 
-def publish(suite: Suite, out: Path, to: Path) -> Published:
+def publish(suite: Suite, out: Path, to: Path, shown: Collection[str] = ()) -> Published:
     """Bring a suite's records from `out` into the results folder `to`, and make everything else there anew.
 
     What is published there already stays: both are united as `kdbench merge` does. Records of other recipes and of
     older sources of a method are not published; those that are there since earlier stay there and out of the tables.
     The same records give the same bytes.
+
+    Args:
+        suite: the grid.
+        out: the folder of the runs.
+        to: the folder of published results.
+        shown: labels of the methods that the tables show beside the baselines; none: all. All are published, and
+            differences are corrected for all.
 
     Raises:
         KDBenchError: if there is nothing to publish, a result differs from the published one, a teacher's record is not
@@ -79,7 +85,7 @@ def publish(suite: Suite, out: Path, to: Path) -> Published:
     teachers = _teachers(records, out, to)
     refuse_unsound(teachers.values())
     wanted = {identity: entry for identity, entry in kept.items() if identity in counted | old}
-    _write(folder, suite_table(suite), wanted, sorted(old), teachers)
+    _write(folder, suite_table(suite), wanted, sorted(old), teachers, sorted(shown))
     aside = len({entry.record["id"] for entry in mine} - counted)
     return Published(folder, len(records), len(teachers), aside)
 
@@ -118,7 +124,7 @@ def remake(folder: Path) -> Published:
     if not records:
         raise KDBenchError(f"{str(folder)!r} has no record that counts: bring them back, or publish its suite again")
     teachers = _teachers(records, folder.parent, folder.parent)
-    _write(folder, card["suite"], kept, left_out, teachers)
+    _write(folder, card["suite"], kept, left_out, teachers, card.get("shown", ()))
     return Published(folder, len(records), len(teachers), 0)
 
 
@@ -128,8 +134,9 @@ def _write(
     kept: Mapping[str, Entry],
     left_out: Sequence[str],
     teachers: Mapping[str, Entry],
+    shown: Sequence[str],
 ) -> None:
-    content = folder_content(suite, kept, left_out, teachers, plots_in(folder))
+    content = folder_content(suite, kept, left_out, teachers, plots_in(folder), shown)
     for place in (folder, folder / "records", folder.parent / TEACHERS / "records"):
         sweep_half_written(place)
     for entry in teachers.values():
@@ -146,6 +153,7 @@ def folder_content(
     left_out: Sequence[str],
     teachers: Mapping[str, Entry],
     plots: Sequence[str],
+    shown: Sequence[str] = (),
 ) -> dict[str, bytes]:
     """Every file of a published suite beside its records: name -> content. The card comes last.
 
@@ -155,28 +163,39 @@ def folder_content(
         left_out: ids of those that are not in the tables.
         teachers: the teachers' records by id.
         plots: paths of plots, seen from the folder.
+        shown: labels of the methods in the tables beside the baselines; none: all.
     """
     records = [entry.record for identity, entry in sorted(kept.items()) if identity not in left_out]
-    tables = suite_tables(suite, records)
-    files = {name: csv_bytes(table) for name, table in tables.items()}
+    aside = [entry.record for identity, entry in sorted(kept.items()) if identity in left_out]
+    tables = suite_tables(suite, records, aside, shown)
+    files = {name: csv_bytes(table) for name, table in tables.files.items()}
     files[CURVES] = parquet(curves_table(records))
     digests = {
         "tables": {name: sha256(data) for name, data in files.items()},
         "records": {identity: sha256(entry.content) for identity, entry in kept.items()},
         "teachers": {identity: sha256(entry.content) for identity, entry in teachers.items()},
     }
-    card: Card = make_card(suite, records, left_out, digests)
+    card: Card = make_card(suite, records, left_out, digests, tables.states, shown)
     files["README.md"] = readme(card, tables, plots).encode()
     return {**files, "card.json": card_bytes(card)}
 
 
-def suite_tables(suite: Mapping[str, Any], records: Sequence[Record]) -> dict[str, pd.DataFrame]:
-    """The CSV files of a published suite, by name.
+def suite_tables(
+    suite: Mapping[str, Any], records: Sequence[Record], aside: Sequence[Record] = (), shown: Sequence[str] = ()
+) -> Tables:
+    """The tables of a published suite.
+
+    Args:
+        suite: a `kdbench.board.results.suite_table`.
+        records: those that count.
+        aside: those that lie in the folder and do not.
+        shown: as `folder_content`.
 
     Raises:
         KDBenchError: if its task is unknown, or it has several, or two records are of one run.
     """
-    return Tables(records, grid_rows(suite)).files
+    rows = with_strays(grid_rows(suite), set_aside(suite, records, aside))
+    return Tables(records, rows, Shown(frozenset(shown)) if shown else ALL)
 
 
 def plots_in(folder: Path) -> list[str]:
