@@ -71,12 +71,14 @@ class Grid:
     @property
     def planned(self) -> np.ndarray:
         """Which runs are cells of the grid, `[methods, seeds, places]`."""
-        return self.states != UNPLANNED
+        planned: np.ndarray = self.states != UNPLANNED
+        return planned
 
     @property
     def unfinished(self) -> np.ndarray:
         """Which of them are not done, `[methods, seeds, places]`."""
-        return self.planned & (self.states != "done")
+        unfinished: np.ndarray = self.planned & (self.states != "done")
+        return unfinished
 
     @property
     def complete(self) -> np.ndarray:
@@ -94,7 +96,9 @@ class Grid:
 
     def counts(self, state: str) -> np.ndarray:
         """How many runs of each method are in a state, `[methods]`."""
-        return (self.states == state).sum((1, 2))
+        there: np.ndarray = self.states == state
+        counts: np.ndarray = there.sum((1, 2))
+        return counts
 
     def index(self, name: str) -> int | None:
         """The method of that label, or the one variant of it that ran (ImageNet's `kd` has weights of its own)."""
@@ -123,10 +127,21 @@ class Grid:
     def only(self, methods: np.ndarray) -> Grid:
         """Only these methods, by index or mask."""
         kept = np.arange(len(self.methods))[methods]
-        names = {name: tuple(getattr(self, name)[m] for m in kept) for name in ("methods", "names", "families")}
-        arrays = {name: getattr(self, name)[kept] for name in ("teachers", "states", "reasons")}
-        tables = {name: {k: a[kept] for k, a in getattr(self, name).items()} for name in ("values", "seen")}
-        return dataclasses.replace(self, **names, **arrays, **tables)
+
+        def cut(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            return {name: array[kept] for name, array in arrays.items()}
+
+        return dataclasses.replace(
+            self,
+            methods=tuple(self.methods[m] for m in kept),
+            names=tuple(self.names[m] for m in kept),
+            families=tuple(self.families[m] for m in kept),
+            teachers=self.teachers[kept],
+            states=self.states[kept],
+            reasons=self.reasons[kept],
+            values=cut(self.values),
+            seen=cut(self.seen),
+        )
 
     def common(self) -> Grid:
         """Only the places where every method finished every seed, or, if there is none, only the seeds that every
@@ -135,10 +150,12 @@ class Grid:
         Raises:
             KDBenchError: if nothing is left.
         """
-        unfinished = self.unfinished[self.counts("done") > 0].any(0)  # [seeds, places]
-        if (places := ~unfinished.any(0)).any():
+        unfinished: np.ndarray = self.unfinished[self.counts("done") > 0].any(0)  # [seeds, places]
+        places: np.ndarray = ~unfinished.any(0)
+        seeds: np.ndarray = ~unfinished.any(1)
+        if places.any():
             return self.part(places)
-        if (seeds := ~unfinished.any(1)).any():
+        if seeds.any():
             return self.part(np.full(len(self.places), True), seeds)
         raise KDBenchError("no place and no seed is finished by all methods: leave some out by --methods, or run more")
 
@@ -189,7 +206,7 @@ def make_grid(runs: pd.DataFrame, metrics: Metrics) -> Grid:
 
 def left_out(whole: Grid, common: Grid) -> str:
     """What `common` lacks of `whole`, and whose runs are missing there; nothing if all methods finished all."""
-    some = whole.counts("done") > 0
+    some: np.ndarray = whole.counts("done") > 0
     open_ = whole.unfinished & some[:, None, None]
     dropped = {place_name(place): open_[:, :, p] for p, place in enumerate(whole.places) if place not in common.places}
     counts = f"{len(common.places)} of {len(whole.places)} pairs"

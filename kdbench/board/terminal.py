@@ -100,7 +100,7 @@ def leaderboard(tables: Tables, width: int = 120) -> list[Table]:
             rows = rows_of(part[part["pair"] == pair], metrics)
             title = _title(place_name((dataset, protocol)), pair, rows, metrics.primary) + _of_engine(tables)
             cells = [_cells(row, width, metrics) for row in rows]
-            fitting, compared = _fitting(shown, cells, width), tables.compared((dataset, protocol, pair))
+            fitting, compared = _fitting(shown, cells, width), tables.compared((str(dataset), str(protocol), pair))
             caption = _caption(pair, metrics.primary, fitting, compared)
             made.append(_table(title, caption, rows, cells, fitting))
     return made

@@ -68,9 +68,9 @@ def of_card(
         shown: which methods.
         wanted: says of a row (`kdbench.board.results.grid_rows`) whether its pair and seed are asked for.
     """
-    suite, counted, aside = card["suite"], [], []
-    for record in records:
-        (aside if record["id"] in card["left_out"] else counted).append(record)
+    suite = card["suite"]
+    counted = [record for record in records if record["id"] not in card["left_out"]]
+    aside = [record for record in records if record["id"] in card["left_out"]]
     labels = frozenset(card["shown"]) if "shown" in card and shown.labels is None else shown.labels
     rows = with_strays(grid_rows(suite), set_aside(suite, counted, aside))
     kept = [record for record in counted if wanted(record["cell"])]

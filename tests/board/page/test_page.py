@@ -185,12 +185,13 @@ def test_every_label_gets_a_file_name_of_its_own() -> None:
 def test_the_finding_counts_what_the_correction_leaves() -> None:
     made = results(synthetic(["student", "kd", "dkd"], gaps=False))
     found = summary.finding(made.boards[0], made.baseline, METRICS.primary)
-    assert found.best is not None
-    assert found.best["rank"] == 1
+    one, none = found.leads
+    assert (one.sees, none.sees, none.best["method"]) == ("one teacher", "no teacher", "student")
+    assert one.best["rank"] == 1
     assert found.compared == 2
     assert found.better + found.worse <= 2
-    assert found.gain.startswith(("+", MINUS))
-    assert " to " in found.gain_interval
+    assert one.gain.startswith(("+", MINUS))
+    assert " to " in one.gain_interval
 
 
 def test_the_heat_map_holds_every_method_and_names_what_is_not_done() -> None:
@@ -208,8 +209,7 @@ def test_a_suite_without_kd_is_compared_with_the_student() -> None:
 
 
 def test_ranks_leave_out_what_is_incomplete_and_say_so() -> None:
-    made = summary.ranks(results(expected=grid(METHODS)))
-    assert made is not None
+    (made,) = summary.ranks(results(expected=grid(METHODS)))
     assert made.left_out == ["at", "fitnet", "simkd"]
     assert made.position == sorted(made.position)
     assert "no two methods can be told apart" in made.sentence

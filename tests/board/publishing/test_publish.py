@@ -346,8 +346,9 @@ def page(base: Path, scores: dict[str, list[float]], seconds: dict[str, float] |
             record["result"] |= {"top1": top1, "best_top1": top1}
             record["cost"] |= {"seconds_per_epoch": (seconds or {}).get(method, 2.0), "extra_parameters": 1500}
             made.append(record)
-    card = make_card(table, made, [], {"tables": {}, "records": {}, "teachers": {}})
-    return readme(card, suite_tables(table, made), [])
+    tables = suite_tables(table, made)
+    card = make_card(table, made, [], {"tables": {}, "records": {}, "teachers": {}}, tables.states)
+    return readme(card, tables, [])
 
 
 STEADY = {
