@@ -83,7 +83,9 @@ class Grid:
     @property
     def complete(self) -> np.ndarray:
         """Whether a method finished every run of its own, and has some at every place, `[methods]`."""
-        return ~self.unfinished.any((1, 2)) & self.planned.any(1).all(1) & bool(self.places)
+        some_everywhere = np.logical_and.reduce(np.logical_or.reduce(self.planned, 1), 1)
+        complete: np.ndarray = ~np.logical_or.reduce(self.unfinished, (1, 2)) & some_everywhere & bool(self.places)
+        return complete
 
     @property
     def classes(self) -> list[str]:
@@ -92,7 +94,8 @@ class Grid:
 
     def everywhere(self, *methods: int) -> np.ndarray:
         """The seeds that these methods have at every place, `[seeds]`."""
-        return self.planned[list(methods)].all((0, 2))
+        seeds: np.ndarray = np.logical_and.reduce(self.planned[list(methods)], (0, 2))
+        return seeds
 
     def counts(self, state: str) -> np.ndarray:
         """How many runs of each method are in a state, `[methods]`."""
@@ -150,9 +153,8 @@ class Grid:
         Raises:
             KDBenchError: if nothing is left.
         """
-        unfinished: np.ndarray = self.unfinished[self.counts("done") > 0].any(0)  # [seeds, places]
-        places: np.ndarray = ~unfinished.any(0)
-        seeds: np.ndarray = ~unfinished.any(1)
+        unfinished = np.logical_or.reduce(self.unfinished[self.counts("done") > 0])  # [seeds, places]
+        places, seeds = (~np.logical_or.reduce(unfinished, axis) for axis in (0, 1))
         if places.any():
             return self.part(places)
         if seeds.any():
