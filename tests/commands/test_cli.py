@@ -21,8 +21,8 @@ RUNNING = "--data --device --compile --threads --cohort-size --retry-failed"
 TAKES = {
     "run": f"{GRID} {RUNNING} --dry-run",
     "status": GRID,
-    "leaderboard": f"{GRID} --common",
-    "report": f"{GRID} --site -o --latex --plots --no-plots --all",
+    "leaderboard": f"{GRID} --common --teachers",
+    "report": f"{GRID} --site -o --latex --plots --no-plots --all --teachers",
     "compare": "A B --suite --epochs --set --precision --out",
     "power": "SUITE --methods --delta --epochs --set --precision --out",
     "list": "WHAT --papers",

@@ -80,10 +80,14 @@ class Board:
         return self.place.short if self.overall else self.place.pair
 
     @property
-    def filled(self) -> int:
-        """How many methods have a number here, or cannot have one because they do not apply."""
-        lacking = [name for name in STATES if name != "not_applicable"]
-        return sum(known(row["score_mean"]) or not any(row[name] for name in lacking) for row in self.rows)
+    def filled(self) -> tuple[int, int]:
+        """How many methods have a number here, or cannot have one because they do not apply; and, below 0, how many
+        runs are lacking.
+        """
+        states = [name for name in STATES if name != "not_applicable"]
+        lacking = [sum(row[name] for name in states) for row in self.rows]
+        full = sum(known(row["score_mean"]) or not lacks for row, lacks in zip(self.rows, lacking, strict=True))
+        return full, -sum(lacking)
 
     @property
     def classes(self) -> list[str]:
