@@ -210,6 +210,7 @@ def test_where_changes_the_board_and_its_plots(index: Tab) -> None:
 
 
 def test_a_chosen_method_joins_the_curves_and_the_calibration(index: Tab) -> None:
+    Select(index.one("#where-curves")).select_by_value(slugs(PAIRS)[PAIRS[0]])
     settled(index)
     box = index.one(".picker input[value=method_57]")
     assert not box.is_enabled()  # it does not apply to the first pair
