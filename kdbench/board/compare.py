@@ -30,6 +30,7 @@ class Comparison:
         holm: p of each row, corrected for the number of places; of the first NaN, for it is one test by itself.
         verdict: a sentence.
         metric: the primary score.
+        note: what the first row leaves out, so that every pair counts alike; nothing if it leaves out nothing.
     """
 
     a: str
@@ -38,6 +39,7 @@ class Comparison:
     holm: tuple[float, ...]
     verdict: str
     metric: Metric
+    note: str = ""
 
 
 def compare(records: Sequence[Record], a: str, b: str) -> Comparison:
@@ -47,11 +49,12 @@ def compare(records: Sequence[Record], a: str, b: str) -> Comparison:
         KDBenchError: if a label has no record, or the two never ran at the same place and seed.
     """
     both, metric = matched(records, a, b), metrics_of(records).primary
-    rows = [(OVERALL, difference(everywhere(both)))]
+    counted, note = balanced(both, a, b)
+    rows = [(OVERALL, difference(counted))]
     rows += [(place_name(tuple(place)), difference(group)) for place, group in both.groupby(PLACE, sort=True)]
     corrected = holm([d.p for _, d in rows[1:]], len(rows) - 1).tolist()
     verdict = _verdict(a, b, rows[0][1], metric, both["seed"].nunique())
-    return Comparison(a, b, tuple(rows), (math.nan, *corrected), verdict, metric)
+    return Comparison(a, b, tuple(rows), (math.nan, *corrected), verdict, metric, note)
 
 
 def difference(both: pd.DataFrame) -> Paired:
@@ -66,6 +69,26 @@ def everywhere(both: pd.DataFrame) -> pd.DataFrame:
     """Those rows of `matched` whose seed is there at every place, so that places count alike."""
     places = len(both[PLACE].drop_duplicates())
     return both[both.groupby("seed")["seed"].transform("size") == places]
+
+
+def balanced(both: pd.DataFrame, a: str, b: str) -> tuple[pd.DataFrame, str]:
+    """The runs of `matched` at the places where the two share every seed that they share anywhere, or, if there is no
+    such place, with the seeds that they share at all places; and what that leaves out, in a sentence.
+    """
+    seeds = set(both["seed"])
+    lacking = {place for place, own in both.groupby(PLACE)["seed"] if set(own) != seeds}
+    if not lacking:
+        return both, ""
+    places = both.set_index(PLACE).index
+    count = places.nunique()
+    kept = both[~places.isin(lacking)]
+    if len(kept):
+        what = f"over {count - len(lacking)} of {count} pairs"
+    else:
+        everywhere = set.intersection(*(set(own) for _, own in both.groupby(PLACE)["seed"]))
+        kept, what = both[both["seed"].isin(everywhere)], f"over {len(everywhere)} of {len(seeds)} seeds"
+    where = ", ".join(place_name(place) for place in sorted(lacking))
+    return kept, f"the first row is {what}: {a} and {b} do not share every seed on {where}"
 
 
 def matched(records: Sequence[Record], a: str, b: str) -> pd.DataFrame:

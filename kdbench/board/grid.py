@@ -13,24 +13,26 @@ import pandas as pd
 from kdbench.board import comparable
 from kdbench.board.columns import as_meant
 from kdbench.board.runs import COST, PLACE, TRIALS, UNTIMED, place_name, protocol_of, result_columns
+from kdbench.board.seen import class_of
 from kdbench.board.statistics.intervals import DIGITS
 from kdbench.errors import KDBenchError
 from kdbench.tasks.metrics import Metrics
 
 Place = tuple[str, str, str]  # data set, protocol, pair
-STATES = ("failed", "not_applicable", "missing")
+STATES = ("failed", "not_applicable", "older_source", "other_engine", "missing")
 UNPLANNED = "unplanned"  # no run was to be made: a suite may plan other methods for a pair, other seeds for a method
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Every method at every place with every seed; a run that nobody made is `missing`.
+    """Every method at every place with every seed of the grid.
 
     Attributes:
         metrics: of their task.
         methods: labels, in alphabetical order.
         names, families: one per method.
         seeds, places: sorted.
+        teachers: how many each sees, `[methods, seeds, places]`.
         states: `done`, one of `STATES`, or `UNPLANNED`, `[methods, seeds, places]`.
         reasons: why not done, `[methods, seeds, places]`.
         values: column of the runs, as `kdbench.board.columns` calls it -> `[methods, seeds, places]`, NaN where not
@@ -47,6 +49,7 @@ class Grid:
     families: tuple[str, ...]
     seeds: tuple[int, ...]
     places: tuple[Place, ...]
+    teachers: np.ndarray
     states: np.ndarray
     reasons: np.ndarray
     values: dict[str, np.ndarray]
@@ -94,9 +97,16 @@ class Grid:
         whole: np.ndarray = (self.states[m] == "done").all(1)
         return whole
 
+    @property
+    def classes(self) -> list[str]:
+        """How many teachers each method sees at most: of `kdbench.board.seen.CLASSES`."""
+        return [class_of(int(most)) for most in self.teachers.max((1, 2), initial=0)]
+
     def counts(self, state: str) -> np.ndarray:
         """How many runs of each method are in a state, `[methods]`."""
-        return (self.states == state).sum((1, 2))
+        there: np.ndarray = self.states == state
+        counts: np.ndarray = there.sum((1, 2))
+        return counts
 
     def index(self, name: str, beside: int | None = None) -> int | None:
         """The method of that label, or the one variant of it that ran (ImageNet's `kd` has weights of its own).
@@ -121,11 +131,31 @@ class Grid:
             seeds=self.seeds if seeds is None else tuple(np.array(self.seeds)[seeds].tolist()),
             places=tuple(self.places[p] for p in np.arange(len(self.places))[places]),
             students=tuple(self.students[p] for p in np.arange(len(self.places))[places]),
+            teachers=cut(self.teachers),
             states=cut(self.states),
             reasons=cut(self.reasons),
             values={name: cut(array) for name, array in self.values.items()},
             untimed=cut(self.untimed),
             seen={name: cut(array) for name, array in self.seen.items()},
+        )
+
+    def only(self, methods: np.ndarray) -> Grid:
+        """Only these methods, by index or mask."""
+        kept = np.arange(len(self.methods))[methods]
+
+        def cut(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            return {name: array[kept] for name, array in arrays.items()}
+
+        return dataclasses.replace(
+            self,
+            methods=tuple(self.methods[m] for m in kept),
+            names=tuple(self.names[m] for m in kept),
+            families=tuple(self.families[m] for m in kept),
+            teachers=self.teachers[kept],
+            states=self.states[kept],
+            reasons=self.reasons[kept],
+            values=cut(self.values),
+            seen=cut(self.seen),
         )
 
     def common(self) -> Grid:
@@ -188,6 +218,7 @@ def make_grid(runs: pd.DataFrame, metrics: Metrics, plan: Iterable[Mapping[str, 
         tuple(first.loc[methods, "family"]),
         tuple(seeds),
         tuple(places),
+        arranged(runs["teachers"], 0, int),
         np.where(
             at_hand | _planned(plan, methods, seeds, places), arranged(runs["status"], "missing", object), UNPLANNED
         ),

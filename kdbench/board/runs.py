@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from kdbench.board import comparable
 from kdbench.board.columns import as_filed, metrics_of
+from kdbench.board.seen import teachers_of
 from kdbench.records import Record
 from kdbench.records.step_times import time_ratio
+from kdbench.suites.grid import engine_of
 from kdbench.tasks.metrics import Metrics
 
 PLACE = ["dataset", "protocol", "pair"]
@@ -36,10 +39,13 @@ COST = (
 def runs_table(records: Sequence[Record], expected: Iterable[Mapping[str, Any]] = ()) -> pd.DataFrame:
     """One row per cell, missing ones included.
 
+    A method that the grid does not name is held against the points that all methods of the grid have (where there is no
+    grid: against all points of the records); those that it lacks are missing as well.
+
     Args:
         records: of one suite.
-        expected: the grid's cells (`kdbench.board.results.grid_rows`); those without a record get a row with status
-            `missing`.
+        expected: the grid's cells (`kdbench.board.results.grid_rows`); those without a record get a row with their
+            `state`, or else with status `missing`.
 
     Raises:
         KDBenchError: if their task is unknown, or they are of several.
@@ -49,9 +55,12 @@ def runs_table(records: Sequence[Record], expected: Iterable[Mapping[str, Any]] 
     rows = [_run_row(record, metrics) for record in records]
     known = {_key(row) for row in rows}
     rows += [row for cell in expected if _key(row := _missing_row(cell)) not in known]
+    rows += _gaps(rows, {cell["label"] for cell in expected if "state" not in cell})
     extras = sorted({column for row in rows for column in row if column.startswith("extra.")})
-    columns = ["suite", *GROUP, "name", "family", "seed", "status", "reason", "teacher", "teacher_score", "student"]
-    columns += [*result_columns(metrics), *COST, UNTIMED, *extras, "device", "precision", "compile", "id"]
+    columns = ["suite", *GROUP, "name", "family", "teachers", "seed", "status", "reason"]
+    columns += ["teacher", "teacher_score", "student"]
+    columns += [*result_columns(metrics), *COST, UNTIMED, *extras]
+    columns += ["device", "precision", "compile", "threads", "engine", "id"]
     columns += TRIALS if any("trials" in row for row in rows) else []
     frame = as_filed(pd.DataFrame(rows, columns=columns), metrics)
     frame = frame.sort_values(["suite", *GROUP, "seed", "id"], kind="stable", ignore_index=True)
@@ -99,6 +108,7 @@ def _run_row(record: Record, metrics: Metrics) -> dict[str, Any]:
         "method": cell["method"]["label"],
         "name": cell["method"]["name"],
         "family": cell["method"]["family"],
+        "teachers": teachers_of(cell),
         "seed": cell["seed"],
         "status": record["status"],
         "reason": record["reason"],
@@ -111,6 +121,8 @@ def _run_row(record: Record, metrics: Metrics) -> dict[str, Any]:
         "device": numerics["device"],
         "precision": numerics["precision"],
         "compile": numerics["compile"],
+        "threads": numerics.get("threads"),
+        "engine": engine_of(record),
         "id": record["id"],
     }
     row |= {metric.name: result.get(metric.name) for metric in metrics.others}
@@ -128,18 +140,42 @@ def trials_of(method: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _missing_row(cell: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {name: cell.get(name) for name in ("suite", "dataset", "pair", "student", "name", "family", "seed")}
+    names = ("suite", "dataset", "pair", "student", "name", "family", "teachers", "seed")
+    kept = {name: cell.get(name) for name in names}
     text = protocol_of(cell)
     return {
         **kept,
         "protocol": text,
         "method": cell["label"],
-        "status": "missing",
+        "status": cell.get("state", "missing"),
         "id": "",
         UNTIMED: "",
         "reason": cell.get("reason", ""),
         **({"trials": cell["trials"]} if "trials" in cell else {}),
     }
+
+
+def _gaps(rows: Sequence[Mapping[str, Any]], planned: set[str]) -> Iterator[dict[str, Any]]:
+    """What methods lack that are not `planned`: rows that nobody made, at points that others have."""
+    points: dict[str, set[tuple[Any, ...]]] = {}
+    for row in rows:
+        points.setdefault(row["method"], set()).add((*(row[name] for name in PLACE), row["seed"]))
+    others = [label for label in points if label not in planned]
+    if not others:
+        return
+    shared = [points[label] for label in points if label in planned]
+    if shared:
+        wanted = set.intersection(*shared)
+    else:
+        places, seeds = ({point[part] for own in points.values() for point in own} for part in (slice(3), 3))
+        wanted = {(*place, seed) for place, seed in itertools.product(places, seeds)}
+    students = {tuple(row[name] for name in PLACE): row["student"] for row in rows}
+    first = {row["method"]: row for row in reversed(rows)}
+    for label in others:
+        kept = {name: first[label][name] for name in ("suite", "method", "name", "family", "teachers")}
+        for *place, seed in sorted(wanted - points[label]):
+            where = dict(zip(PLACE, place, strict=True)) | {"student": students[tuple(place)], "seed": seed}
+            yield {**kept, **where, "status": "missing", "id": "", "reason": ""}
 
 
 def _key(row: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ from kdbench.board import comparable
 from kdbench.board.columns import as_filed
 from kdbench.board.grid import STATES, Grid
 from kdbench.board.runs import GROUP, PLACE, TRIALS
+from kdbench.board.seen import CLASSES, class_of
 from kdbench.board.statistics.aggregates import gap_closed, pareto_front
 from kdbench.board.statistics.intervals import SURE, Paired, bootstrap, holm, paired, summary
 from kdbench.records.files import write_atomically
@@ -42,11 +43,12 @@ DIFFERENCE = ("", "_ci95_low", "_ci95_high", "_n", "_p", "_p_holm", "_tests")
 def leaderboard_table(whole: Grid, grid: Grid, baselines: Sequence[str] = BASELINES) -> pd.DataFrame:
     """One row per (data set, protocol, pair, method), and one per method over all pairs (`pair` is `overall`).
 
-    The rank is by the mean primary score of the last epoch. A pair row's mean is over its finished seeds, with `n` and
-    the counts of the others beside it; an overall row has no mean as soon as one of its cells is not done. Differences
-    are paired by seed (overall: by pair and seed) over the runs that both methods finished; where a suite gives one
-    more seeds than the other, over those of both. A suite that runs a baseline with settings of its own, and only so,
-    is compared with that. docs/records.md explains every column.
+    The rank is by the mean primary score of the last epoch, among the methods that see as many teachers: one, several,
+    none (`kdbench.board.seen`), which stand one after the other. A pair row's mean is over its finished seeds, with `n`
+    and the counts of the others beside it; an overall row has no mean as soon as one of its cells is not done.
+    Differences are paired by seed (overall: by pair and seed) over the runs that both methods finished; where a suite
+    gives one more seeds than the other, over those of both. A suite that runs a baseline with settings of its own, and
+    only so, is compared with that. docs/records.md explains every column.
 
     Args:
         whole: all runs.
@@ -60,7 +62,8 @@ def leaderboard_table(whole: Grid, grid: Grid, baselines: Sequence[str] = BASELI
         boards = [(OVERALL, _board(counted, mine, baselines, overall=True))]
         boards += [(part.places[0][2], _board(part, part, baselines, overall=False)) for part in alone]
         rows += [dict(zip(PLACE, (*group, pair), strict=True)) | row for pair, board in boards for row in board]
-    columns = [*GROUP, "name", "family", "rank", "n", *STATES, "score_mean", "score_std", "ci95_low", "ci95_high"]
+    columns = [*GROUP, "name", "family", "teachers", "rank", "n", *STATES]
+    columns += ["score_mean", "score_std", "ci95_low", "ci95_high"]
     columns += ["bootstrap_low", "bootstrap_high", "best_score_mean", "teacher_score"]
     columns += [f"vs_{baseline}{part}" for baseline in baselines for part in DIFFERENCE]
     columns += ["gap_closed", *(metric.name for metric in whole.metrics.others), *COSTS, "pareto"]
@@ -98,12 +101,14 @@ def _board(grid: Grid, whole: Grid, baselines: Sequence[str], overall: bool) -> 
 
 
 def state_row(whole: Grid, m: int, overall: bool, counted: Grid) -> dict[str, Any]:
-    """Who a method is, how many of its runs are in which state, and what to say of it."""
+    """Who a method is, how many of its runs that are counted are in which state, and what to say of it."""
     row: dict[str, Any] = {"method": whole.methods[m], "name": whole.names[m], "family": whole.families[m]}
-    row |= {"n": int(whole.counts("done")[m])} | {state: int(whole.counts(state)[m]) for state in STATES}
-    parts = [f"{row[state]} {state.replace('_', ' ')}" for state in STATES if row[state]]
-    if overall and (lacks := int(whole.elsewhere[m].sum())):
-        parts.append(f"not planned on {lacks} of {len(whole.places)} pairs")
+    row |= {"teachers": int(whole.teachers[m].max(initial=0))}
+    row |= {"n" if state == "done" else state: int(counted.counts(state)[m]) for state in ("done", *STATES)}
+    lacks = {state: int(whole.counts(state)[m]) for state in STATES}
+    parts = [f"{count} {state.replace('_', ' ')}" for state, count in lacks.items() if count]
+    if overall and (elsewhere := int(whole.elsewhere[m].sum())):
+        parts.append(f"not planned on {elsewhere} of {len(whole.places)} pairs")
     reasons = sorted({reason for reason in whole.reasons[m].flat if reason})
     text = ", ".join(parts) + (f": {reasons[0]}" if reasons else "")
     if counted is not whole and counted.scores.shape != whole.scores.shape:
@@ -254,13 +259,19 @@ def _mark_front(rows: Sequence[dict[str, Any]], sign: int) -> None:
 
 
 def ranked(rows: list[dict[str, Any]], sign: int) -> list[dict[str, Any]]:
-    """Best mean first, methods without one last; equal means share a rank. `sign` is -1 where lower is better."""
-    merits = {row["method"]: sign * row["score_mean"] for row in rows if "score_mean" in row}
-    rows.sort(key=lambda row: (-merits.get(row["method"], -math.inf), row["method"]))
+    """The classes of `kdbench.board.seen` one after the other, each with its best mean first and methods without one
+    last; equal means of a class share a rank. `sign` is -1 where lower is better.
+    """
+    classes: dict[str, list[dict[str, Any]]] = {name: [] for name in CLASSES}
     for row in rows:
-        if row["method"] in merits:
-            row["rank"] = 1 + sum(merit > merits[row["method"]] for merit in merits.values())
-    return rows
+        classes[class_of(row["teachers"])].append(row)
+    for own in classes.values():
+        merits = {row["method"]: sign * row["score_mean"] for row in own if "score_mean" in row}
+        own.sort(key=lambda row: (-merits.get(row["method"], -math.inf), row["method"]))
+        for row in own:
+            if row["method"] in merits:
+                row["rank"] = 1 + sum(merit > merits[row["method"]] for merit in merits.values())
+    return [row for own in classes.values() for row in own]
 
 
 def write_csv(frame: pd.DataFrame, path: Path) -> None:

@@ -17,11 +17,13 @@ from kdbench.board.numbers import in_unit, known, plain, scaled
 from kdbench.board.reproduction import VERDICTS
 from kdbench.board.results import Tables
 from kdbench.board.runs import place_name
+from kdbench.board.seen import CLASSES, class_of
 from kdbench.board.statistics.intervals import SURE
 from kdbench.board.tables import OVERALL
 from kdbench.board.teachers import teacher_seeds
 from kdbench.tasks.metrics import Metric, Metrics
 
+IDENTITY = ("#", "method", "family", "teachers")  # columns before the score
 KD_INTERVAL = 105  # the least width that shows the interval of the difference to kd
 Row = Mapping[str, Any]
 
@@ -32,6 +34,7 @@ def columns(metrics: Metrics) -> list[tuple[str, int]]:
         ("#", 0),
         ("method", 0),
         ("family", 125),
+        ("teachers", 100),
         (_counted(metrics.primary), 0),
         ("vs student", 0),
         ("vs kd", 0),
@@ -49,6 +52,7 @@ def suite_columns(score: Metric) -> list[tuple[str, int, str]]:
     return [
         ("#", 0, ""),
         ("method", 0, ""),
+        ("teachers", 100, ""),
         (score.title, 0, f"{score.title}{in_unit(score.unit)}, mean ± sample std over each seed's mean{_lower(score)}"),
         ("mean rank", 0, f"rank by {score.title}, mean over the pairs"),
         ("Borda", 115, "Borda, the methods beaten, summed over the pairs"),
@@ -83,12 +87,16 @@ def leaderboard(tables: Tables, width: int = 120) -> list[Table]:
         pairs = sorted(set(part["pair"]) - {OVERALL})
         for pair in pairs if len(pairs) == 1 else [*pairs, OVERALL]:
             rows = rows_of(part[part["pair"] == pair], metrics)
-            title = _title(place_name((dataset, protocol)), pair, rows, metrics.primary)
+            title = _title(place_name((dataset, protocol)), pair, rows, metrics.primary) + _of_engine(tables)
             cells = [_cells(row, width, metrics) for row in rows]
-            caption, place = _caption(pair, metrics.primary, teachers), (str(dataset), str(protocol), pair)
-            caption = _noted(caption, rows, tables.grid, place)
-            made.append(_table(title, caption, rows, cells, _fitting(shown, cells, width)))
+            fitting = _fitting(shown, cells, width)
+            caption, place = _caption(pair, metrics.primary, fitting, teachers), (str(dataset), str(protocol), pair)
+            made.append(_table(title, _noted(caption, rows, tables.grid, fitting, place), rows, cells, fitting))
     return made
+
+
+def _of_engine(tables: Tables) -> str:
+    return f" ({tables.engine})" if tables.engine else ""
 
 
 def suite(tables: Tables, width: int = 120) -> list[Table]:
@@ -106,8 +114,8 @@ def suite(tables: Tables, width: int = 120) -> list[Table]:
     columns = [column for column in suite_columns(score) if width >= column[1]]
     shown = _fitting({name: least for name, least, _ in columns}, cells, width)
     caption = "; ".join(said for name, _, said in columns if said and name in shown)
-    caption = _noted(caption, rows, tables.grid)
-    return [_table(f"the suite, {places} pairs", caption, rows, cells, shown)]
+    caption = _noted(caption, rows, tables.grid, shown)
+    return [_table(f"the suite, {places} pairs{_of_engine(tables)}", caption, rows, cells, shown)]
 
 
 def _fitting(shown: Mapping[str, int], cells: Sequence[dict[str, str]], width: int) -> list[str]:
@@ -118,8 +126,9 @@ def _fitting(shown: Mapping[str, int], cells: Sequence[dict[str, str]], width: i
         width: of the terminal, in characters.
     """
     wide = {name: max(len(text) for text in (name, *(line[name] for line in cells))) for name in shown}
+    wide["method"] = max(wide["method"], len(CLASSES["one"]))
     left, frame = list(shown), 3  # of each column: a space on either side, and a line
-    kept = {"#", "method", next(name for name in shown if name not in ("#", "method", "family"))}
+    kept = {"#", "method", next(name for name in shown if name not in IDENTITY)}
     for _, _, name in sorted(((least, place, name) for place, (name, least) in enumerate(shown.items())), reverse=True):
         if sum(wide[name] + frame for name in left) + 1 > width and name not in kept:
             left.remove(name)
@@ -134,30 +143,40 @@ def _title(where: str, pair: str, rows: Sequence[Row], score: Metric) -> str:
     return f"{where}: {pair}{beside}"
 
 
-def _caption(pair: str, score: Metric, teachers: str) -> str:
+def _caption(pair: str, score: Metric, shown: Sequence[str], teachers: str) -> str:
+    """What the columns say that are shown."""
     overall = pair == OVERALL
     spread = "each seed's mean over the pairs, n runs" if overall else "n seeds"
-    return (
-        f"{score.title} of the last epoch{in_unit(score.unit)}, mean ± sample std over {spread}{_lower(score)};"
-        f" differences{in_unit(score.points)}, paired by {'pair and ' * overall}seed, [95 % CI]"
-        f"{'; ' * bool(teachers)}{teachers}; time as a multiple of student"
-    )
+    parts = [f"{score.title} of the last epoch{in_unit(score.unit)}, mean ± sample std over {spread}{_lower(score)}"]
+    if {"vs student", "vs kd"} & set(shown):
+        parts.append(f"differences{in_unit(score.points)}, paired by {'pair and ' * overall}seed, [95 % CI]")
+    parts += [teachers] if teachers else []
+    parts += ["time as a multiple of student"] if "time" in shown else []
+    return "; ".join(parts)
 
 
-def _noted(caption: str, rows: Sequence[Row], grid: Grid, place: Sequence[str] = ()) -> str:
-    """The caption with the star's meaning and what the board can tell."""
-    return "\n".join([f"{caption}. * p < {SURE:g} after {correction(rows)}", *notes(grid, place)])
+def _noted(caption: str, rows: Sequence[Row], grid: Grid, shown: Sequence[str], place: Sequence[str] = ()) -> str:
+    """The caption with the star's meaning, where stars are shown, and what the board can tell."""
+    star = f". * p < {SURE:g} after {correction(rows)}" if "vs kd" in shown else ""
+    return "\n".join([caption + star, *notes(grid, place)])
 
 
 def _table(title: str, caption: str, rows: Sequence[Row], cells: Sequence[dict[str, str]], shown: list[str]) -> Table:
-    """A table whose caption ends with the remarks on its methods."""
-    caption = "\n".join([caption, *_remarks(rows)])
+    """A table whose caption ends with the remarks on its methods, and in which those that see as many teachers stand
+    together.
+    """
+    classes = [class_of(row["teachers"]) for row in rows]
+    several = len(set(classes)) > 1
+    caption = "\n".join([caption, *["ranks are among methods that see as many teachers"] * several, *_remarks(rows)])
     table = Table(title=Text(title, "table.title"), caption=Text(caption, "table.caption"), box=box.SIMPLE_HEAD)
     table.title_justify = table.caption_justify = "left"
     for name in shown:
         left = name in ("method", "family")
         table.add_column(name, justify="left" if left else "right", no_wrap=not left, overflow="fold")
-    for line in cells:
+    for place, line in enumerate(cells):
+        if several and (not place or classes[place] != classes[place - 1]):
+            table.add_section()
+            table.add_row(*(Text(CLASSES[classes[place]] if name == "method" else "", "italic") for name in shown))
         table.add_row(*(Text(line[name]) for name in shown))
     return table
 
@@ -206,6 +225,7 @@ def _common_cells(row: Row) -> dict[str, str]:
     return {
         "#": plain(row["rank"], 0),
         "method": str(row["method"]),
+        "teachers": plain(row["teachers"], 0),
         "time": plain(ratio, 1) + "x" * known(ratio),
     }
 

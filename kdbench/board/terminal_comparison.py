@@ -34,7 +34,8 @@ def comparison(console: Console, result: Comparison) -> None:
     if several and any(known(p) for p in result.holm):
         note = f"p (Holm) is corrected for looking at {len(result.rows) - 1} pairs; the first row is one test by itself"
         console.print(note, markup=False, highlight=False, soft_wrap=True)
-    console.print(result.verdict, markup=False, highlight=False, soft_wrap=True)
+    for said in filter(None, (result.note, result.verdict)):
+        console.print(said, markup=False, highlight=False, soft_wrap=True)
 
 
 def power(console: Console, plan: Plan) -> None:

@@ -12,6 +12,7 @@ from kdbench.board import comparable
 from kdbench.board.columns import as_filed
 from kdbench.board.grid import STATES, Grid
 from kdbench.board.runs import TRIALS, place_name
+from kdbench.board.seen import CLASSES
 from kdbench.board.statistics import aggregates
 from kdbench.board.statistics.intervals import SURE, summary
 from kdbench.board.statistics.ranks import CriticalDifference, borda, critical_difference, place_ranks
@@ -33,8 +34,8 @@ from kdbench.suites.grid import BASELINES
 def wide_table(whole: Grid, grid: Grid, baselines: Sequence[str] = BASELINES) -> pd.DataFrame:
     """One row per method: rank, states, aggregates over all places, then one column per place with the mean score.
 
-    A method that lacks a run has no aggregate and no rank; the others are ranked among themselves. docs/records.md
-    explains every column.
+    A method that lacks a run has no aggregate and no rank; the others are ranked among those that see as many teachers.
+    docs/records.md explains every column.
 
     Args:
         whole: all runs: those of the places' columns.
@@ -44,8 +45,11 @@ def wide_table(whole: Grid, grid: Grid, baselines: Sequence[str] = BASELINES) ->
     """
     student, kd = baselines
     rows = [state_row(whole, m, True, grid if grid.complete[m] else whole) for m in range(len(whole.methods))]
-    complete, told = np.flatnonzero(grid.complete), gains(whole, grid, kd)
-    if len(complete):
+    told = gains(whole, grid, kd)
+    for name in CLASSES:
+        complete = np.flatnonzero(grid.complete & (np.array(grid.classes) == name))
+        if not len(complete):
+            continue
         by_place = grid.means[complete].T  # [places, methods]
         ranks, points = place_ranks(by_place).mean(0), borda(by_place)
         for m, rank, count in zip(complete.tolist(), ranks.tolist(), points.tolist(), strict=True):
@@ -55,7 +59,8 @@ def wide_table(whole: Grid, grid: Grid, baselines: Sequence[str] = BASELINES) ->
     correct(rows, baselines, whole)
     for m, row in enumerate(rows):
         row |= {place_name(place): summary(_done(whole, m, p)).mean for p, place in enumerate(whole.places)}
-    columns = ["rank", "method", "name", "family", "n", *STATES, "score_mean", "score_std", "mean_rank", "borda"]
+    columns = ["rank", "method", "name", "family", "teachers", "n", *STATES]
+    columns += ["score_mean", "score_std", "mean_rank", "borda"]
     columns += ["iqm", "iqm_ci95_low", "iqm_ci95_high"]
     columns += ["probability_of_improvement", "probability_of_improvement_ci95_low"]
     columns += ["probability_of_improvement_ci95_high", "ari", "wins", "ties", "losses"]

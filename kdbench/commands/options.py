@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from kdbench.records import Store
     from kdbench.suites.grid import Cell, Suite
 
+CARD = "card.json"  # what tells a published folder from one that runs write into
 Command = Callable[..., None]
 
 
@@ -133,6 +134,24 @@ class Selection:
     def store(self) -> Store:
         return self.store_of(self.suite.name)
 
+    @cached_property
+    def published(self) -> Store | None:
+        """The published folder that was named, by its path or as a suite's in `out`; None if it is none."""
+        from kdbench.records import Store
+        from kdbench.suites import parse
+
+        for folder in (Path(self.suite_name), self.out / Path(self.suite_name).name):
+            if (folder / CARD).is_file():
+                return Store(folder)
+        if not (self.suite_name.endswith(".toml") and self.out.is_dir()):
+            return None
+        folder = self.out / parse.load(self.suite_name).name
+        return Store(folder) if (folder / CARD).is_file() else None
+
+    def is_given(self, name: str) -> bool:
+        """Whether an option is not left as it stands here."""
+        return bool(getattr(self, name) != getattr(Selection, name))
+
     def store_of(self, suite: str) -> Store:
         """Where the records of a suite of this name lie."""
         from kdbench.records import Store
@@ -142,7 +161,7 @@ class Selection:
     @property
     def typed(self) -> str:
         """What chose these cells, as it is typed: the suite, and the options that are not left as they stand here."""
-        given = {name: getattr(self, name) for name in GRID if getattr(self, name) != getattr(Selection, name)}
+        given = {name: getattr(self, name) for name in GRID if self.is_given(name)}
         suite = given.pop("suite_name", self.suite_name)
         tuned = ["--tuned"] * given.pop("tuned", False)
         settings = [("set", setting) for setting in given.pop("settings", None) or []]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import statistics
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,10 +16,11 @@ from rich.table import Table
 
 from kdbench import tasks
 from kdbench.board.publishing.adopt import Arrivals
-from kdbench.board.select import choose
-from kdbench.board.usable import sound_record
+from kdbench.board.select import Chosen, Stray, choose, point_of
+from kdbench.board.usable import sound_record, usable
 from kdbench.commands import taking
 from kdbench.commands.durations import told
+from kdbench.commands.options import remark
 from kdbench.commands.unusable import records_of, tell
 from kdbench.errors import KDBenchError
 from kdbench.hardware.clock import seconds
@@ -32,11 +33,23 @@ from kdbench.suites.fixed import refusal
 from kdbench.suites.grid import Cell
 from kdbench.training.teachers import Teachers
 
-STATES = ("done", "running", "interrupted", "failed", "not applicable", "unusable", "missing")
+OUTDATED = ("older source", "other engine")
+STATES = ("done", "running", "interrupted", "failed", "not applicable", "unusable", *OUTDATED, "missing")
+TO_RUN = ("missing", "interrupted", *OUTDATED)
 
 
-def state(cell: Cell, store: Store, running: bool) -> str:
-    """One of `STATES`."""
+def outdated(chosen: Chosen) -> dict[tuple[str, str], Stray]:
+    """The runs that were made and do not count, by their point and label: of an older source, or of another engine."""
+    of_states = [stray for stray in chosen.strays if stray.state != "missing"]
+    return {(point_of(s.record["cell"]), s.record["cell"]["method"]["label"]): s for s in of_states}
+
+
+def state(cell: Cell, store: Store, running: bool, older: Mapping[tuple[str, str], Stray]) -> str:
+    """One of `STATES`.
+
+    Args:
+        older: of `outdated`.
+    """
     if store.has(cell.id):
         record = _read(store, cell)
         if not isinstance(record, dict):
@@ -44,7 +57,8 @@ def state(cell: Cell, store: Store, running: bool) -> str:
         return "missing" if cell.fixed.refused(record) else record["status"].replace("_", " ")
     if store.interrupted(cell.id):
         return "running" if running else "interrupted"
-    return "missing"
+    stray = older.get((point_of(cell.config), cell.method.label))
+    return stray.state.replace("_", " ") if stray else "missing"
 
 
 def _read(store: Store, cell: Cell) -> Record | str:
@@ -58,11 +72,13 @@ def _read(store: Store, cell: Cell) -> Record | str:
 def print_status(console: Console, cells: Sequence[Cell], store: Store, out: Path) -> None:
     """One row per pair with the count of cells in each state, then why some failed, do not apply or do not count."""
     running = is_locked(out)
-    states = {cell: state(cell, store, running) for cell in _distinct(cells)}
+    chosen = choose(usable(store.paths())[0], cells)
+    older = outdated(chosen)
+    states = {cell: state(cell, store, running, older) for cell in _distinct(cells)}
     _print_counts(console, states)
     reasons: dict[tuple[str, str], list[str]] = {}
     for cell, found in states.items():
-        if reason := _why(cell, found, store):
+        if reason := _why(cell, found, store, older):
             reasons.setdefault((found, reason), []).append(f"{cell.method.label} on {cell.pair}, seed {cell.seed}")
     for (found, reason), where in reasons.items():
         more = f" and {len(where) - 1} more" if len(where) > 1 else ""
@@ -70,10 +86,13 @@ def print_status(console: Console, cells: Sequence[Cell], store: Store, out: Pat
     tell([str(_read(store, cell)) for cell, found in states.items() if found == "unusable"])
     done = [store.read(cell.id) for cell, found in states.items() if found == "done"]
     tell(choose(done, cells).sentences)
+    remark(chosen.remarks)
 
 
-def _why(cell: Cell, found: str, store: Store) -> str:
+def _why(cell: Cell, found: str, store: Store, older: Mapping[tuple[str, str], Stray]) -> str:
     """The reason of a cell's state, where it has one to tell."""
+    if found in OUTDATED:
+        return older[point_of(cell.config), cell.method.label].reason
     if found in ("failed", "not applicable"):
         return store.read(cell.id)["reason"]
     return refusal(store, cell) if found == "missing" else ""
@@ -102,18 +121,20 @@ def print_plan(
             sources, cells, store, Store(teachers), lambda cell: _numerics(cell, device, compile, threads).describe()
         )
         console.print(taking.told(sources, come), markup=False, highlight=False, soft_wrap=True)
-    states = {cell: _state(cell, store, come) for cell in _distinct(cells)}
+    records = [*records_of(store), *(entry.record for entry in come.records.values())]
+    older = outdated(choose(records, cells))
+    states = {cell: _state(cell, store, come, older) for cell in _distinct(cells)}
     _print_counts(console, states)
     methods = dict.fromkeys(cell.method.label for cell in cells)
     console.print(f"methods: {', '.join(methods)}", markup=False, highlight=False)
-    todo = [cell for cell, found in states.items() if found in ("missing", "interrupted")]
+    todo = [cell for cell, found in states.items() if found in TO_RUN]
     for spec in dict.fromkeys(spec for cell in todo for spec in cell.teachers if spec.sha256):
         said = f"teacher from a file: {spec}: {spec.weights}, sha256 {spec.sha256}"
         console.print(said, markup=False, highlight=False, soft_wrap=True)
     trainings = {t.id: t for cell in todo for t in Teachers(teachers).missing(cell) if t.id not in come.weights}
     for training in trainings.values():
         console.print(f"teacher to train: {training.pair} on {training.dataset.name}", markup=False, highlight=False)
-    total, records = 0.0, [*records_of(store), *(entry.record for entry in come.records.values())]
+    total = 0.0
     for group in _by_pair([*todo, *trainings.values()]):
         known = _seconds_per_epoch(group, records)
         try:
@@ -127,10 +148,10 @@ def print_plan(
     console.print(f"{len(todo)} of {len(states)} cells to run, about {told(total)} ({kind})", highlight=False)
 
 
-def _state(cell: Cell, store: Store, come: Arrivals) -> str:
+def _state(cell: Cell, store: Store, come: Arrivals, older: Mapping[tuple[str, str], Stray]) -> str:
     """One of `STATES`, with what would come."""
     arriving = come.records.get(cell.id)
-    return arriving.record["status"].replace("_", " ") if arriving else state(cell, store, False)
+    return arriving.record["status"].replace("_", " ") if arriving else state(cell, store, False, older)
 
 
 def _numerics(cell: Cell, device: str | None, compile: str, threads: int | None) -> Numerics:

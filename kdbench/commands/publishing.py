@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kdbench.commands.options import Selection, selecting, words
+from kdbench.commands.options import CARD, Selection, selecting, words
 
 if TYPE_CHECKING:
     from kdbench.board.publishing.validate import Report
@@ -24,7 +24,10 @@ def publish(
     out: Annotated[Path, typer.Option(help="folder of the runs", envvar="KDBENCH_OUT")] = Path("runs"),
     to: Results = Path("results"),
     methods: Annotated[
-        str, typer.Option(help=".py files of methods of your own, comma-separated: runs of their present source count")
+        str,
+        typer.Option(
+            help="show only these and the baselines, comma-separated: names, or .py files, whose present source counts"
+        ),
     ] = "",
     weights_at: Annotated[
         str,
@@ -33,13 +36,16 @@ def publish(
 ) -> None:
     """Write a suite's records, tables, curves, card and README into the folder of published results."""
     from kdbench.board.publishing import publish as publishing
-    from kdbench.suites.method_files import load_methods
+    from kdbench.commands.views import labels_of
     from kdbench.suites.parse import load
 
-    for file in words(methods):
-        load_methods(file)
-    anew = (Path(suite) / "card.json").is_file()
-    done = publishing.remake(Path(suite)) if anew else publishing.publish(load(suite), out, to, weights_at)
+    if (Path(suite) / CARD).is_file():
+        done = publishing.remake(Path(suite))
+    else:
+        grid = load(suite)
+        names = {spec.label: spec.name for spec in grid.methods}
+        shown = [label for entry in words(methods) for label in labels_of(entry, names)]
+        done = publishing.publish(grid, out, to, weights_at, shown)
     of_trials = f", {done.trials} of trials" if done.trials else ""
     print(f"published {done.records} records{of_trials} and {done.teachers} of teachers in {done.folder}")
     if done.aside:

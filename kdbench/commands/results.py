@@ -4,35 +4,53 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kdbench.commands.options import GRID, RECIPE, Selection, console, label_of, remark, selecting
+from kdbench.commands.options import CARD, GRID, RECIPE, Selection, console, label_of, selecting
 from kdbench.errors import KDBenchError
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from kdbench.board.results import Tables
+    from kdbench.board.views import View
     from kdbench.records import Record, Store
     from kdbench.suites.grid import Cell
 
 COMMON = "leaderboard_common.csv"
 
 
-@selecting(*GRID)
+Narrowed = Annotated[
+    str,
+    typer.Option(help="show only these and the baselines, comma-separated: names, or .py files; corrections stay"),
+]
+Teachers = Annotated[
+    str, typer.Option(help="show only methods that see so many teachers: none, one or several", show_default=False)
+]
+
+
+@selecting(*GRID, methods=Narrowed)
 def leaderboard(
     chosen: Selection,
     common: Annotated[
-        bool, typer.Option("--common", help="rank over the pairs (or else seeds) that all methods shown have finished")
+        bool, typer.Option("--common", help="rank over the pairs (or else seeds) that all methods have finished")
     ] = False,
+    teachers: Teachers = "",
 ) -> None:
-    """Make runs.csv, leaderboard.csv and leaderboard_long.csv from the records, and print the leaderboard."""
-    remark(chosen.suite.absent_data())
-    print_leaderboard(chosen.shown, chosen.store, common)
+    """Make runs.csv, leaderboard.csv and leaderboard_long.csv from the records, and print the leaderboard; a published
+    folder is shown as its card has it and stays as it is.
+    """
+    from kdbench.commands.views import view_of
+
+    view, store = view_of(chosen, teachers=teachers)
+    print_leaderboard(view, store, common)
 
 
-@selecting(*GRID)
+@selecting(*GRID, methods=Narrowed)
 def report(
     chosen: Selection,
     site: Annotated[
@@ -43,14 +61,15 @@ def report(
     everything: Annotated[
         bool, typer.Option("--all", help="show every record of the folder, not only those of the suite as it is now")
     ] = False,
+    teachers: Teachers = "",
 ) -> None:
     """Make a site of the results: leaderboard, plots, one page per method and pair; needs no server and no network."""
-    from kdbench.commands.site import report as make_report
+    from kdbench.commands import site as sites
+    from kdbench.commands.views import view_of
 
-    folder = site or Path("site") / chosen.suite.name
-    page = make_report(
-        chosen.suite, chosen.shown, chosen.store, folder, everything=everything, latex=latex, pictures=plots
-    )
+    sites.need_packages()
+    view, store = view_of(chosen, teachers=teachers, every=everything)
+    page = sites.report(view, store, site or Path("site") / view.suite, latex=latex, pictures=plots)
     print(f"report: {page}")
 
 
@@ -63,10 +82,10 @@ def compare(
     """Say whether method A is better than method B, by how much, and how sure that is."""
     from kdbench.board.compare import compare as compare_methods
     from kdbench.board.terminal_comparison import comparison
-    from kdbench.commands.unusable import counted
+    from kdbench.commands.views import view_of
 
     a, b = label_of(a), label_of(b)
-    comparison(console(), compare_methods(counted(chosen.store, chosen.shown), a, b))
+    comparison(console(), compare_methods(view_of(chosen)[0].records, a, b))
 
 
 @selecting("suite_name", "pairs", "seeds", *RECIPE)
@@ -112,32 +131,50 @@ def power(
     render(console(), plan(records, labels[0], labels[1], delta, sd))
 
 
-def print_leaderboard(cells: Sequence[Cell], store: Store, common: bool = False) -> int:
-    """Write the tables, print the leaderboard, and return how many of the cells failed."""
+def print_leaderboard(view: View, store: Store, common: bool = False) -> None:
+    """Write the tables, unless the folder is published, and print the leaderboard."""
     from kdbench.board import terminal
-    from kdbench.board.results import Tables
-    from kdbench.board.tables import write_csv
-    from kdbench.commands.unusable import records_of
 
-    shown = tables = Tables.of(cells, records_of(store))
-    published = store.beside("card.json").exists()  # `publish` alone writes there
-    if not published:
-        tables.write(store.folder)
-    screen, files = console(), list(tables.files)
+    shown = tables = view.tables
+    screen, files = console(), dict(tables.files)
     if common:
         shown = tables.common()
-        files.insert(0, COMMON)
-        if not published:
-            write_csv(shown.wide, store.beside(COMMON))
+        files = {COMMON: shown.wide, **files}
         note = shown.note or "all methods finished all pairs: nothing is left out"
         screen.print(note, markup=False, highlight=False)
     for part in (*terminal.leaderboard(shown, screen.width), *terminal.suite(shown, screen.width)):
         screen.print(part)
-    if published:
-        print(f"{str(store.folder)!r} is published: its tables stay as `kdbench publish` made them")
-    for name in [] if published else files:
+    if not common and (hint := _hint(tables)):
+        screen.print(hint, markup=False, highlight=False, soft_wrap=True)
+    _write(files, store, view.published)
+
+
+def _hint(tables: Tables) -> str:
+    """What a table over all pairs lacks, and what to do about it; nothing if it lacks nothing."""
+    if len(tables.grid.places) < 2 or tables.grid.complete.all():
+        return ""
+    try:
+        kept = tables.common().counted
+    except KDBenchError:
+        return ""
+    whole = tables.grid
+    what = "pairs" if len(kept.places) < len(whole.places) else "seeds"
+    few, all_ = ((len(kept.places), len(whole.places)), (len(kept.seeds), len(whole.seeds)))[what == "seeds"]
+    if few == all_:
+        return ""
+    return f"not every method finished every run; --common ranks all over the {few} of {all_} {what} that all finished"
+
+
+def _write(files: Mapping[str, DataFrame], store: Store, published: bool) -> None:
+    """Write tables beside the records, and say where they are."""
+    from kdbench.board.tables import write_csv
+
+    if published or store.beside(CARD).is_file():
+        print(f"{store.folder} is published, so that its tables are left as they are: `kdbench publish` renews them")
+        return
+    for name, table in files.items():
+        write_csv(table, store.beside(name))
         print(f"{name.removesuffix('.csv') + ':':<20} {store.beside(name)}")
-    return failures(tables.records, cells)
 
 
 def failures(records: Sequence[Record], cells: Sequence[Cell]) -> int:

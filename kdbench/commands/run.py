@@ -11,7 +11,7 @@ import typer
 
 from kdbench.commands.durations import parsed, told
 from kdbench.commands.options import GRID, RUNNING, Selection, console, fail, remark, selecting
-from kdbench.commands.results import print_leaderboard
+from kdbench.commands.results import failures, print_leaderboard
 from kdbench.errors import KDBenchError
 
 if TYPE_CHECKING:
@@ -32,8 +32,10 @@ def run(
     if dry_run:
         plan(chosen, chosen.cells, chosen.store)
         return
+    from kdbench.commands.unusable import undone
+
     late = train(chosen, chosen.cells, chosen.store)
-    failed = print_leaderboard(chosen.shown, chosen.store)
+    failed = leaderboard_of(chosen)
     if late:
         print(late)
     elif lost := sum(not chosen.store.has(cell.id) for cell in chosen.cells):
@@ -41,8 +43,18 @@ def run(
             f"{lost} of {len(chosen.cells)} cells have no record although they were run: something took it out of "
             f"{str(chosen.out)!r} meanwhile; the same command trains them again"
         )
+    remark(undone(chosen.store, chosen.cells))
     if failed:
         fail(f"{failed} cells failed; `kdbench status {chosen.typed}` says why, --retry-failed runs them again")
+
+
+def leaderboard_of(chosen: Selection) -> int:
+    """Print the leaderboard of all methods that ran at these points; returns how many of the cells failed."""
+    from kdbench.commands.views import view_of
+
+    view, store = view_of(chosen, run=True)
+    print_leaderboard(view, store)
+    return failures(view.records, chosen.cells)
 
 
 @selecting(*GRID)

@@ -2,68 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
 from kdbench import registry
 from kdbench.board.page.data import Results
-from kdbench.board.results import expected
-from kdbench.board.select import Chosen, choose
-from kdbench.commands.unusable import records_of
+from kdbench.board.views import View
 from kdbench.errors import KDBenchError
 from kdbench.papers.reported import load
-from kdbench.records import Record, Store
+from kdbench.records import Store
 from kdbench.registry.about import Described, described
-from kdbench.suites.grid import Cell, Suite
 
 NEEDED = ("jinja2", "plotly", "matplotlib")
 
 
-def report(
-    suite: Suite,
-    cells: Sequence[Cell],
-    store: Store,
-    folder: Path,
-    *,
-    everything: bool = False,
-    latex: bool = False,
-    pictures: bool = True,
-) -> Path:
-    """Write the site of a suite and return the path of its first page.
-
-    Args:
-        suite: what the site is of.
-        cells: the grid that counts.
-        store: its records.
-        folder: where the site goes.
-        everything: show all records of the folder, also those that the suite as it is now leaves out.
-        latex, pictures: as `kdbench.board.page.build.build`.
+def need_packages() -> None:
+    """Fail now if a site cannot be made.
 
     Raises:
-        KDBenchError: if there is nothing to show, a package is missing, or the folder cannot be written.
+        KDBenchError: naming the packages that are missing.
     """
     absent = [package for package in NEEDED if find_spec(package) is None]
     if absent:
         raise KDBenchError(f"a report needs {' and '.join(absent)}: pip install 'kdbench[report]'")
+
+
+def report(view: View, store: Store, folder: Path, *, latex: bool = False, pictures: bool = True) -> Path:
+    """Write the site of a suite and return the path of its first page.
+
+    Args:
+        view: what is shown.
+        store: its records.
+        folder: where the site goes.
+        latex, pictures: as `kdbench.board.page.build.build`.
+
+    Raises:
+        KDBenchError: if there is nothing to show, or the folder cannot be written.
+    """
     from kdbench.board.page.build import build
 
-    found = records_of(store)
-    chosen = Chosen(found, []) if everything else choose(found, cells)
-    records = chosen.records
-    if not records:
-        older = f", and its {len(found)} other records only count with --all" if found else ": run it first"
+    if not view.records:
+        others = len(store.paths())
+        older = f", and its {others} other records only count with --all" if others else ": run it first"
         raise KDBenchError(f"{str(store.folder)!r} has no record of the suite as it is now{older}")
-    about = "every record of the folder, of whatever version of the suite" if everything else suite.description
-    rows = () if everything else expected(cells, chosen.strays)
-    results = Results(suite.name, about, records, rows, describe(records), load())
-    return build(results, folder, originals=store.path, latex=latex, pictures=pictures)
+    names = {record["cell"]["method"]["name"] for record in view.records} | {row["name"] for row in view.expected}
+    made = Results(
+        view.suite, view.about, view.records, view.expected, describe(names), load(), view.shown, view.remarks
+    )
+    return build(made, folder, originals=store.path, latex=latex, pictures=pictures)
 
 
-def describe(records: Iterable[Record]) -> dict[str, Described]:
-    """The registered methods among the records, by name."""
+def describe(names: Iterable[str]) -> dict[str, Described]:
+    """The registered ones among methods, by name."""
     found = {}
-    for name in sorted({record["cell"]["method"]["name"] for record in records}):
+    for name in sorted(names):
         try:
             found[name] = described(registry.get(name))
         except KDBenchError:  # it came from a file that was not named this time

@@ -6,7 +6,8 @@ import sys
 from collections.abc import Sequence
 
 from kdbench.board.select import choose
-from kdbench.board.usable import set_aside_damaged, usable
+from kdbench.board.usable import set_aside_damaged, sound_record, usable
+from kdbench.errors import KDBenchError
 from kdbench.records import Record, Store
 from kdbench.records.plain import plain
 from kdbench.suites.grid import Cell
@@ -35,6 +36,18 @@ def tell(said: Sequence[str]) -> None:
     if said:
         more = f", the first {SHOWN} of them named above" if len(said) > SHOWN else ""
         print(f"kdbench: {len(said)} record{'s' * (len(said) > 1)} left out of what is shown{more}", file=sys.stderr)
+
+
+def undone(store: Store, cells: Sequence[Cell]) -> list[str]:
+    """A sentence about each of the cells that no run trains, for it has a record which cannot be used."""
+    said = []
+    for cell in cells:
+        if store.has(cell.id):
+            try:
+                sound_record(store.path(cell.id))
+            except KDBenchError as error:
+                said.append(f"{cell.method.label} on {cell.pair}, seed {cell.seed}, stays undone: {error}")
+    return said
 
 
 def clear_away(store: Store) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from kdbench.reads import Taps
 
 PRECISIONS = ("auto", "fp32", "bf16")
+CALLED = {"gpu": "cuda", "nvidia": "cuda", "apple": "mps", "metal": "mps"}  # what people call torch's devices
 COMPILE = ("auto", "on", "off", "graphs")
 
 
@@ -167,6 +168,8 @@ def _device(name: str | None) -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    if name.partition(":")[0] in CALLED:
+        raise KDBenchError(f"unknown device {name!r}: did you mean {CALLED[name.partition(':')[0]]!r}?")
     try:
         device = torch.device(name)
     except RuntimeError as error:

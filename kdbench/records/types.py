@@ -38,6 +38,7 @@ class MethodConfig(TypedDict):
     source_not_tracked: NotRequired[list[str]]  # what it uses that the digest cannot follow
     tuned: NotRequired[bool]  # True where a sweep chose the settings
     tuning: NotRequired[dict[str, Any]]  # then: its search space, all trials and the choice
+    teachers: NotRequired[int]  # how many it sees, where these are fewer than the cell names: 0
 
 
 class CellConfig(TypedDict):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdbench.errors import KDBenchError, unknown
 from kdbench.info import FIDELITIES, UNCHECKED, Info, Paper
+from kdbench.registry.bounds import out_of_bounds
 
 if TYPE_CHECKING:  # they load torch, which whoever only asks for a suite's name can do without
     from kdbench.method import Method
@@ -142,7 +143,8 @@ def resolve(name: str, overrides: dict[str, Any]) -> dict[str, Any]:
     """All hyperparameters of a method with a suite's or a user's values over the defaults.
 
     Raises:
-        KDBenchError: for a hyperparameter the method does not have, or a value of another type or not finite.
+        KDBenchError: for a hyperparameter the method does not have, or a value of another type, not finite, or out of
+            its bounds.
     """
     defaults = hyperparameters(get(name))
     for key, value in overrides.items():
@@ -150,6 +152,8 @@ def resolve(name: str, overrides: dict[str, Any]) -> dict[str, Any]:
             raise unknown(f"hyperparameter of {name}", key, defaults)
         if isinstance(value, float) and not math.isfinite(value):
             raise KDBenchError(f"hyperparameter {key!r} of {name} is {value}: give a finite number")
+        if complaint := out_of_bounds(key, value):
+            raise KDBenchError(f"hyperparameter {key!r} of {name} is {value}: {complaint}")
         default = defaults[key]
         fits = value is None or default is None or isinstance(value, type(default))
         if not fits and not (isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool)):

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kdbench import registry
 from kdbench.records.types import CellConfig, MethodConfig
@@ -23,9 +23,13 @@ from kdbench.suites.recipe import Recipe
 from kdbench.suites.sweep import DEFAULT, Sweep
 from kdbench.suites.teacher_seeds import ONE, PAIRED, paired
 
+if TYPE_CHECKING:
+    from kdbench.suites.members import Members
+
 ENGINE = 2  # raise it when the loop, the networks or the data change what a cell's result would be
+NEWER = 3  # engines after it that are looked for, in results of a newer kdbench
 # what a record says of its method and no result depends on
-REMARKS = ("label", "family", "source_not_tracked", "tuning")
+REMARKS = ("label", "family", "source_not_tracked", "tuning", "teachers")
 BASELINES = ("student", "kd")  # what every method is compared with
 PLAIN = "student"  # the registered method that trains without distillation; teachers are trained by it
 
@@ -158,21 +162,23 @@ class Cell:
             method["source_not_tracked"] = hidden
         if self.tuning is not None:
             method |= {"tuned": True, "tuning": plain(self.tuning)}
+        if self._members.sees == "none":
+            method["teachers"] = 0
         return method
 
     def _assistants(self) -> list[str] | None:
         """Those of the pair's assistants that the method trains; None for methods without."""
-        count = self._members[0].count("assistant")
+        count = self._members.roles.count("assistant")
         return list(self.pair.assistants[:count]) if count else None
 
     @property
     def fault(self) -> str:
         """Why the method cannot even be created with these hyperparameters, in a sentence; empty if it can."""
-        return self._members[1]
+        return self._members.fault
 
     @cached_property
-    def _members(self) -> tuple[tuple[str, ...], str]:
-        """Which networks train together (`Method.members`), or none and the fault."""
+    def _members(self) -> Members:
+        """Which networks train together (`Method.members`) and which teachers are seen, or the fault."""
         from kdbench.suites.members import members_of  # not at the top: it loads torch
 
         return members_of(self.method)
@@ -289,7 +295,8 @@ def _without_path(teacher: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def engine_of(record: Mapping[str, Any]) -> int | None:
     """The engine that a record was run by, from its id; None if that is of no engine: cell or id were changed."""
-    return next((e for e in range(ENGINE, 0, -1) if identity(record["cell"], e) == record["id"]), None)
+    candidates = (*range(ENGINE, 0, -1), *range(ENGINE + 1, ENGINE + 1 + NEWER))
+    return next((e for e in candidates if identity(record["cell"], e) == record["id"]), None)
 
 
 def digest(value: Any) -> str:

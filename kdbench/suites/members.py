@@ -1,37 +1,62 @@
-"""Which networks a method trains together, asked before anything trains: the first use of an author's class."""
+"""Which networks a method trains together, and which teachers it sees: the first use of an author's class."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from kdbench import registry
 from kdbench.errors import KDBenchError
 from kdbench.hardware.settings import Surroundings, restore, settings
 
 if TYPE_CHECKING:
+    from kdbench.method import Method
     from kdbench.suites.grid import MethodSpec
 
 ROLE = re.compile(r"student|teacher|assistant|student\*\d*\.?\d+")
 
 
-def members_of(spec: MethodSpec) -> tuple[tuple[str, ...], str]:
-    """The roles that a method's `members` names, and why it has none, in a sentence; one of the two is empty.
+class Members(NamedTuple):
+    """What a method with its hyperparameters says of itself.
+
+    Attributes:
+        roles: that its `members` names.
+        fault: why it has none, in a sentence; one of the two is empty.
+        sees: `none`, `one` or `several` teachers.
+    """
+
+    roles: tuple[str, ...]
+    fault: str
+    sees: str
+
+
+def members_of(spec: MethodSpec) -> Members:
+    """Ask a method which networks it trains together and which teachers it sees.
 
     Whatever its constructor or `members` does, this raises nothing: it is that method's cells' fault alone.
     """
+    cls = registry.get(spec.name)
     before, around = settings(), Surroundings.now()
     try:
         method = registry.create(spec.name, dict(spec.hyperparameters))
         if "_modules" not in vars(method):
-            return (), f"method {spec.name!r} does not call super().__init__() in its __init__: begin with it"
-        roles = method.members()
+            fault = f"method {spec.name!r} does not call super().__init__() in its __init__: begin with it"
+            return Members((), fault, _sees(cls, cls.uses_teacher))
+        roles, uses = method.members(), method.uses_teacher
     except (Exception, SystemExit) as error:
-        return (), _sentence(spec, error)
+        return Members((), _sentence(spec, error), _sees(cls, cls.uses_teacher))
     finally:
         around.restore()
         restore(before)
-    return _checked(spec.name, roles)
+    return Members(*_checked(spec.name, roles), _sees(cls, uses))
+
+
+def _sees(cls: type[Method], uses_teacher: bool) -> str:
+    from kdbench.method import MultiTeacherMethod  # not at the top: it loads torch
+
+    if not uses_teacher:
+        return "none"
+    return "several" if issubclass(cls, MultiTeacherMethod) else "one"
 
 
 def _checked(name: str, roles: object) -> tuple[tuple[str, ...], str]:

@@ -170,19 +170,27 @@ CHECKS: Mapping[str, Callable[[Bench, str], str | None]] = {
 
 
 def print_checks(console: Console, method: str) -> bool:
-    """Run every check, print one line each, and say whether all passed."""
-    passed = True
+    """Run every check, print one line each, and say whether all passed; a complaint that was made already is not told
+    again.
+    """
+    passed, told = True, dict[str, str]()
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder))
         for title, check in CHECKS.items():
             try:
                 outcome = check(bench, method) or "ok"
             except ContractBroken as error:
-                outcome, passed = str(error), False
+                outcome, passed = _once(str(error), title, told), False
             except Exception as error:
-                outcome, passed = f"{type(error).__name__}: {error}".splitlines()[0], False
+                outcome, passed = _once(f"{type(error).__name__}: {error}".splitlines()[0], title, told), False
             console.print(f"{method}: {title}: {outcome}", markup=False, highlight=False, soft_wrap=True)
     return passed
+
+
+def _once(complaint: str, title: str, told: dict[str, str]) -> str:
+    """A complaint, or which check has made it before."""
+    first = told.setdefault(complaint, title)
+    return complaint if first == title else f"as {first!r}"
 
 
 def _done(record: Record) -> None:

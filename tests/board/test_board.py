@@ -24,6 +24,7 @@ from kdbench.board.statistics.intervals import holm, paired, summary
 from kdbench.board.statistics.power import seeds_needed
 from kdbench.board.statistics.ranks import CriticalDifference
 from kdbench.board.tables import write_csv
+from kdbench.board.wide import ranking as ranking_of
 from kdbench.commands.cli import app
 from kdbench.errors import KDBenchError
 
@@ -37,7 +38,7 @@ def wide_table(*args: Any, **options: Any) -> pd.DataFrame:
 
 
 def ranking(records: list[dict[str, Any]]) -> CriticalDifference | None:
-    return tables(records).ranking
+    return ranking_of(tables(records).grid)
 
 
 def without(records: list[dict[str, Any]], method: str, seed: int, pair: str) -> list[dict[str, Any]]:
@@ -350,7 +351,7 @@ def test_the_wide_tables_aggregates_are_those_of_the_runs() -> None:
     values = [r["result"]["top1"] for r in NINE if r["cell"]["method"]["name"] == "crd"]
     assert crd["iqm"] == pytest.approx(stats.trim_mean(values, 0.25))
     assert crd["iqm_ci95_low"] <= crd["iqm"] <= crd["iqm_ci95_high"]
-    assert (crd["mean_rank"], crd["borda"], kd["borda"]) == (1.0, 9.0, 6.0)
+    assert (crd["mean_rank"], crd["borda"], kd["borda"]) == (1.0, 6.0, 3.0)  # student sees no teacher
     assert (crd["wins"], crd["ties"], crd["losses"]) == (3, 0, 0)
     assert crd["probability_of_improvement"] == 1.0
     assert crd["ari"] == pytest.approx(50, abs=5)
@@ -376,7 +377,7 @@ def test_common_ranks_over_the_pairs_that_all_methods_finished_and_says_so() -> 
     records = [*without(NINE, "crd", 2, "U -> S"), record("broken", None, 0, "T -> S")]
     table, long = wide_table(records, common=True), leaderboard_table(records, common=True)
     crd = wide_row(table, "crd")
-    assert (crd["rank"], crd["vs_kd_n"], crd["failed"]) == (1, 6, 1)
+    assert (crd["rank"], crd["vs_kd_n"], crd["n"], crd["failed"]) == (1, 6, 6, 0)
     assert crd["remark"] == "1 failed: it broke; over 2 of 3 pairs"
     assert row(long, "crd", "overall")["top1_mean"] == crd["top1_mean"]
     assert row(long, "kd", "overall")["remark"] == "over 2 of 3 pairs"

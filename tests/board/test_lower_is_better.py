@@ -92,7 +92,7 @@ def row(frame: pd.DataFrame, method: str) -> pd.Series:
 
 
 def test_files_call_their_columns_after_the_metric(results: Results) -> None:
-    assert list(results.runs)[8:17] == [
+    assert list(results.runs)[9:18] == [
         *("status", "reason", "teacher", "teacher_perplexity", "student", "perplexity", "hits", "best_perplexity"),
         "best_epoch",
     ]
@@ -103,9 +103,10 @@ def test_files_call_their_columns_after_the_metric(results: Results) -> None:
 
 def test_the_lowest_mean_is_first(results: Results) -> None:
     assert results.wide["method"].tolist() == ["dkd", "kd", "dist", "student"]
-    assert results.wide["rank"].tolist() == [1, 2, 3, 4]
-    assert results.wide["mean_rank"].tolist() == [1, 2, 3, 4]
-    assert results.wide["borda"].tolist() == [6, 4, 2, 0]
+    assert results.wide["teachers"].tolist() == [1, 1, 1, 0]
+    assert results.wide["rank"].tolist() == [1, 2, 3, 1]
+    assert results.wide["mean_rank"].tolist() == [1, 2, 3, 1]
+    assert results.wide["borda"].tolist() == [4, 2, 0, 0]
 
 
 def test_differences_are_as_measured_and_counts_say_who_is_better(results: Results) -> None:
@@ -140,8 +141,7 @@ def test_equal_scores_share_a_rank_and_a_missing_one_is_last() -> None:
 
 
 def test_average_ranks_put_the_lowest_left(results: Results) -> None:
-    assert results.ranking is not None
-    assert results.ranking.methods == ("dkd", "kd", "dist", "student")
+    assert {name: data.methods for name, data in results.rankings.items()} == {"one": ("dkd", "kd", "dist")}
 
 
 def test_what_the_tables_hold_is_what_their_columns_allow(results: Results) -> None:
@@ -229,9 +229,9 @@ def test_plots_join_the_low_front_and_name_the_direction(results: Results) -> No
 def test_latex_sets_the_lowest_in_bold(results: Results) -> None:
     text = latex_tables(results)
     bold = [line for line in text.splitlines() if r"\textbf" in line]
-    assert all(line.startswith("dkd & ") for line in bold)
-    assert len(bold) == len(results.boards)
-    assert "Method & Perplexity & To student & To kd" in text
+    assert all(line.startswith(("dkd & 1 & ", "student & 0 & ")) for line in bold)
+    assert len(bold) == 2 * len(results.boards)
+    assert "Method & Teachers & Perplexity & $n$ & To student & To kd" in text
     assert "lower is better" in text
 
 
@@ -273,7 +273,7 @@ def forge(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
 def test_a_published_folder_is_clean_and_says_better_and_worse(published: Path) -> None:
     assert problems(published) == ""
     text = (published / "README.md").read_text(encoding="utf-8")
-    assert "| # | method | perplexity | n |" in text
+    assert "| # | method | teachers | perplexity | n |" in text
     assert "Perplexity of the last epoch, mean ± sample" in text
     assert "n: finished runs. Lower is better. Differences, paired by seed" in text
     assert "**Better than kd** (" in text

@@ -431,6 +431,7 @@ def test_a_record_that_may_not_be_read_is_never_touched(
         assert f"record {str(record)!r} cannot be read (Permission denied): change its permissions" in outcome.err
         assert "delete" not in outcome.err
         assert "damaged" not in outcome.err
+    assert "kd on cifar_resnet8 -> cifar_resnet8, seed 0, stays undone: record" in run().err
     monkeypatch.undo()
     assert json.loads(record.read_text())["status"] == "done"
 

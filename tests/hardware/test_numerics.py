@@ -217,3 +217,9 @@ def test_the_clock_sums_its_spans_and_starts_anew_when_read(monkeypatch: pytest.
             pass
     assert clock.read() == 3.5
     assert clock.read() == 0.0
+
+
+def test_a_device_that_torch_calls_otherwise_is_named_as_torch_does() -> None:
+    for given, right in (("gpu", "cuda"), ("gpu:1", "cuda"), ("metal", "mps")):
+        with pytest.raises(KDBenchError, match=f"unknown device '{given}': did you mean '{right}'"):
+            resolve(device=given)

@@ -105,7 +105,7 @@ def test_a_record_of_other_numerics_is_missing_in_status_and_leaderboard_and_say
     assert "missing" in status.stdout
     assert f"missing: student on cifar_resnet8 -> cifar_resnet8, seed 0 and 5 more: {why}" in status.stdout
     cells = parse.load(suite).cells()
-    assert {state(cell, Store(out / "tiny"), False) for cell in cells} == {"missing"}
+    assert {state(cell, Store(out / "tiny"), False, {}) for cell in cells} == {"missing"}
     tables = Tables.of(cells, Store(out / "tiny").all())
     assert set(tables.runs["status"]) == {"missing"}
     assert f"seed 0 does not count: {why}" in tables.long["remark"][0]

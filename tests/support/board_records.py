@@ -61,6 +61,7 @@ def cell(method: str, seed: int = 0, pair: str = "T -> S") -> dict[str, Any]:
         "label": method,
         "name": method,
         "family": "logits",
+        "teachers": int(method != "student"),
         "seed": seed,
     }
 

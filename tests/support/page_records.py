@@ -186,6 +186,7 @@ def grid(
             "label": label,
             "name": label,
             "family": "logits",
+            "teachers": int(label != "student"),
             "seed": seed,
         }
         for label in methods

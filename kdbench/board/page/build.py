@@ -17,12 +17,14 @@ from plotly.offline import get_plotlyjs
 
 from kdbench import __version__
 from kdbench.board.captions import correction
+from kdbench.board.grid import STATES
 from kdbench.board.numbers import capital, decimals, fixed, in_unit, known, scaled, with_unit
 from kdbench.board.page import plots, summary, trials
 from kdbench.board.page.cells import Column, columns, rounded
 from kdbench.board.page.data import Board, Results
 from kdbench.board.page.latex import latex_tables
 from kdbench.board.page.methods import method_page
+from kdbench.board.seen import CLASSES
 from kdbench.board.tables import write_csv
 from kdbench.info import FIDELITIES
 from kdbench.papers.reported import metric as reported_metric
@@ -66,7 +68,7 @@ def build(
         write_csv(table, site.place(f"data/{name}"))
     for board in results.boards:
         site.text(f"data/{board.place.key}.js", _plot_data(results, board))
-    for record in results.records:
+    for record in results.shown_records:
         content = originals(record["id"]).read_bytes() if originals else _as_file(record)
         site.bytes(f"records/{record['id']}.json", content)
     if latex:
@@ -178,8 +180,10 @@ def _write_pages(results: Results, site: _Site, latex: bool, pictures: bool) -> 
         "score": results.metrics.primary,
         "reported_score": reported_metric(),
         "pictures": pictures,
+        "classes": CLASSES,
     }
-    first, place = results.boards[0], next(board for board in results.boards if not board.overall)
+    first = results.fullest(results.boards)
+    place = results.fullest([board for board in results.boards if not board.overall])
     findings = _findings(results)
     index = {
         **shared,
@@ -195,9 +199,11 @@ def _write_pages(results: Results, site: _Site, latex: bool, pictures: bool) -> 
         "several_pairs": any(board.overall for board in results.boards),
         "several_settings": len({board.place.where for board in results.boards}) > 1,
         "few_seeds": seeds < summary.FEW,
+        "states": STATES,
         "heat": summary.heat(results),
         "ranks": summary.ranks(results),
         "aggregates": summary.aggregates(results) if len(results.places) > 1 else [],
+        "compared": first.compared,
         "shown": results.shown(place),
         "calibrated": any(results.reliabilities(p) for p in results.places),
         "comparisons": list(_comparisons(results)),
@@ -219,6 +225,7 @@ def _write_pages(results: Results, site: _Site, latex: bool, pictures: bool) -> 
             "columns": _columns([board], results.metrics),
             "finding": summary.finding(board, results.baseline, results.metrics.primary),
             "pair_facts": _pair_facts(results, board),
+            "compared": board.compared,
             "shown": results.shown(board),
             "calibrated": bool(results.reliabilities(board.place)),
         }
@@ -256,9 +263,11 @@ def _columns(boards: Sequence[Board], metrics: Metrics) -> list[Column]:
 
 
 def _findings(results: Results) -> list[tuple[Board, summary.Finding]]:
-    """One per data set and protocol: of all pairs, or of the only one."""
-    first = {board.place.where: board for board in reversed(results.boards)}
-    boards = [board for board in results.boards if board is first[board.place.where]]
+    """One per data set and protocol: of its fullest board, which is that of all pairs where nothing is missing."""
+    settings: dict[str, list[Board]] = {}
+    for board in results.boards:
+        settings.setdefault(board.place.where, []).append(board)
+    boards = [results.fullest(own) for own in settings.values()]
     return [(board, summary.finding(board, results.baseline, results.metrics.primary)) for board in boards]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from kdbench.board.grid import STATES
 from kdbench.board.numbers import (
     TIMES,
     aligned,
@@ -102,7 +103,7 @@ def _score_hint(row: Row, score: Metric) -> str:
 def _counts(rows: Sequence[Row]) -> list[Cell]:
     cells = []
     for row in rows:
-        planned = row["n"] + row["failed"] + row["not_applicable"] + row["missing"]
+        planned = row["n"] + sum(row[state] for state in STATES)
         aside = f"of {planned}" if planned > row["n"] else ""
         cells.append(Cell(str(row["n"]), aside, row["n"], hint=str(row.get("remark") or "")))
     return cells
@@ -208,6 +209,10 @@ def _rank(rows: Sequence[Row]) -> list[Cell]:
     return [Cell(f"{row['rank']:.0f}", order=_order(row["rank"])) if known(row.get("rank")) else Cell() for row in rows]
 
 
+def _teachers(rows: Sequence[Row]) -> list[Cell]:
+    return [Cell(f"{row['teachers']:.0f}", order=_order(row["teachers"])) for row in rows]
+
+
 def _family(rows: Sequence[Row]) -> list[Cell]:
     return [Cell(str(row["family"]).replace("_", " "), order=str(row["family"])) for row in rows]
 
@@ -221,8 +226,11 @@ def columns(metrics: Metrics) -> tuple[Column, ...]:
     score = metrics.primary
     first, unit = _best_first(score), capital(f"difference{in_unit(score.points)}")
     return (
-        Column("rank", "#", "", f"Rank by mean {score.title}; equal means share it", _rank, "ascending"),
+        Column("rank", "#", "", f"Rank by mean {score.title} among those that see as many teachers; equals share it",
+               _rank, "ascending"),
         Column("family", "family", "", "What the method works on", _family, "ascending"),
+        Column("teachers", "teachers", "", "Teachers that the method sees; ranks are among those that see as many",
+               _teachers, "ascending"),
         Column("score", score.heading, "Score", _described(score), _score(score), first),
         Column("n", "runs", "Score", "Finished runs", _counts),
         *(
@@ -232,14 +240,14 @@ def columns(metrics: Metrics) -> tuple[Column, ...]:
                 ("kd", "To Hinton's distillation, paired by seed: mean and 95 % interval"),
             )
         ),
-        Column("gap", "gap closed", "Behaviour", "Share of the way from the student to its teacher",
-               _plain("gap_closed", 0, 100, "\u202f%")),
-        *(_other(metric) for metric in metrics.shown),
         Column("time", "time", "Cost of training", "Time of a step beside a plain student's; median of runs",
                _plain("time_ratio_to_student", 2, unit=f"\u202f{TIMES}"), "ascending"),
         Column("extra", "extra params", "Cost of training", "Parameters trained beside the student",
                _count("extra_parameters"), "ascending"),
         Column("memory", "memory", "Cost of training", "Peak memory, MB", _plain("peak_memory_mb", 0), "ascending"),
+        Column("gap", "gap closed", "Behaviour", "Share of the way from the student to its teacher",
+               _plain("gap_closed", 0, 100, "\u202f%")),
+        *(_other(metric) for metric in metrics.shown),
         Column("reported", "reported", "Papers", "What a paper reports for this pair, under its own recipe", _reported,
                _best_first(reported_metric()), pooled=False),
     )  # fmt: skip

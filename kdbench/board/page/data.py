@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,16 +14,21 @@ import pandas as pd
 
 from kdbench.board.captions import notes
 from kdbench.board.columns import rows_of
+from kdbench.board.grid import STATES
 from kdbench.board.numbers import known
 from kdbench.board.page.cells import Cell, table
 from kdbench.board.page.series import Curve, Reliability, curve, reliability
-from kdbench.board.results import Tables
+from kdbench.board.results import ALL, Shown, Tables
 from kdbench.board.runs import place_name, protocol_of, protocol_text
+from kdbench.board.seen import CLASSES, class_of
 from kdbench.board.tables import OVERALL
+from kdbench.errors import KDBenchError
 from kdbench.papers.reported import TEACHER, Reported, by_paper
 from kdbench.records import Record
 from kdbench.registry.about import Described
 from kdbench.suites.grid import BASELINES
+
+COMMON = "what all methods finished"
 
 
 @dataclass(frozen=True)
@@ -53,19 +59,43 @@ class Board:
     Attributes:
         place: where.
         rows: those of `leaderboard_table`, by what their columns mean (`kdbench.board.columns`), with `slug`,
-            `fidelity`, `seeds` and `reported`.
+            `fidelity`, `seeds`, `sees` (of `kdbench.board.seen.CLASSES`) and `reported`.
         cells: key of a column -> one cell per row.
         notes: what it can tell, in sentences.
+        compared: for how many methods differences to kd are corrected.
+        note: what a board leaves out that is only over the pairs, or seeds, that all methods finished.
     """
 
     place: Place
     rows: list[dict[str, Any]]
     cells: dict[str, list[Cell]]
     notes: list[str]
+    compared: int = 0
+    note: str = ""
 
     @property
     def overall(self) -> bool:
         return self.place.pair == OVERALL
+
+    @property
+    def option(self) -> str:
+        """What a list of boards calls it."""
+        return self.place.short if self.overall else self.place.pair
+
+    @property
+    def filled(self) -> tuple[int, int]:
+        """How many methods have a number here, or cannot have one because they do not apply; and, below 0, how many
+        runs are lacking.
+        """
+        states = [name for name in STATES if name != "not_applicable"]
+        lacking = [sum(row[name] for name in states) for row in self.rows]
+        full = sum(known(row["score_mean"]) or not lacks for row, lacks in zip(self.rows, lacking, strict=True))
+        return full, -sum(lacking)
+
+    @property
+    def classes(self) -> list[str]:
+        """Those of `kdbench.board.seen.CLASSES` that it has, in their order."""
+        return [name for name in CLASSES if any(row["sees"] == name for row in self.rows)]
 
 
 class Results(Tables):
@@ -77,6 +107,8 @@ class Results(Tables):
         expected: the grid's cells (`kdbench.board.results.grid_rows`).
         described: registered name -> `Described`; names of methods that are not at hand may be absent.
         reported: what papers report.
+        shown: which methods.
+        remarks: sentences about records that are not shown.
     """
 
     def __init__(
@@ -87,8 +119,11 @@ class Results(Tables):
         expected: Iterable[Mapping[str, Any]] = (),
         described: Mapping[str, Described] | None = None,
         reported: Sequence[Reported] = (),
+        shown: Shown = ALL,
+        remarks: Sequence[str] = (),
     ) -> None:
-        super().__init__(records, expected)
+        super().__init__(records, expected, shown)
+        self.remarks = list(remarks)
         self.suite, self.description = suite, description
         self.described = dict(described or {})
         self.reported = list(reported)
@@ -116,14 +151,37 @@ class Results(Tables):
 
     @cached_property
     def boards(self) -> list[Board]:
-        """One board per place; before those of a data set and protocol with several pairs, one over all of them."""
+        """One board per place; before those of a data set and protocol with several pairs, one over all of them, and
+        where methods lack some of their runs, one over what all finished.
+        """
         pairs: dict[tuple[str, str], list[tuple[str, str, str]]] = {}
         for place in self.places:
             pairs.setdefault((place.dataset, place.protocol), []).append((place.dataset, place.protocol, place.pair))
         wanted = [
             place for setting, own in pairs.items() for place in ([(*setting, OVERALL), *own] if len(own) > 1 else own)
         ]
-        return [self._board(place) for place in self._placed(wanted)]
+        return [board for place in self._placed(wanted) for board in self._boards_at(place)]
+
+    def _boards_at(self, place: Place) -> list[Board]:
+        made = [self._board(place, self)]
+        if place.pair == OVERALL and self.subset is not None:
+            names = {"key": f"{place.key}-common", "title": f"{place.where}: {COMMON}", "short": COMMON}
+            board = self._board(dataclasses.replace(place, **names), self.subset)
+            made += [board] if any(known(row["score_mean"]) for row in board.rows) else []
+        return made
+
+    @cached_property
+    def subset(self) -> Tables | None:
+        """The tables over what all methods finished; None if that is all, or nothing."""
+        try:
+            made = self.common()
+        except KDBenchError:
+            return None
+        return made if made.note else None
+
+    def fullest(self, boards: Sequence[Board]) -> Board:
+        """The board on which most methods have a number; of equals the first, those over a part of the runs last."""
+        return max(sorted(boards, key=lambda board: bool(board.note)), key=lambda board: board.filled)
 
     def _placed(self, places: Sequence[tuple[str, str, str]]) -> list[Place]:
         several = len({place[:2] for place in places}) > 1
@@ -134,18 +192,20 @@ class Results(Tables):
             for shown in [place if place[2] != OVERALL else (*place[:2], "all pairs")]
         ]
 
-    def _board(self, place: Place) -> Board:
+    def _board(self, place: Place, of: Tables) -> Board:
         where = {"dataset": place.dataset, "protocol": place.protocol, "pair": place.pair}
-        frame = self.long[(self.long[list(where)] == pd.Series(where)).all(axis=1)]
+        frame = of.long[(of.long[list(where)] == pd.Series(where)).all(axis=1)]
         rows = rows_of(frame, self.metrics)
         for row in rows:
             row["slug"] = self.slugs[row["method"]]
             described = self.described.get(row["name"])
             row["fidelity"] = described.fidelity if described else "unknown"
+            row["sees"] = class_of(row["teachers"])
             row["seeds"] = self._least_seeds(row, place)
             row["reported"] = self._reported(row["method"], place)
-        told = notes(self.grid, (place.dataset, place.protocol, place.pair))
-        return Board(place, rows, table(rows, self.metrics), told)
+        of_place = (place.dataset, place.protocol, place.pair)
+        told, compared = notes(self.grid, of_place), of.compared(of_place)
+        return Board(place, rows, table(rows, self.metrics), told, compared, "" if of is self else of.note)
 
     def _least_seeds(self, row: Mapping[str, Any], place: Place) -> int:
         """Seeds finished at the place, or overall at every place."""
@@ -185,11 +245,16 @@ class Results(Tables):
     @cached_property
     def _records(self) -> dict[tuple[str, str, str, str], list[Record]]:
         found: dict[tuple[str, str, str, str], list[Record]] = {}
-        for record in self.records:
+        for record in self.shown_records:
             cell = record["cell"]
             key = (cell["dataset"], protocol_of(cell), cell["pair"], cell["method"]["label"])
             found.setdefault(key, []).append(record)
         return found
+
+    @cached_property
+    def shown_records(self) -> list[Record]:
+        """The records of the methods that are shown."""
+        return [record for record in self.records if record["cell"]["method"]["label"] in self.names]
 
     def curves(self, place: Place) -> dict[str, Curve]:
         """Label -> learning curve, of the methods that finished a run."""

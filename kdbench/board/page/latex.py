@@ -11,6 +11,7 @@ from kdbench.board.captions import correction
 from kdbench.board.numbers import capital, decimals, fixed, in_unit, known, scaled
 from kdbench.board.page.cells import mark_of
 from kdbench.board.page.data import Board, Results
+from kdbench.board.seen import CLASSES
 from kdbench.tasks.metrics import Metric
 
 SPECIAL = {
@@ -47,15 +48,22 @@ def latex_tables(results: Results) -> str:
 
 def _table(results: Results, board: Board) -> str:
     baseline, score = results.baseline, results.metrics.primary
-    best = next((row["score_mean"] for row in board.rows if known(row["score_mean"])), None)
-    lines = [_row(row, baseline, best, score) for row in board.rows]
-    seeds = set(results.runs["seed"])
-    headings = ["Method", escape(capital(score.title)), *(["To student"] if baseline != "student" else [])]
+    lines: list[str] = []
+    headings = ["Method", "Teachers", escape(capital(score.title)), "$n$"]
+    headings += ["To student"] if baseline != "student" else []
     headings += [f"To {escape(baseline)}", "Time", "Extra parameters"]
+    for name in board.classes:
+        rows = [row for row in board.rows if row["sees"] == name]
+        if len(board.classes) > 1:
+            lines += [r"\midrule"] * bool(lines)
+            lines.append(rf"\multicolumn{{{len(headings)}}}{{l}}{{\emph{{{CLASSES[name]}}}}} \\")
+        best = next((row["score_mean"] for row in rows if known(row["score_mean"])), None)
+        lines += [_row(row, baseline, best, score) for row in rows]
+    engine = f" ({results.engine})" if results.engine else ""
     caption = (
-        f"{escape(results.suite)}, {escape(board.place.title)}: {escape(score.title + ' of the last epoch')}"
+        f"{escape(results.suite + engine)}, {escape(board.place.title)}: {escape(score.title + ' of the last epoch')}"
         f"{escape(in_unit(score.unit))}{', lower is better' * (score.sign < 0)}, mean $\\pm$ sample standard deviation "
-        f"over {len(seeds)} seeds; differences{escape(in_unit(score.points))}, paired by seed, with 95\\,\\% "
+        f"over seeds, $n$ runs; differences{escape(in_unit(score.points))}, paired by seed, with 95\\,\\% "
         f"intervals; $^{{+}}$, $^{{-}}$: better or worse than {escape(baseline)} with $p < 0.05$ after "
         f"{escape(correction(board.rows))}; training time as a multiple of the plain student's."
         f"{''.join(' ' + escape(note) for note in board.notes)}"
@@ -87,7 +95,7 @@ def _row(row: Mapping[str, Any], baseline: str, best: float | None, score: Metri
         text = rf"\textbf{{{number}}}" if row["score_mean"] == best else number
         text += rf" $\pm$ {fixed(row['score_std'], digits)}" if known(row["score_std"]) else ""
     sign = {"better": "$^{+}$", "worse": "$^{-}$"}.get(mark_of(row, baseline, score), "")
-    columns = [escape(row["method"]), text]
+    columns = [escape(row["method"]), f"{row['teachers']:.0f}", text, f"{row['n']:.0f}"]
     columns += [_difference(row, "student", score)] if baseline != "student" else []
     columns += [_difference(row, baseline, score) + sign]
     ratio = row["time_ratio_to_student"]

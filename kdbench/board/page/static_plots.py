@@ -53,9 +53,8 @@ def draw_all(results: Results) -> Iterator[tuple[str, bytes]]:
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE)  # type: ignore[arg-type]
         yield from _saved("heat", heat(results))
-        ranks = summary.ranks(results)
-        if ranks is not None:
-            yield from _saved("ranks", critical_difference(ranks))
+        for place, ranks in enumerate(summary.ranks(results)):
+            yield from _saved(f"ranks-{ranks.key}" if place else "ranks", critical_difference(ranks))
         for board in results.boards:
             yield from _saved(f"pareto-{board.place.key}", pareto(board, results.metrics.primary))
             if board.overall:

@@ -12,13 +12,17 @@ from typing import Any
 import numpy as np
 
 from kdbench.board.columns import rows_of
+from kdbench.board.engines import engines_of
 from kdbench.board.grid import STATES
 from kdbench.board.numbers import aligned, decimals, fixed, interval, known, probability, with_unit
 from kdbench.board.page.cells import Cell, mark_of, resolution, rounded
-from kdbench.board.page.data import Board, Place, Results
+from kdbench.board.page.data import COMMON, Board, Place, Results
+from kdbench.board.results import Tables
+from kdbench.board.seen import CLASSES, class_of
 from kdbench.board.statistics.intervals import SURE
 from kdbench.board.statistics.ranks import CriticalDifference
 from kdbench.board.teachers import teacher_seeds
+from kdbench.suites.grid import BASELINES
 from kdbench.suites.recipe import LENGTH
 from kdbench.tasks.metrics import Metric
 
@@ -26,21 +30,37 @@ FEW = 5  # seeds below which a t interval is wide
 
 
 @dataclass(frozen=True)
+class Lead:
+    """The highest mean among the methods that see as many teachers.
+
+    Attributes:
+        sees: `one teacher`; empty where no others are on the board.
+        best: its row.
+        score: `79.65 ± 0.15`; the unit is the metric's.
+        gain, gain_interval: difference to the plain student, `+3.39` and `+3.17 to +3.62`, or nothing.
+        ahead, ahead_interval: difference to kd, likewise.
+    """
+
+    sees: str
+    best: Mapping[str, Any]
+    score: str
+    gain: str
+    gain_interval: str
+    ahead: str
+    ahead_interval: str
+
+
+@dataclass(frozen=True)
 class Finding:
     """What one board says in a sentence or two.
 
     Attributes:
-        best: its first row, or None if nothing is finished.
-        score: `79.65 ± 0.15`; the unit is the metric's.
-        gain, gain_interval: difference to the plain student, `+3.39` and `+3.17 to +3.62`, or nothing.
+        leads: one for each number of teachers that methods see; none if nothing is finished.
         better, worse, compared: methods that Holm's correction leaves better or worse than the baseline, of how many.
         resolution: half the width of the middle interval of the differences, or nothing.
     """
 
-    best: Mapping[str, Any] | None
-    score: str
-    gain: str
-    gain_interval: str
+    leads: list[Lead]
     better: int
     worse: int
     compared: int
@@ -54,13 +74,22 @@ def finding(board: Board, baseline: str, metric: Metric) -> Finding:
     compared = sum(known(row[f"vs_{baseline}"]) for row in scored)
     half = resolution(scored, baseline)
     width = fixed(half, decimals(half, metric.decimals)) if known(half) else ""
-    if not scored:
-        return Finding(None, "", "", "", 0, 0, 0, "")
-    best = scored[0]
+    classes = [name for name in CLASSES if any(row["sees"] == name for row in scored)]
+    leads = [
+        _lead(CLASSES[name] * (len(classes) > 1), next(row for row in scored if row["sees"] == name), metric)
+        for name in classes
+    ]
+    return Finding(leads, marks["better"], marks["worse"], compared, width)
+
+
+def _lead(sees: str, best: Mapping[str, Any], metric: Metric) -> Lead:
+    told: list[str] = []
+    for baseline in BASELINES:
+        mean, _, ends = _difference(best, baseline, metric).partition(" ")
+        told += [mean, ends.strip("[]").replace(", ", " to ")]
+    gain, gain_interval, ahead, ahead_interval = told
     score = " ".join(filter(None, rounded(best, metric)))
-    gain, _, ends = _difference(best, "student", metric).partition(" ")
-    between = ends.strip("[]").replace(", ", " to ")
-    return Finding(best, score, gain, between, marks["better"], marks["worse"], compared, width)
+    return Lead(sees, best, score, gain, gain_interval, ahead, ahead_interval)
 
 
 def _difference(row: Mapping[str, Any], baseline: str, metric: Metric) -> str:
@@ -143,6 +172,7 @@ class Ranks:
     """A critical-difference diagram, ready to be drawn.
 
     Attributes:
+        key, title: of the methods that see as many teachers: `one`, and `one teacher` where there are others.
         data: ranks, cliques and tests.
         position: where each method's rank stands on the axis, in %.
         width: of the critical difference on the axis, in %.
@@ -150,6 +180,8 @@ class Ranks:
         left_out: methods that did not finish everything.
     """
 
+    key: str
+    title: str
     data: CriticalDifference
     position: list[float]
     width: float
@@ -157,13 +189,20 @@ class Ranks:
     left_out: list[str]
 
 
-def ranks(results: Results) -> Ranks | None:
-    """Average ranks of the complete methods; None if there are not two of them, or nothing to average over."""
-    data = results.ranking
-    if data is None or data.blocks < 2:
-        return None
+def ranks(results: Results) -> list[Ranks]:
+    """Average ranks of the complete methods, of those apart that see one teacher, several, and none; none where there
+    are not two of them, or nothing to average over. Where no two methods finished everything, they are over what all
+    finished.
+    """
+    over: Tables = results if results.rankings or results.subset is None else results.subset
+    found = {name: data for name, data in over.rankings.items() if data.blocks >= 2}
+    several = len(set(results.grid.classes)) > 1
+    return [_ranks(over, name, data, several) for name, data in found.items()]
+
+
+def _ranks(results: Tables, name: str, data: CriticalDifference, several: bool) -> Ranks:
     least, span = 1.0, max(len(data.methods) - 1.0, 1.0)
-    what = "pairs" if len(results.places) > 1 else "seeds"
+    what = "pairs" if len(results.counted.places) > 1 else "seeds"
     position = [round(100 * (rank - least) / span, 2) for rank in data.ranks]
     test = data.friedman
     if known(test.f_p):
@@ -174,20 +213,55 @@ def ranks(results: Results) -> Ranks | None:
         sentence = f"With {data.blocks} {what} Friedman's test says nothing."
     if data.difference >= data.ranks[-1] - data.ranks[0]:
         sentence += f" With so few {what} the critical difference spans all ranks: no two methods can be told apart."
-    left_out = [method for method in results.methods if method not in data.methods]
-    return Ranks(data, position, round(min(100 * data.difference / span, 100.0), 2), sentence, left_out)
+    whole = zip(results.grid.methods, results.grid.classes, strict=True)
+    left_out = [method for method, own in whole if own == name and method not in data.methods]
+    title = CLASSES[name] if several else ""
+    return Ranks(name, title, data, position, round(min(100 * data.difference / span, 100.0), 2), sentence, left_out)
 
 
-def aggregates(results: Results) -> list[dict[str, Any]]:
-    """The wide table's rows as text, best first."""
+@dataclass(frozen=True)
+class Aggregates:
+    """The wide table as text, over all runs or over what all methods finished.
+
+    Attributes:
+        key: names it in the page.
+        title: what it is over.
+        rows: the methods that see as many teachers together, best first.
+        note: what it leaves out.
+    """
+
+    key: str
+    title: str
+    rows: list[dict[str, Any]]
+    note: str
+
+    @property
+    def ranked(self) -> int:
+        return sum(bool(row["rank"]) for row in self.rows)
+
+
+def aggregates(results: Results) -> list[Aggregates]:
+    """The tables over all pairs, the one with most methods in it first."""
+    made = [Aggregates("all", "all runs", _aggregates(results, results), "")]
+    if results.subset is not None:
+        rows = _aggregates(results, results.subset)
+        made.append(Aggregates("common", COMMON, rows, results.subset.note))
+    return sorted(made, key=lambda one: -one.ranked)
+
+
+def _aggregates(results: Results, over: Tables) -> list[dict[str, Any]]:
+    """The wide table's rows as text."""
     rows, metric = [], results.metrics.primary
-    for row in rows_of(results.wide, results.metrics):
+    for row in rows_of(over.wide, results.metrics):
         mean, spread = rounded(row, metric)
         counts = [row["wins"], row["ties"], row["losses"]]
         rows.append(
             {
                 "method": row["method"],
                 "slug": results.slugs[row["method"]],
+                "sees": class_of(row["teachers"]),
+                "teachers": row["teachers"],
+                "n": row["n"],
                 "rank": f"{row['rank']:.0f}" if known(row["rank"]) else "",
                 "score": mean,
                 "spread": spread,
@@ -216,15 +290,16 @@ def _plain_interval(low: Any, high: Any, digits: int) -> str:
 
 
 def counts(results: Results) -> dict[str, int]:
-    """Cells by state; what some methods have and another lacks is missing."""
-    return {state: int((results.grid.states == state).sum()) for state in ("done", *STATES)}
+    """Cells by state, of all methods."""
+    return {**dict.fromkeys(("done", *STATES), 0), **results.states}
 
 
 def unfinished(results: Results) -> list[dict[str, Any]]:
     """What is not done and why, one row per method, place and state, its seeds together."""
     grid = results.grid
     rows: dict[tuple[int, int, str, str], list[int]] = {}
-    for m, s, p in np.argwhere((grid.states != "done") & grid.planned).tolist():
+    shown = np.array([method in results.slugs for method in grid.methods])
+    for m, s, p in np.argwhere((grid.states != "done") & grid.planned & shown[:, None, None]).tolist():
         key = (m, p, grid.states[m, s, p], grid.reasons[m, s, p] or "")
         rows.setdefault(key, []).append(grid.seeds[s])
     return [
@@ -255,10 +330,11 @@ def facts(results: Results) -> list[tuple[str, list[str]]]:
         ("Hardware", _tallied([_flat(origin.get("hardware") or {}) for origin in origins])),
         ("Numerics", _tallied([_flat(origin.get("numerics") or {}) for origin in origins])),
         ("Versions", _tallied([_flat(origin.get("versions") or {}) for origin in origins])),
+        ("Engine of kdbench", [", ".join(map(str, engines_of(results.records)))]),
         ("Revision of kdbench", _tallied([str(origin.get("git") or "")[:12] for origin in origins])),
         ("Finished", [" to ".join(dict.fromkeys((times[0][:10], times[-1][:10])))] if times else []),
     ]
-    return [(heading, lines) for heading, lines in found if lines]
+    return [(heading, lines) for heading, lines in found if any(lines)]
 
 
 def _recipe(recipe: Mapping[str, Any]) -> str:

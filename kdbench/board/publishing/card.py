@@ -9,11 +9,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from kdbench.board.engines import engines_of
 from kdbench.errors import KDBenchError
 from kdbench.records import Record
 from kdbench.records.shape import misfits
 
-VERSION = 1  # of the card's format
+VERSION = 2  # of the card's format; 1 had no states but those of records, and no engine
+VERSIONS = (1, VERSION)  # that can be read
 Card = dict[str, Any]
 TEACHER = {"network": str, "seed": int}
 WEIGHTS = {"sha256": str, "bytes": int}
@@ -48,6 +50,8 @@ def make_card(
     records: Sequence[Record],
     left_out: Sequence[str],
     digests: Mapping[str, Mapping[str, Any]],
+    states: Mapping[str, int],
+    shown: Sequence[str] = (),
 ) -> Card:
     """The card, made of the files it is about and of nothing else, so that it can be checked.
 
@@ -57,6 +61,8 @@ def make_card(
         left_out: ids of the records that lie in the folder but not in the tables.
         digests: sha256 by file name, of the `tables`, and by id, of the `records` and `teachers`; and what is known of
             the teachers' `weights`, where there are any (`kdbench.board.publishing.weights`).
+        states: how many runs of the suite are in which state.
+        shown: labels of the methods that the tables show beside the baselines; none: all.
     """
     provenance = [record["provenance"] for record in records]
     dates = sorted(source["finished_at"] for source in provenance)
@@ -64,13 +70,15 @@ def make_card(
         "card": VERSION,
         "suite": dict(suite),
         "suite_sha256": sha256(_json(suite, indent=None)),
-        "counts": {s: sum(r["status"] == s for r in records) for s in ("done", "failed", "not_applicable")},
+        "counts": {**dict.fromkeys(("done", "failed", "not_applicable"), 0), **states},
         "left_out": sorted(left_out),
         "hardware": _distinct([source["hardware"] for source in provenance]),
         "numerics": _distinct([source["numerics"] for source in provenance]),
         "versions": _distinct([source["versions"] for source in provenance]),
+        "engines": engines_of(records),
         "git": _distinct([source["git"] for source in provenance]),
         "dates": {"first": dates[0], "last": dates[-1]},
+        **({"shown": list(shown)} if shown else {}),
         **{kind: dict(sorted(files.items())) for kind, files in digests.items()},
     }
 
@@ -97,12 +105,14 @@ def read_card(path: Path) -> Card:
     except (OSError, ValueError, RecursionError) as error:
         raise KDBenchError(f"it cannot be read ({error}): {again}") from error
     version = card.get("card") if isinstance(card, dict) else None
-    if version != VERSION:
+    if version not in VERSIONS:
         raise KDBenchError(f"its format is {version!r}, not {VERSION}: upgrade kdbench, or {again}")
     later = {key: kind for key, kind in LATER.items() if key in _suite(card)}
     shape = {**SHAPE, "suite": {**SHAPE["suite"], **later}}
     if "weights" in card:
         shape["weights"] = dict.fromkeys(card["weights"], WEIGHTS) if isinstance(card["weights"], dict) else dict
+    if "shown" in card:
+        shape["shown"] = [str]
     for where, rule in chain(misfits(card, shape), _misfits_of_entries(card)):  # entries are there if nothing is wrong
         raise KDBenchError(f"it is no card ({where}: {rule}): {again}")
     return card

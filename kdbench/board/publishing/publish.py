@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
 
 from kdbench.board.curves import curves_table, need_pyarrow, parquet
 from kdbench.board.publishing.audit import audit, shape
@@ -19,11 +17,12 @@ from kdbench.board.publishing.problem import Problem
 from kdbench.board.publishing.readme import readme
 from kdbench.board.publishing.weights import About, Weights
 from kdbench.board.publishing.weights import gather as gather_weights
-from kdbench.board.results import Tables, grid_rows, suite_table
+from kdbench.board.results import ALL, Shown, Tables, grid_rows, suite_table, with_strays
 from kdbench.board.select import current
 from kdbench.board.sweeps.kept import save
 from kdbench.board.sweeps.published import CARD, gather, with_rows
 from kdbench.board.tables import csv_bytes
+from kdbench.board.views import set_aside
 from kdbench.errors import KDBenchError
 from kdbench.records import Record, Store
 from kdbench.records.files import write_atomically
@@ -58,7 +57,7 @@ class Published:
     weights: Weights
 
 
-def publish(suite: Suite, out: Path, to: Path, weights_at: str = "") -> Published:
+def publish(suite: Suite, out: Path, to: Path, weights_at: str = "", shown: Collection[str] = ()) -> Published:
     """Bring a suite's records from `out` into the results folder `to`, and make everything else there anew.
 
     What is published there already stays: both are united as `kdbench merge` does. Records of other recipes and of
@@ -67,6 +66,13 @@ def publish(suite: Suite, out: Path, to: Path, weights_at: str = "") -> Publishe
 
     Args:
         weights_at: the address of a folder in the web where weights lie that are too large to be published.
+
+    Args:
+        suite: the grid.
+        out: the folder of the runs.
+        to: the folder of published results.
+        shown: labels of the methods that the tables show beside the baselines; none: all. All are published, and
+            differences are corrected for all.
 
     Raises:
         KDBenchError: if there is nothing to publish, a result differs from the published one, a teacher's record is not
@@ -98,7 +104,7 @@ def publish(suite: Suite, out: Path, to: Path, weights_at: str = "") -> Publishe
     refuse_unsound(teachers[identity] for record in taught for identity in trained(record))
     weights = gather_weights(teachers, [to, out], published_weights(folder), weights_at)
     table = with_rows(suite_table(suite), swept.sweep, records)
-    _write(folder, table, wanted, sorted(old), teachers, trials, weights)
+    _write(folder, table, wanted, sorted(old), teachers, trials, weights, sorted(shown))
     aside = len({entry.record["id"] for entry in mine} - counted)
     return Published(folder, len(records), len(teachers), len(trials), aside, weights)
 
@@ -148,7 +154,7 @@ def remake(folder: Path) -> Published:
     taught = [entry.record for entry in (*kept.values(), *trials.values())]
     teachers = _teachers(taught, folder.parent, folder.parent)
     weights = gather_weights(teachers, [folder.parent], card.get("weights", {}), "")
-    _write(folder, card["suite"], kept, left_out, teachers, trials, weights)
+    _write(folder, card["suite"], kept, left_out, teachers, trials, weights, card.get("shown", ()))
     return Published(folder, len(records), len(teachers), len(trials), 0, weights)
 
 
@@ -160,8 +166,9 @@ def _write(
     teachers: Mapping[str, Entry],
     trials: Mapping[str, Entry],
     weights: Weights,
+    shown: Sequence[str],
 ) -> None:
-    content = folder_content(suite, kept, left_out, teachers, plots_in(folder), trials, weights.about)
+    content = folder_content(suite, kept, left_out, teachers, plots_in(folder), trials, weights.about, shown)
     shared = Store(folder.parent / TEACHERS)
     for place in (folder, folder / "records", shared.folder / "records", shared.folder / "weights"):
         sweep_half_written(place)
@@ -188,6 +195,7 @@ def folder_content(
     plots: Sequence[str],
     trials: Mapping[str, Entry],
     weights: Mapping[str, About],
+    shown: Sequence[str] = (),
 ) -> dict[str, bytes]:
     """Every file of a published suite beside its records: name -> content. The card comes last.
 
@@ -199,10 +207,12 @@ def folder_content(
         plots: paths of plots, seen from the folder.
         trials: the records of its sweep by id.
         weights: what the card says of the teachers' weights.
+        shown: labels of the methods in the tables beside the baselines; none: all.
     """
     records = [entry.record for identity, entry in sorted(kept.items()) if identity not in left_out]
-    tables = suite_tables(suite, records)
-    files = {name: csv_bytes(table) for name, table in tables.items()}
+    aside = [entry.record for identity, entry in sorted(kept.items()) if identity in left_out]
+    tables = suite_tables(suite, records, aside, shown)
+    files = {name: csv_bytes(table) for name, table in tables.files.items()}
     files[CURVES] = parquet(curves_table(records))
     digests = {
         "tables": {name: sha256(data) for name, data in files.items()},
@@ -212,18 +222,27 @@ def folder_content(
     }
     if trials:
         digests[CARD] = {identity: sha256(entry.content) for identity, entry in trials.items()}
-    card: Card = make_card(suite, records, left_out, digests)
+    card: Card = make_card(suite, records, left_out, digests, tables.states, shown)
     files["README.md"] = readme(card, tables, plots).encode()
     return {**files, "card.json": card_bytes(card)}
 
 
-def suite_tables(suite: Mapping[str, Any], records: Sequence[Record]) -> dict[str, pd.DataFrame]:
-    """The CSV files of a published suite, by name.
+def suite_tables(
+    suite: Mapping[str, Any], records: Sequence[Record], aside: Sequence[Record] = (), shown: Sequence[str] = ()
+) -> Tables:
+    """The tables of a published suite.
+
+    Args:
+        suite: a `kdbench.board.results.suite_table`.
+        records: those that count.
+        aside: those that lie in the folder and do not.
+        shown: as `folder_content`.
 
     Raises:
         KDBenchError: if its task is unknown, or it has several, or two records are of one run.
     """
-    return Tables(records, grid_rows(suite)).files
+    rows = with_strays(grid_rows(suite), set_aside(suite, records, aside))
+    return Tables(records, rows, Shown(frozenset(shown)) if shown else ALL)
 
 
 def plots_in(folder: Path) -> list[str]:

@@ -4,29 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
-
 from kdbench.board.captions import correction, notes
 from kdbench.board.columns import rows_of
-from kdbench.board.grid import Grid, make_grid
+from kdbench.board.grid import STATES, Grid, Place
 from kdbench.board.numbers import capital, fixed, in_unit, interval, known, scaled
 from kdbench.board.publishing.card import Card
+from kdbench.board.results import Tables
 from kdbench.board.runs import place_name, protocol_of
+from kdbench.board.seen import CLASSES, class_of
 from kdbench.board.statistics.intervals import SURE
 from kdbench.board.tables import OVERALL
+from kdbench.suites.grid import BASELINES
 from kdbench.suites.teacher_seeds import ONE, SAID
 from kdbench.tasks.metrics import Metric, of_tasks
 
 STUDENT, KD = "student", "kd"
-RIGHT = ("#", "n", "gap closed", "time", "extra parameters")
+RIGHT = ("#", "teachers", "n", "gap closed", "time", "extra parameters")
 Row = Mapping[str, Any]
 
 
-def readme(card: Card, tables: Mapping[str, pd.DataFrame], plots: Sequence[str]) -> str:
+def readme(card: Card, tables: Tables, plots: Sequence[str]) -> str:
     """The page as Markdown; text that comes from records carries no markup into it.
 
     Args:
@@ -37,21 +39,21 @@ def readme(card: Card, tables: Mapping[str, pd.DataFrame], plots: Sequence[str])
     suite = card["suite"]
     metrics = of_tasks(dataset["task"] for dataset in suite["datasets"])
     score = metrics.primary
-    grid = make_grid(tables["runs.csv"], metrics)
-    boards = _boards({name: rows_of(table, metrics) for name, table in tables.items()}, score)
+    boards = _boards(tables, score)
+    runs = rows_of(tables.runs, metrics)
     parts = [
         f"# {text(suite['name'])}",
         text(suite["description"]),
         "Made by `kdbench publish` from the files in `records/`, and never edited. kdbench's `docs/results.md` explains"
         " every file and column.",
         "## In short",
-        _summary(boards, card, score),
+        _summary(boards, card, runs, score),
         "## Leaderboard",
         _caption(score),
-        *(part for board in boards for part in _shown(board, grid, score)),
+        *(part for board in boards for part in _shown(board, tables.grid, score)),
         *(f"![{text(path.removeprefix('plots/').removesuffix('.png'))}]({path})" for path in plots),
         "## What did not finish",
-        _unfinished(rows_of(tables["runs.csv"], metrics)),
+        _unfinished(runs),
         "## The suite",
         _suite(suite),
         "## How it was run",
@@ -76,18 +78,28 @@ def text(value: object) -> str:
 
 @dataclass(frozen=True)
 class _Board:
-    """One leaderboard: its title, where its numbers are from, its place (nothing for all), and its rows, best first."""
+    """One leaderboard: its title, where its numbers are from, its place (nothing for all), and its rows, those that see
+    as many teachers together and best first.
+    """
 
     title: str
     where: str
     place: tuple[str, ...]
     rows: Sequence[Row]
 
+    @property
+    def classes(self) -> dict[str, list[Row]]:
+        """Its rows by how many teachers the method sees."""
+        found: dict[str, list[Row]] = {}
+        for row in self.rows:
+            found.setdefault(class_of(row["teachers"]), []).append(row)
+        return found
 
-def _boards(tables: Mapping[str, Sequence[Row]], score: Metric) -> list[_Board]:
+
+def _boards(tables: Tables, score: Metric) -> list[_Board]:
     """One per place, and before them the one over all if there are several."""
-    places: dict[tuple[str, ...], list[Row]] = {}
-    for row in tables["leaderboard_long.csv"]:
+    places: dict[Place, list[Row]] = {}
+    for row in rows_of(tables.long, tables.metrics):
         if row["pair"] != OVERALL:
             places.setdefault((row["dataset"], row["protocol"], row["pair"]), []).append(row)
     boards = []
@@ -98,17 +110,21 @@ def _boards(tables: Mapping[str, Sequence[Row]], score: Metric) -> list[_Board]:
         boards.append(_Board(name + beside, f"on {name}", place, rows))
     if len(boards) > 1:
         what = f"over all {len(boards)} pairs"
-        boards.insert(0, _Board(what.capitalize(), what, (), tables["leaderboard.csv"]))
+        boards.insert(0, _Board(what.capitalize(), what, (), rows_of(tables.wide, tables.metrics)))
     return boards
 
 
 # ------------------------------------------------------------------------------------------ the summary
 
 
-def _summary(boards: Sequence[_Board], card: Card, score: Metric) -> str:
+def _summary(boards: Sequence[_Board], card: Card, runs: Sequence[Row], score: Metric) -> str:
     """The verdict over all pairs; where no method can be compared there, the verdict on each pair."""
-    counts = ", ".join(f"{n} {state.replace('_', ' ')}" for state, n in card["counts"].items() if n)
-    lines = [f"Runs: {counts}; seeds {_seeds(card['suite'])}."]
+    never = _never(runs)
+    states = Counter(row["status"] for row in runs if row["method"] not in never)
+    counts = ", ".join(f"{states[state]} {state.replace('_', ' ')}" for state in ("done", *STATES) if states[state])
+    without = f"; no run at all of {len(never)} methods" if never else ""
+    lines = [f"Runs: {counts}{without}; seeds {_seeds(card['suite'])}."]
+    lines += _best(boards, score)
     tested = [board for board in boards if any(known(row["vs_kd"]) for row in board.rows)]
     if not tested:
         lines.append("Nothing can be compared with kd here: there is no seed that kd and another method finished.")
@@ -129,6 +145,26 @@ def _families(board: _Board) -> Iterator[_Board]:
         yield dataclasses.replace(board, rows=tuned, where=where)
 
 
+def _best(boards: Sequence[_Board], score: Metric) -> list[str]:
+    """The highest mean among the methods that see one teacher, several, and none, over all pairs or at the first place
+    that has one.
+    """
+    for board in boards:
+        lines = []
+        for name, rows in board.classes.items():
+            best = next((row for row in rows if known(row["score_mean"])), None)
+            if best is not None:
+                gains = (
+                    f"{_difference(best, base, score)} to {base}" for base in BASELINES if known(best[f"vs_{base}"])
+                )
+                beside = f" ({', '.join(gains)})" if known(best["vs_student"]) or known(best["vs_kd"]) else ""
+                mean = fixed(best["score_mean"], score.decimals)
+                lines.append(f"**Best with {CLASSES[name]}** {board.where}: {text(best['method'])} {mean}{beside}.")
+        if lines:
+            return lines
+    return []
+
+
 def _verdicts(board: _Board, score: Metric) -> list[str]:
     """Which methods are better than kd, not told apart, and worse, and the cheapest of the better ones."""
     tested = [row for row in board.rows if known(row["vs_kd"])]
@@ -139,7 +175,7 @@ def _verdicts(board: _Board, score: Metric) -> list[str]:
     alike = [row for row in methods if row not in sure]
     alone = [row for row in alike if known(row["vs_kd_p"]) and row["vs_kd_p"] < SURE]
     test = f"{board.where}, p < {SURE:g} after {correction(tested)}"
-    named = ", ".join(f"{text(row['method'])} {_difference(row, KD, score)}" for row in above) or "none"
+    named = _by_class(above, lambda row: f"{text(row['method'])} {_difference(row, KD, score)}")
     lines = [f"**{better} kd** ({test}): {named}."]
     if above:
         cheap = min(above, key=lambda row: (_cost(row), row["method"]))
@@ -161,8 +197,15 @@ def _verdicts(board: _Board, score: Metric) -> list[str]:
     return lines
 
 
-def _named(rows: Iterable[Row], score: Metric) -> str:
-    return ", ".join(f"{text(row['method'])} {fixed(row['vs_kd'], score.decimals, True)}" for row in rows) or "none"
+def _named(rows: Sequence[Row], score: Metric) -> str:
+    return _by_class(rows, lambda row: f"{text(row['method'])} {fixed(row['vs_kd'], score.decimals, True)}")
+
+
+def _by_class(rows: Sequence[Row], named: Callable[[Row], str]) -> str:
+    """Methods in a line; where they do not all see one teacher, by how many they see."""
+    parts = {name: [named(row) for row in rows if class_of(row["teachers"]) == name] for name in CLASSES}
+    told = [f"{', '.join(own)}{f' ({CLASSES[name]})' * (name != 'one')}" for name, own in parts.items() if own]
+    return "; ".join(told) or "none"
 
 
 def _cost(row: Row) -> float:
@@ -177,9 +220,10 @@ def _caption(score: Metric) -> str:
     return (
         f"{capital(score.title)} of the last epoch{in_unit(score.unit)}, mean ± sample standard deviation over seeds;"
         f" n: finished runs.{lower} Differences{in_unit(score.points)}, paired by seed, [95 % t interval]; `*`: p <"
-        f" {SURE:g} after Holm's correction. Fewer than three seeds, or equal differences, tell nothing. Gap closed:"
-        " the share of the teacher's lead over the plain student that is won. Time: an epoch's, as a multiple of the"
-        " plain student's. Extra parameters are trained beside the student and not deployed."
+        f" {SURE:g} after Holm's correction. Fewer than three seeds, or equal differences, tell nothing. Ranks are"
+        " among methods that see as many teachers. Gap closed: the share of the teacher's lead over the plain student"
+        " that is won. Time: a step's, as a multiple of the plain student's beside it. Extra parameters are trained"
+        " beside the student and not deployed."
     )
 
 
@@ -188,6 +232,7 @@ def _markdown(rows: Sequence[Row], score: Metric) -> str:
     header = (
         "#",
         "method",
+        "teachers",
         score.heading,
         "n",
         "vs student",
@@ -197,7 +242,14 @@ def _markdown(rows: Sequence[Row], score: Metric) -> str:
         "extra parameters",
         "remark",
     )
-    cells = [_cells(row, score) for row in rows if row["n"] or row["failed"] or row["not_applicable"]]
+    ran = [row for row in rows if any(row[state] for state in ("n", *STATES[:-1]))]
+    several = len({class_of(row["teachers"]) for row in ran}) > 1
+    cells: list[tuple[str, ...]] = []
+    for place, row in enumerate(ran):
+        name = class_of(row["teachers"])
+        if several and (not place or class_of(ran[place - 1]["teachers"]) != name):
+            cells.append(("", f"**{CLASSES[name]}**", *[""] * (len(header) - 2)))
+        cells.append(_cells(row, score))
     lines = [header, tuple("---:" if name in RIGHT else "---" for name in header), *cells]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) if cells else "No run yet."
 
@@ -207,6 +259,7 @@ def _cells(row: Row, score: Metric) -> tuple[str, ...]:
     return (
         f"{row['rank']:.0f}" if known(row["rank"]) else "",
         text(row["method"]),
+        f"{row['teachers']:.0f}",
         f"{mean} ± {std}" if std else mean,
         f"{row['n']:.0f}",
         _marked(row, STUDENT, score),
@@ -243,12 +296,11 @@ def _count(value: Any) -> str:
 
 
 def _unfinished(runs: Sequence[Row]) -> str:
-    """Failed, not applicable and missing runs; alike ones in one line."""
-    ran = {row["method"] for row in runs if row["status"] != "missing"}
-    never = sorted({row["method"] for row in runs} - ran)
+    """Runs that are not done, by what they are; alike ones in one line."""
+    never = _never(runs)
     seeds: dict[tuple[str, str, str, str], list[int]] = {}  # (state, place, reason, method) -> seeds
     for row in runs:
-        if row["status"] != "done" and row["method"] in ran:
+        if row["status"] != "done" and row["method"] not in never:
             place = place_name((row["dataset"], row["protocol"], row["pair"]))
             seeds.setdefault((row["status"], place, row["reason"] or "", row["method"]), []).append(row["seed"])
     methods: dict[tuple[str, str, str, str], list[str]] = {}  # (state, place, reason, seeds) -> methods
@@ -261,6 +313,11 @@ def _unfinished(runs: Sequence[Row]) -> str:
     ]
     lines += [f"- no run at all ({len(never)}): {', '.join(map(text, never))}"] if never else []
     return "\n".join(lines) or "Nothing: every run of the suite finished."
+
+
+def _never(runs: Sequence[Row]) -> list[str]:
+    """The methods without any run."""
+    return sorted({row["method"] for row in runs} - {row["method"] for row in runs if row["status"] != "missing"})
 
 
 # ------------------------------------------------------------------------------------------ what it is, how it was run
@@ -324,6 +381,7 @@ def _provenance(card: Card) -> str:
         for title, key in (("Hardware", "hardware"), ("Numerics", "numerics"), ("Versions", "versions"))
         for entry in card[key]
     ]
+    lines.append(f"kdbench's engine: {', '.join(map(str, card['engines'])) or 'unknown'}")
     lines.append(f"kdbench's git revision: {', '.join(text(_revision(revision)) for revision in card['git'])}")
     lines.append(
         f"Runs finished: {' to '.join(dict.fromkeys(text(card['dates'][end][:10]) for end in ('first', 'last')))}"
@@ -331,7 +389,7 @@ def _provenance(card: Card) -> str:
     if card["left_out"]:
         lines.append(
             f"{len(card['left_out'])} records in `records/` are not in the tables: they are of older sources of a"
-            " method, or of another recipe"
+            " method, of another engine, or of another recipe"
         )
     return "\n".join(f"- {line}" for line in lines)
 

@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from kdbench.board.columns import as_meant, filed_as
+from kdbench.board.grid import STATES as GRID_STATES
 from kdbench.board.publishing.problem import Problem
 from kdbench.errors import KDBenchError
 from kdbench.tasks.metrics import Metric, Metrics
@@ -25,7 +26,10 @@ try:
 except ImportError:
     raise KDBenchError("tables are checked by pandera, which is not installed: pip install 'kdbench[report]'") from None
 
-STATUSES = ("done", "failed", "not_applicable", "missing")
+STATUSES = ("done", *GRID_STATES)
+MADE = ("done", "failed", "not_applicable")  # the states of runs that are in the tables by a record
+# columns that tables of older versions lack
+LATER = ("teachers", "older_source", "other_engine", "threads", "engine")
 ID = r"[0-9a-f]{16}"
 FILES = ("leaderboard.csv", "leaderboard_long.csv", "runs.csv", "curves.parquet")
 
@@ -115,11 +119,14 @@ METHOD: Columns = {
     "method": _name("label: the method's name, with the hyperparameters that are not its defaults"),
     "name": _name("registered name"),
     "family": _name("family"),
+    "teachers": _count("teachers that the method sees: 0, 1 or several", empty=False),
 }
 STATES: Columns = {
     "n": _count("finished runs", empty=False),
     "failed": _count("runs that failed", empty=False),
     "not_applicable": _count("runs that the pair does not allow", empty=False),
+    "older_source": _count("runs with an older source of the method, to be made again", empty=False),
+    "other_engine": _count("runs by another engine, to be made again", empty=False),
     "missing": _count("runs that nobody made", empty=False),
 }
 
@@ -179,6 +186,8 @@ def _runs(metrics: Metrics) -> Columns:
         "device": _text("where it ran", empty=True),
         "precision": _choice("numbers it trained in", "fp32", "bf16", empty=True),
         "compile": _choice("whether networks were compiled", "true", "false", empty=True),
+        "threads": _number("threads of the CPU that each learner had", 1, whole=True),
+        "engine": _number("kdbench's engine that ran it", 1, whole=True),
         "id": _pattern("the cell's id; empty if missing", ID, "16 hex digits", empty=True),
         **_trials(),
     }
@@ -187,15 +196,20 @@ def _runs(metrics: Metrics) -> Columns:
 def _wide(metrics: Metrics) -> Columns:
     score, title = metrics.primary, metrics.primary.title
     return {
-        "rank": _number(f"by `{filed_as('score_mean', metrics)}`; equal means share it", 1, whole=True),
+        "rank": _number(
+            f"by `{filed_as('score_mean', metrics)}` among the methods that see as many teachers (one, several, none);"
+            " equal means share it",
+            1,
+            whole=True,
+        ),
         **METHOD,
         **STATES,
         "score_mean": _score(
             score, _titled(score, f"{title} of the last epoch") + ": over seeds, of a seed's mean over the places"
         ),
         "score_std": _amount("its sample standard deviation over seeds"),
-        "mean_rank": _number("rank at a place, averaged over the places", 1),
-        "borda": _amount("methods beaten, summed over the places; a tie is half"),
+        "mean_rank": _number("rank at a place among those that see as many teachers, averaged over the places", 1),
+        "borda": _amount("methods beaten of these, summed over the places; a tie is half"),
         "iqm": _score(score, _titled(score, "interquartile mean of all runs")),
         "iqm_ci95_low": _score(score, "lower end of its 95 % bootstrap interval"),
         "iqm_ci95_high": _score(score, "upper end"),
@@ -225,7 +239,10 @@ def _long(metrics: Metrics) -> Columns:
         **PLACE,
         **METHOD,
         "rank": _number(
-            f"by `{filed_as('score_mean', metrics)}` among the rows of its place; equal means share it", 1, whole=True
+            f"by `{filed_as('score_mean', metrics)}` among the rows of its place that see as many teachers; equal means"
+            " share it",
+            1,
+            whole=True,
         ),
         **STATES,
         "score_mean": _score(score, _titled(score, f"{title} of the last epoch over seeds")),
@@ -303,8 +320,8 @@ def _rules(metrics: Metrics) -> dict[str, tuple[Rule, ...]]:
         "runs.csv": (
             (f"a done run has a {title}", "score", lambda f: (f["status"] != "done") | f["score"].notna()),
             (f"only a done run has a {title}", "score", lambda f: (f["status"] == "done") | f["score"].isna()),
-            ("a run that was made has an id", "id", lambda f: (f["status"] == "missing") | f["id"].notna()),
-            ("a missing run has no id", "id", lambda f: (f["status"] != "missing") | f["id"].isna()),
+            ("a run that was made has an id", "id", lambda f: ~f["status"].isin(MADE) | f["id"].notna()),
+            ("a missing run has no id", "id", lambda f: f["status"].isin(MADE) | f["id"].isna()),
             ("the best epoch is not worse than the last", "best_score", no_worse("best_score", "score")),
             ("the same cell stands there twice", "id", lambda f: ~(f["id"].notna() & f["id"].duplicated())),
             (
@@ -369,15 +386,17 @@ def parse_csv(content: bytes) -> pd.DataFrame:
     return pd.DataFrame(body, columns=header, dtype=object)
 
 
-def violations(name: str, frame: pd.DataFrame, metrics: Metrics) -> Iterator[Problem]:
+def violations(name: str, frame: pd.DataFrame, metrics: Metrics, older: bool = False) -> Iterator[Problem]:
     """Everything in a table that its columns do not allow. Rows are counted as in a spreadsheet: the header is row 1.
 
     Args:
         name: of `FILES`.
         frame: as `read_csv` gives it, or a Parquet file's.
         metrics: of the suite's task.
+        older: whether an older version wrote it: then it may lack the columns `LATER`.
     """
-    fixed = tables(metrics)[name]
+    lacks = [header for header in LATER if older and header not in frame.columns]
+    fixed = {header: column for header, column in tables(metrics)[name].items() if header not in lacks}
     columns = _resolved(fixed, list(frame.columns))
     yield from _headers(name, columns, list(frame.columns))
     data = frame.astype(object).replace("", None)

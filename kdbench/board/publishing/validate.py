@@ -17,7 +17,7 @@ from kdbench.board.columns import metrics_of
 from kdbench.board.curves import need_pyarrow, read_parquet
 from kdbench.board.numerics import strays, unlike, used
 from kdbench.board.publishing import weights
-from kdbench.board.publishing.card import Card, read_card, sha256
+from kdbench.board.publishing.card import VERSION, Card, read_card, sha256
 from kdbench.board.publishing.contents import changed, files, read_entries, teachers_of, unfit
 from kdbench.board.publishing.merge import TEACHERS, Entry
 from kdbench.board.publishing.problem import Problem, shown
@@ -105,7 +105,8 @@ def check_folder(folder: Path) -> Report:
     found += _of_several_sources(counted)
     outdated = _engine(counted, found)
     metrics = _metrics(card, counted, found)
-    tables = {name: _table(folder, name, metrics, found) for name in FILES} if metrics else {}
+    older = card is not None and card["card"] < VERSION
+    tables = {name: _table(folder, name, metrics, found, older) for name in FILES} if metrics else {}
     if card:
         if card["suite"]["name"] != folder.name:
             found.append(Problem("card.json", "its folder is named otherwise", "suite.name", card["suite"]["name"]))
@@ -118,6 +119,10 @@ def check_folder(folder: Path) -> Report:
     if not kept:
         found.append(Problem("records", "there is no record that can be read"))
     report.notes += [outdated] * bool(outdated)
+    if older:
+        report.notes.append(
+            f"an older kdbench published it: `kdbench publish {folder}` makes its tables and README as they are now"
+        )
     report.notes += _notes(counted.values())
     if card and used and not card.get("weights"):
         report.notes.append("it carries no teacher's weights: nobody can add a method to it by `kdbench run --from`")
@@ -199,14 +204,14 @@ def _metrics(card: Card | None, records: Mapping[str, Record], found: list[Probl
         return None
 
 
-def _table(folder: Path, name: str, metrics: Metrics, found: list[Problem]) -> pd.DataFrame | None:
+def _table(folder: Path, name: str, metrics: Metrics, found: list[Problem], older: bool) -> pd.DataFrame | None:
     """A table as it stands there, held against its columns; None if it cannot be read."""
     try:
         frame = read_csv(folder / name) if name.endswith(".csv") else read_parquet(folder / name)
     except KDBenchError as error:
         found.append(Problem(name, str(error)))
         return None
-    found += violations(name, frame, metrics)
+    found += violations(name, frame, metrics, older)
     return frame
 
 
@@ -218,21 +223,26 @@ def _made_anew(
     trials: Mapping[str, Entry],
     tables: Mapping[str, pd.DataFrame | None],
 ) -> Iterator[Problem]:
-    """Compare everything with what the records give."""
-    left_out = card["left_out"]
+    """Compare everything with what the records give; of what an older version published, what no rule changed."""
+    left_out, older = card["left_out"], card["card"] < VERSION
     try:
-        weights_said = card.get("weights", {})
-        content = folder_content(card["suite"], kept, left_out, teachers, plots_in(folder), trials, weights_said)
+        said = card.get("weights", {}), card.get("shown", ())
+        content = folder_content(card["suite"], kept, left_out, teachers, plots_in(folder), trials, *said)
     except KDBenchError as error:
         yield Problem("records", f"no tables can be made of them: {error}")
         return
     for name, keys in KEYS.items():
         frame = tables.get(name)
         if frame is not None:
-            yield from _unlike(name, frame, parse_csv(content[name]), keys)
+            wanted = parse_csv(content[name])
+            if older and name != "runs.csv":
+                wanted = wanted[[column for column in wanted.columns if _unchanged(column)]]
+            yield from _unlike(name, frame, wanted, keys)
     curves = tables.get(CURVES)
     if curves is not None and not curves.equals(read_parquet(io.BytesIO(content[CURVES]))):
         yield Problem(CURVES, "it is not what the records' curves give: publish again")
+    if older:
+        return
     ours = json.loads(content["card.json"])
     for key in sorted(ours.keys() | card.keys()):
         if key not in ("tables", "records", "teachers", CARD) and ours.get(key) != card.get(key):
@@ -240,6 +250,13 @@ def _made_anew(
     readme = folder / "README.md"
     if not readme.is_file() or readme.read_bytes() != content["README.md"]:
         yield Problem("README.md", "it is not what the records give: publish again, and write elsewhere")
+
+
+def _unchanged(column: str) -> bool:
+    """Whether a leaderboard's column has been made alike by every version: no rank, no test, no ratio of times."""
+    return column in (*GROUP, "name", "family", "n", "failed", "not_applicable") or (
+        "_mean" in column and column != "mean_rank"
+    )
 
 
 def _unlike(name: str, frame: pd.DataFrame, wanted: pd.DataFrame, keys: Sequence[str]) -> Iterator[Problem]:

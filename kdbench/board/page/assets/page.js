@@ -21,18 +21,34 @@ system.addEventListener("change", () => drawAll());
 
 const bodies = () => all("#board tbody");
 const shownBody = () => bodies().find((body) => !body.hidden);
+const methodsOf = (body) => [...body.rows].filter((row) => !row.classList.contains("divider"));
+let grouped = true;
 
 function sortBy(header, order) {
   const index = [...header.parentElement.children].indexOf(header);
   const sign = order === "ascending" ? 1 : -1;
   for (const other of header.parentElement.children) if (other !== header) other.ariaSort = "none";
   header.ariaSort = order;
+  grouped = header.classList.contains("rank") && order === "ascending";
   for (const body of bodies()) {
-    const keyed = [...body.rows].map((row) => [row.children[index].dataset.order, row]);
+    const keyed = methodsOf(body).map((row) => [row.children[index].dataset.order, row]);
     const filled = keyed.filter(([key]) => key !== undefined);
     const numeric = filled.every(([key]) => key !== "" && Number.isFinite(Number(key)));
     filled.sort(([a], [b]) => sign * (numeric ? a - b : a.localeCompare(b, "en")));
-    body.append(...[...filled, ...keyed.filter(([key]) => key === undefined)].map(([, row]) => row)); // empty cells last
+    const rows = [...filled, ...keyed.filter(([key]) => key === undefined)].map(([, row]) => row); // empty cells last
+    const dividers = all("tr.divider", body);
+    body.append(...(grouped && dividers.length
+      ? dividers.flatMap((divider) => [divider, ...rows.filter((row) => row.dataset.sees === divider.dataset.sees)])
+      : [...rows, ...dividers]));
+  }
+  divide();
+}
+
+/** Ranks are among methods that see as many teachers: they stand under a heading while the order is by rank. */
+function divide() {
+  for (const divider of all("#board tr.divider")) {
+    const own = methodsOf(divider.parentElement).filter((row) => row.dataset.sees === divider.dataset.sees);
+    divider.hidden = !grouped || own.every((row) => row.hidden);
   }
 }
 
@@ -47,14 +63,17 @@ for (const button of all("#board thead button")) {
 function filter() {
   const value = (id) => one(`#${id}`)?.value ?? "";
   const [family, fidelity, least] = [value("family"), value("fidelity"), Number(value("seeds"))];
+  const sees = value("teachers");
   const words = value("search").toLowerCase().split(/\s+/).filter(Boolean);
-  for (const row of all("#board tbody tr")) {
+  for (const row of bodies().flatMap(methodsOf)) {
     const { method, family: own, fidelity: held, seeds } = row.dataset;
     const text = `${method} ${own}`.toLowerCase();
     row.hidden = Boolean(family && own !== family) || Boolean(fidelity && held !== fidelity)
+      || Boolean(sees && row.dataset.sees !== sees)
       || Number(seeds) < least || !words.every((word) => text.includes(word));
   }
-  const rows = [...shownBody().rows];
+  divide();
+  const rows = methodsOf(shownBody());
   const kept = rows.filter((row) => !row.hidden).length;
   one("#count").textContent = kept === rows.length ? `${kept} methods` : `${kept} of ${rows.length} methods`;
 }
@@ -71,7 +90,11 @@ const board = { current: document.body.dataset.board };
 function choose(key) {
   board.current = key;
   for (const part of [...bodies(), ...all(".told")]) part.hidden = part.dataset.board !== key;
-  if (shownBody()) one("#board").dataset.scope = shownBody().dataset.scope;
+  if (shownBody()) {
+    one("#board").dataset.scope = shownBody().dataset.scope;
+    for (const told of all(".compared")) told.textContent = shownBody().dataset.compared;
+    if (one("#board-note")) one("#board-note").textContent = shownBody().dataset.note;
+  }
   for (const select of all("select.where")) {
     if (all("option", select).some((option) => option.value === key)) select.value = key;
   }
@@ -79,6 +102,11 @@ function choose(key) {
   drawAll();
 }
 for (const select of all("select.where")) select.addEventListener("change", () => choose(select.value));
+
+one("#over")?.addEventListener("change", ({ target }) => {
+  for (const body of all("#aggregate tbody")) body.hidden = body.dataset.over !== target.value;
+  one("#aggregate-note").textContent = one("#aggregate tbody:not([hidden])").dataset.note;
+});
 
 // ---- plots ----
 
