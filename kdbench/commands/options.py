@@ -56,7 +56,7 @@ class Selection:
         list[str] | None,
         typer.Option("--set", help="METHOD.HYPERPARAMETER=VALUE, recipe.KEY=VALUE or teacher_recipe.KEY=VALUE"),
     ] = None
-    teachers: Annotated[
+    checkpoints: Annotated[
         list[str] | None,
         typer.Option("--teacher", help="NETWORK=FILE: a checkpoint in place of a teacher that would be trained"),
     ] = None
@@ -101,10 +101,10 @@ class Selection:
             settings=self.settings or [],
             precision=self.known_precision,
         )
-        if self.teachers:
+        if self.checkpoints:
             from kdbench.suites.published_teachers import with_teachers
 
-            suite = with_teachers(suite, self.teachers)
+            suite = with_teachers(suite, self.checkpoints)
         remark(suite.hidden_source())
         return suite
 
@@ -165,7 +165,7 @@ class Selection:
         suite = given.pop("suite_name", self.suite_name)
         tuned = ["--tuned"] * given.pop("tuned", False)
         settings = [("set", setting) for setting in given.pop("settings", None) or []]
-        settings += [("teacher", entry) for entry in given.pop("teachers", None) or []]
+        settings += [("teacher", entry) for entry in given.pop("checkpoints", None) or []]
         options = [f"--{name} {shlex.quote(str(value))}" for name, value in [*given.items(), *settings]]
         return " ".join([suite, *options, *tuned])
 
@@ -193,7 +193,7 @@ class Selection:
 
 
 # what most commands take from it
-RECIPE = ("epochs", "settings", "teachers", "precision", "out")
+RECIPE = ("epochs", "settings", "checkpoints", "precision", "out")
 GRID = ("suite_name", "methods", "pairs", "seeds", *RECIPE, "tuned")
 RUNNING = ("data", "device", "compile", "threads", "cohort_size", "sources", "stop_after", "retry_failed")
 

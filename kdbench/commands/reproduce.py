@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Seeds = Annotated[str, typer.Option(help="these instead of the paper's number, comma-separated")]
 
 
-@selecting("pairs", "teachers", "epochs", "precision", "out", *RUNNING, seeds=Seeds)
+@selecting("pairs", "checkpoints", "epochs", "precision", "out", *RUNNING, seeds=Seeds)
 def reproduce(
     chosen: Selection,
     method: Annotated[str, typer.Argument(help="a registered name, or a composition (crd+kd)")],
@@ -48,7 +48,7 @@ def _choice(chosen: Selection, paper: str, datasets: str) -> Choice:
     from kdbench.papers.table import Choice
 
     pairs, seeds = words(chosen.pairs), chosen.seed_numbers
-    return Choice(paper, words(datasets), pairs, seeds, chosen.epochs, chosen.known_precision, chosen.teachers or [])
+    return Choice(paper, words(datasets), pairs, seeds, chosen.epochs, chosen.known_precision, chosen.checkpoints or [])
 
 
 def _plan(chosen: Selection, table: Protocol, store: Store) -> None:
