@@ -284,13 +284,13 @@ def identity(config: Mapping[str, Any], engine: int = ENGINE) -> str:
     method = {key: value for key, value in config["method"].items() if key not in REMARKS}
     decisive = {key: value for key, value in config.items() if key != "pair"}  # a name; its networks are there
     if engine > 1:
-        decisive["teachers"] = [_without_path(teacher) for teacher in config["teachers"]]
+        decisive["teachers"] = [_without_path(teacher) for teacher in config.get("teachers", ())]
     return digest({**decisive, "method": method, "engine": engine})
 
 
 def _without_path(teacher: Mapping[str, Any]) -> Mapping[str, Any]:
     """A teacher from a file is what its sha256 says, wherever the file lies."""
-    return {**teacher, "weights": "file"} if teacher["sha256"] else teacher
+    return {**teacher, "weights": "file"} if teacher.get("sha256") else teacher
 
 
 def engine_of(record: Mapping[str, Any]) -> int | None:
