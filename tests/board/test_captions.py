@@ -200,7 +200,7 @@ def test_page_latex_readme_and_terminal_say_the_same(tmp_path: Path) -> None:
         **{key: [] for key in ("hardware", "numerics", "versions", "git", "left_out")},
         "dates": {"first": "2026-01-01", "last": "2026-01-02"},
     }
-    published = readme(card, Tables(records).files, []).replace("\\", "")
+    published = readme(card, Tables(records), []).replace("\\", "")
     assert poor in published
     assert reach in published
     assert "Marked after Holm's correction for 4 methods" in published
