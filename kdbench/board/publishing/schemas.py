@@ -162,7 +162,7 @@ def _runs(metrics: Metrics) -> Columns:
         "untimed": _text("why there is no `time_ratio_to_student`", empty=True),
         "extra.*": _number("scores that only some methods have: of the ensemble of several students, ..."),
         "device": _text("where it ran", empty=True),
-        "precision": _choice("numbers it trained in", "fp32", "bf16", empty=True),
+        "precision": _choice("numbers it trained in", "fp32", "bf16", "tf32", empty=True),
         "compile": _choice("whether networks were compiled", "true", "false", empty=True),
         "id": _pattern("the cell's id; empty if missing", ID, "16 hex digits", empty=True),
     }
