@@ -18,7 +18,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol, cast
 
@@ -26,6 +26,7 @@ from kdbench import records
 from kdbench.errors import KDBenchError, NotApplicable, explained_absence
 from kdbench.hardware import heap, memory
 from kdbench.hardware.clock import Clock
+from kdbench.hardware.determinism import noting
 from kdbench.hardware.energy import EnergyMeter
 from kdbench.hardware.numerics import Numerics
 from kdbench.method import Batch, Network, Output
@@ -38,7 +39,7 @@ from kdbench.training.guard import Shared, Spoiled, Tampered
 from kdbench.training.hooks import Misbehaved, first_line
 from kdbench.training.layouts import OWN
 from kdbench.training.learner import Learner
-from kdbench.training.machine_faults import is_machines
+from kdbench.training.machine_faults import fault_of
 from kdbench.training.pace import Pace
 from kdbench.training.provenance import provenance
 from kdbench.training.resume import resumed
@@ -145,7 +146,6 @@ class Cohort:
         meter = EnergyMeter(self.numerics.device)
         strong = any(learner.wants_strong_view for learner in active)
         for number, batch in enumerate(_timed(self._batches(epoch, strong), batch_clock)):
-            self.numerics.begin_batch()
             self._settle(self.shared.weights(), suspects)
             outputs = self._run_teachers(batch, active, teacher_clocks)
             self.shared.lend(batch, outputs.values(), thorough=number == 0)
@@ -185,7 +185,7 @@ class Cohort:
 
     @staticmethod
     def _step(learner: Learner, number: int, batch: Batch, outputs: Sequence[Output]) -> None:
-        with learner.clock.running():
+        with learner.clock.running(), noting(learner.unordered):
             learner.train_step(number, batch, outputs)
 
     def _run_teachers(
@@ -201,7 +201,8 @@ class Cohort:
 
     def _end_epoch(self, learner: Learner, shared_seconds: float, watts: float | None) -> None:
         first = self.loaded.get(learner.cell.pair.teacher)
-        learner.end_epoch(first.predictions if first else None, shared_seconds, watts)
+        with noting(learner.unordered):
+            learner.end_epoch(first.predictions if first else None, shared_seconds, watts)
         self.listener.epoch_done(learner.cell, learner.epoch, learner.curve[-1])
         self.store.save_checkpoint(learner.cell.id, learner.state_dict())
         if learner.finished:
@@ -220,8 +221,8 @@ class Cohort:
             about = {**self.teachers.describe(cell, spec, network), primary: self.task.scores(predictions)[primary]}
             self._tell_of_file(spec, about)
             called = light(network, self.task.example(), self.numerics)
-            call = self.numerics.compiled(called, cell.recipe.batch_size)
-            self.loaded[spec] = Teacher(network, call, about, predictions)
+            call = self.numerics.compiled(called.network, cell.recipe.batch_size)
+            self.loaded[spec] = Teacher(network, call, {**about, **called.about}, predictions)
             self.shared.keep_teacher(str(spec), network)
 
     def _tell_of_file(self, spec: TeacherSpec, about: dict[str, Any]) -> None:
@@ -236,8 +237,10 @@ class Cohort:
     def _join(self, cell: Cell, learners: list[Learner]) -> None:
         """Build a learner, put it where an earlier run left it, and add it to the others."""
         teachers = [self.loaded[spec].network for spec in cell.teachers] if cell.role == "student" else []
-        build = partial(Learner, cell, self.task, self.data, self.numerics, teachers)
-        learner = resumed(build, self.store, self.listener.notice)
+        build, unordered = partial(Learner, cell, self.task, self.data, self.numerics, teachers), set[str]()
+        with noting(unordered):
+            learner = resumed(build, self.store, self.listener.notice)
+        learner.unordered |= unordered
         if learner.finished:  # killed between the last checkpoint and the record
             self._finish(learner)
         learners.append(learner)
@@ -256,7 +259,7 @@ class Cohort:
             "teachers": about,
             **({"weights_sha256": digest} if digest else {}),
         }
-        self._write(learner.cell, "done", **outcome)
+        self._write(learner.cell, "done", unordered=sorted(learner.unordered), **outcome)
 
     # ------------------------------------------------------------------------------------------ records and failures
 
@@ -280,8 +283,8 @@ class Cohort:
         except KDBenchError:
             raise  # bad input or a full disk concerns the whole run, full memory or changed data the whole cohort
         except Exception as error:
-            if is_machines(error):
-                raise  # it concerns the whole run, and no method is to blame
+            if fault := fault_of(error, _title(cell)):
+                raise fault from error  # it concerns the whole run, and no method is to blame
             own = isinstance(error, Misbehaved)
             told = {"traceback": traceback.format_exc()} if error.__context__ or not own else {}
             self._write(cell, "failed", reason=_reason(cell, error), **told)
@@ -297,9 +300,10 @@ class Cohort:
             names = [learner.cell.method.name for learner in suspects]
             self._guard(suspects[0].cell, partial(self.shared.settle, changed, names), lambda: "")
 
-    def _write(self, cell: Cell, status: str, reason: str = "", **parts: Any) -> None:
+    def _write(self, cell: Cell, status: str, reason: str = "", unordered: Sequence[str] = (), **parts: Any) -> None:
         data = {"data": self.task.content} if self.task.content else {}
-        leave_record(cell, status, reason, self.store, self.numerics, self.listener, **parts, **data)
+        numerics = replace(self.numerics, unordered=tuple(unordered))
+        leave_record(cell, status, reason, self.store, numerics, self.listener, **parts, **data)
 
 
 def leave_record(
