@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.gpu import Gpu, pretended
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("COLUMNS", "200")
@@ -45,6 +47,13 @@ def temporary(monkeypatch: pytest.MonkeyPatch) -> None:
     registry.names()
     for held in ("_METHODS", "_ALIASES"):
         monkeypatch.setattr(registry, held, dict(getattr(registry, held)))
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
+    """A machine that says it has GPUs: nothing can be computed on them. All that kdbench sets for them is put back."""
+    with pretended(monkeypatch) as found:
+        yield found
 
 
 @pytest.fixture

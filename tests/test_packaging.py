@@ -128,11 +128,11 @@ def test_every_file_beside_the_modules_is_installed() -> None:
 
 
 # a distribution whose package has another name
-PACKAGE = {"scikit-learn": "sklearn"}
+PACKAGE = {"scikit-learn": "sklearn", "nvidia-ml-py": "pynvml"}
 # what is run, or makes other tools work, and is imported by nothing
 TOOLS = {"mypy", "pandas-stubs", "pip", "pre-commit", "pytest-benchmark", "pytest-xdist", "ruff", "setuptools", "tox"}
 # what comes with a declared distribution (torchvision, jinja2), or is used only where the user has it
-UNDECLARED = {"PIL", "markupsafe", "pynvml"}
+UNDECLARED = {"PIL", "markupsafe"}
 
 
 def packages(requirements: Iterable[str]) -> set[str]:

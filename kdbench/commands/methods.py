@@ -47,13 +47,16 @@ def new(
 
 def check(
     method: Annotated[str, typer.Argument(help="a registered name, or a .py file that registers methods")],
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps")] = "cpu",
 ) -> None:
     """Hold a method to the contract: finite terms, gradients, odd batches, bf16, compile, resume, cohort."""
     from kdbench import registry
+    from kdbench.hardware.numerics import resolve
     from kdbench.suites.method_files import load_methods
     from kdbench.testing.checks import print_checks
 
     names = load_methods(method) if method.endswith(".py") else [registry.get(method).info.name]
-    failed = [name for name in names if not print_checks(console(), name)]
+    numerics = resolve(device, "fp32", "off")
+    failed = [name for name in names if not print_checks(console(), name, numerics)]
     if failed:
         raise typer.Exit(1)

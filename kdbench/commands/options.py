@@ -60,13 +60,13 @@ class Selection:
         list[str] | None,
         typer.Option("--teacher", help="NETWORK=FILE: a checkpoint in place of a teacher that would be trained"),
     ] = None
-    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16")] = "auto"
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or tf32")] = "auto"
     out: Annotated[Path, typer.Option(help="results folder", envvar="KDBENCH_OUT")] = Path("runs")
     data: Annotated[Path | None, typer.Option(help="data folder", envvar="KDBENCH_DATA")] = None
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: the best there is")] = None
     compile: Annotated[
         str,
-        typer.Option(help="auto (as `kdbench tune` measured, else on where CUDA is), on, off, or graphs (CUDA graphs)"),
+        typer.Option(help="auto (as `kdbench tune` measured, else long trainings on CUDA and AMX), on or off"),
     ] = "auto"
     threads: Annotated[
         int | None,

@@ -60,6 +60,8 @@ class LocalExecutor:
         for store in stores.values():
             store.writable()
         todo = [cell for cell in cells if not _done(stores[cell.suite], cell, retry_failed)]
+        for cell in {(cell.recipe, cell.fixed): cell for cell in todo}.values():
+            self.numerics(cell)  # what this machine does not have is refused before a teacher trains for it
         self._set_refused_aside(todo, stores)
         for cell in todo:
             stores[cell.suite].forget(cell.id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,14 +25,17 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+PENDING = 100  # spans of a clock; an epoch has many times as many, and each keeps two events of the driver
+
+
 class Clock:
     """Sums the seconds between `start` and `stop`; on CUDA by events, so that timing never makes the device wait."""
 
     def __init__(self, device: torch.device) -> None:
-        self._cuda = device.type == "cuda"
+        self._device, self._cuda = device, device.type == "cuda"
         self._seconds = 0.0
         self._started: Any = None
-        self._spans: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        self._spans: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
 
     def start(self) -> None:
         self._started = self._event() if self._cuda else time.perf_counter()
@@ -39,16 +43,24 @@ class Clock:
     def stop(self) -> None:
         if self._cuda:
             self._spans.append((self._started, self._event()))
+            while len(self._spans) > PENDING and self._spans[0][1].query():
+                self._fold()
         else:
             self._seconds += time.perf_counter() - self._started
 
     def read(self) -> float:
         """The seconds since the last `read`."""
         if self._spans:
-            torch.cuda.synchronize()
-        seconds = self._seconds + sum(begin.elapsed_time(end) for begin, end in self._spans) / 1000
-        self._seconds, self._spans = 0.0, []
+            torch.cuda.synchronize(self._device)
+        while self._spans:
+            self._fold()
+        seconds, self._seconds = self._seconds, 0.0
         return seconds
+
+    def _fold(self) -> None:
+        """Add the oldest span, which the device has finished."""
+        begin, end = self._spans.popleft()
+        self._seconds += begin.elapsed_time(end) / 1000
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -58,8 +70,7 @@ class Clock:
         finally:
             self.stop()
 
-    @staticmethod
-    def _event() -> torch.cuda.Event:
+    def _event(self) -> torch.cuda.Event:
         event = torch.cuda.Event(enable_timing=True)
-        event.record()
+        event.record(torch.cuda.current_stream(self._device))
         return event

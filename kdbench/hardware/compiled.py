@@ -30,22 +30,13 @@ class Compiled:
 
     Args:
         batch_size: inputs of this or a multiple of this many samples (several views of a batch) are compiled for.
-        cuda_graphs: record the kernels as CUDA graphs, where there is CUDA.
         taps: what of its `Output` is read; None for all of it.
     """
 
-    def __init__(
-        self,
-        module: nn.Module,
-        batch_size: int,
-        backend: str = "inductor",
-        cuda_graphs: bool = False,
-        taps: Taps | None = None,
-    ) -> None:
-        _settings()
-        mode = "reduce-overhead" if cuda_graphs and backend == "inductor" else None
+    def __init__(self, module: nn.Module, batch_size: int, backend: str = "inductor", taps: Taps | None = None) -> None:
+        prepare()
         self.module, self.batch_size, self.taps = module, batch_size, taps
-        self.graph = torch.compile(_forward, backend=backend, mode=mode, dynamic=False)
+        self.graph = torch.compile(_forward, backend=backend, dynamic=False)
 
     def __call__(self, inputs: Tensor) -> Any:
         whole = len(inputs) % self.batch_size == 0
@@ -58,7 +49,8 @@ def _forward(module: nn.Module, taps: Taps | None, inputs: Tensor) -> Any:
     return output if taps is None or not isinstance(output, Output) else output.only(taps)
 
 
-def _settings() -> None:
+def prepare() -> None:
+    """Set what torch's compiler needs to know before the first graph."""
     functorch.donated_buffer = False  # a method may go backward through a network twice
     dynamo.recompile_limit = max(dynamo.recompile_limit, GRAPHS)
     dynamo.accumulated_recompile_limit = max(dynamo.accumulated_recompile_limit, 4 * GRAPHS)

@@ -12,10 +12,19 @@ import torch
 def multiplies_bf16(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 matrices natively (CPUs: AMX or AVX512-BF16; else it emulates them)."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        with torch.cuda.device(device):  # torch asks the current one
+            return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
         return any(_processor_has(name) for name in ("amx_tile", "avx512_bf16"))
     return False
+
+
+def multiplies_tf32(device: torch.device) -> bool:
+    """Whether the device is a GPU that can multiply float32 matrices in TF32, with 10 bits of their mantissa."""
+    if device.type != "cuda":
+        return False
+    with torch.cuda.device(device):
+        return torch.cuda.is_tf32_supported()
 
 
 def multiplies_tiles(device: torch.device) -> bool:

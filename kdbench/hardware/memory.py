@@ -140,16 +140,18 @@ class Peak:
 def peak(modules: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> Iterator[Peak]:
     """Measure the peak memory of one training step.
 
-    CUDA: the allocator's peak during the step, less what is held beside these modules before it. Elsewhere there is no
-    such counter, so it is the size of weights, gradients, optimizer state and all tensors saved for the backward pass.
+    CUDA: the allocator's peak during the step, less what is held before it beside these modules, their gradients and
+    their optimizer's state. Elsewhere there is no such counter, so it is the size of weights, gradients, optimizer
+    state and all tensors saved for the backward pass.
     """
     held = {t.data_ptr(): t.nbytes for t in (*modules.parameters(), *modules.buffers())}
     weights, measured = sum(held.values()), Peak()
     if device.type == "cuda":
+        own = weights + _beside_weights(modules, optimizer, device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         yield measured
-        measured.mb = (torch.cuda.max_memory_allocated(device) - before + weights) / 2**20
+        measured.mb = (torch.cuda.max_memory_allocated(device) - before + own) / 2**20
         return
     saved: dict[int, int] = {}
 
@@ -161,6 +163,15 @@ def peak(modules: nn.Module, optimizer: torch.optim.Optimizer, device: torch.dev
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         yield measured
-    state = sum(t.nbytes for s in optimizer.state.values() for t in s.values() if isinstance(t, Tensor))
-    gradients = sum(p.grad.nbytes for p in modules.parameters() if p.grad is not None)
-    measured.mb = (weights + gradients + state + sum(saved.values())) / 2**20
+    measured.mb = (weights + _beside_weights(modules, optimizer, device) + sum(saved.values())) / 2**20
+
+
+def _beside_weights(modules: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> int:
+    """Bytes of gradients and of an optimizer's state on a device."""
+    state = (value for slots in optimizer.state.values() for value in slots.values() if isinstance(value, Tensor))
+    gradients = (p.grad for p in modules.parameters() if p.grad is not None)
+    return sum(tensor.nbytes for tensor in (*state, *gradients) if _on(tensor, device))
+
+
+def _on(tensor: Tensor, device: torch.device) -> bool:
+    return tensor.device.type == device.type

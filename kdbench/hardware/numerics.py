@@ -12,16 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.errors import KDBenchError, unknown
-from kdbench.hardware.machine import multiplies_bf16
+from kdbench.hardware import determinism
+from kdbench.hardware.machine import multiplies_bf16, multiplies_tf32
 from kdbench.hardware.strided import leave_strides_out
 from kdbench.records.types import NumericsConfig
 
 if TYPE_CHECKING:
     from kdbench.reads import Taps
 
-PRECISIONS = ("auto", "fp32", "bf16")
+PRECISIONS = ("auto", "fp32", "bf16", "tf32")
 CALLED = {"gpu": "cuda", "nvidia": "cuda", "apple": "mps", "metal": "mps"}  # what people call torch's devices
-COMPILE = ("auto", "on", "off", "graphs")
+COMPILE = ("auto", "on", "off")
 
 
 @dataclass(frozen=True)
@@ -30,14 +31,15 @@ class Numerics:
 
     Attributes:
         device: where everything lives.
-        precision: `"fp32"`, or `"bf16"` for autocast to bfloat16 around forward passes and losses.
+        precision: `"fp32"`; `"bf16"` for autocast to bfloat16 around forward passes and losses; on CUDA also `"tf32"`,
+            fp32 whose products have 10 bits of mantissa.
         compile: whether networks go through `torch.compile`.
         channels_last: whether image tensors and convolution weights are stored channels-last.
         backend: what `torch.compile` compiles with.
-        cuda_graphs: whether compiled networks are replayed as CUDA graphs.
         verdicts: (network, whether frozen, compiled or not), where `compile` does not hold.
         threads: how many of the CPU's compute; None: as many as the process has.
         precision_rule, compile_rule: why, in words, for the record.
+        unordered: operators that were seen to add in no fixed order (`kdbench.hardware.determinism`).
     """
 
     device: torch.device
@@ -45,31 +47,40 @@ class Numerics:
     compile: bool = False
     channels_last: bool = True
     backend: str = "inductor"
-    cuda_graphs: bool = False
     verdicts: tuple[tuple[str, bool, bool], ...] = ()
     threads: int | None = 1
     precision_rule: str = "given"
     compile_rule: str = "given"
+    unordered: tuple[str, ...] = ()
 
     def apply(self) -> None:
         """Set the process's switches, where training or evaluation begins.
 
-        Sums over several threads round otherwise, so their number is part of the result. TF32 is on only beside bf16,
-        so that `fp32` means fp32. Deterministic cuDNN kernels are what the promise of equal bits rests on.
+        Sums over several threads round otherwise, so their number is part of the result. TF32 is off unless it is the
+        precision: beside bf16 it would undo every `autocast(enabled=False)` that a loss has because it needs fp32, and
+        spoil the folding of teachers. Kernels that add in a fixed order are what the promise of equal bits rests on.
         """
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         if self.device.type != "cuda":
             return
+        if self.device.index is not None:
+            torch.cuda.set_device(self.device)
         torch.backends.cuda.matmul.allow_tf32 = self.tf32
         torch.backends.cudnn.allow_tf32 = self.tf32
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
+        determinism.fix_order()
 
     @property
     def tf32(self) -> bool:
-        """Whether what is left in fp32 may be multiplied in TF32."""
-        return self.device.type == "cuda" and self.precision == "bf16"
+        """Whether fp32 is multiplied in TF32."""
+        return self.precision == "tf32"
+
+    @property
+    def compiles(self) -> bool:
+        """Whether some network is compiled."""
+        return self.compile or any(on for *_, on in self.verdicts)
 
     def autocast(self, enabled: bool = True) -> AbstractContextManager[Any]:
         on = enabled and self.precision == "bf16"
@@ -99,46 +110,46 @@ class Numerics:
             return module
         from kdbench.hardware.compiled import Compiled  # dynamo takes a second to import
 
-        return Compiled(module, batch_size, self.backend, self.cuda_graphs, taps)
+        return Compiled(module, batch_size, self.backend, taps)
 
     def _compiles(self, module: nn.Module) -> bool:
         frozen = not any(parameter.requires_grad for parameter in module.parameters())
         chosen = {(name, frozen): on for name, frozen, on in self.verdicts}
         return chosen.get((getattr(module, "name", ""), frozen), self.compile)
 
-    def begin_batch(self) -> None:
-        """Tell CUDA graphs that the outputs of the last batch are no longer used."""
-        if self.cuda_graphs:
-            torch.compiler.cudagraph_mark_step_begin()
-
     def describe(self) -> NumericsConfig:
-        """What the record keeps."""
-        return {
+        """What the record keeps; on a CPU, where equal bits go without saying, nothing is said of them."""
+        kept: NumericsConfig = {
             "device": self.device.type,
             "precision": self.precision,
             "precision_rule": self.precision_rule,
-            "compile": self.compile or any(on for *_, on in self.verdicts),
+            "compile": self.compiles,
             "compile_rule": self.compile_rule,
-            "cuda_graphs": self.cuda_graphs,
+            "cuda_graphs": False,  # older versions could: readers of records know the key
             "channels_last": self.channels_last,
             "threads": torch.get_num_threads() if self.threads is None else self.threads,
             "tf32": self.tf32,
         }
+        if self.device.type == "cuda":
+            kept["deterministic"], kept["deterministic_rule"] = determinism.described(self.unordered)
+        return kept
 
 
 def resolve(
     device: str | None = None, precision: str = "auto", compile: str = "auto", threads: int | None = None
 ) -> Numerics:
-    """The device rules: CUDA if there, else MPS, else CPU with one thread; bf16 where it is native; compile on CUDA.
+    """The device rules: CUDA if there, else MPS, else CPU with one thread; bf16 where it is native.
 
     A CPU's result depends on the number of threads, so that it is never left to the machine. An accelerator's does not,
     and its host has data to prepare: there the threads stay as they are, if no number is given.
 
-    `kdbench.training.precision.numerics_of` adds what depends on the networks. docs/performance.md has the
-    measurements behind the rules. Nothing of the process is changed: that is `Numerics.apply`.
+    `kdbench.training.precision.numerics_of` adds what depends on the networks and the length of their training, by
+    which `auto` compiles. docs/performance.md has the measurements behind the rules. Nothing of the process is changed:
+    that is `Numerics.apply`.
 
     Raises:
-        KDBenchError: for an unknown or absent device, an unknown precision or compile mode, or less than one thread.
+        KDBenchError: for an unknown or absent device, a precision or compile mode that is unknown, TF32 where there is
+            none, or less than one thread.
     """
     if precision not in PRECISIONS:
         raise unknown("precision", precision, PRECISIONS)
@@ -147,19 +158,18 @@ def resolve(
     if threads is not None and threads < 1:
         raise KDBenchError(f"{threads} threads compute nothing: give at least 1")
     chosen = _device(device)
-    cuda = chosen.type == "cuda"
+    if precision == "tf32" and not multiplies_tf32(chosen):
+        raise KDBenchError(f"device {str(chosen)!r} has no TF32, which is NVIDIA's: give the precision as fp32 here")
     precision_rule = compile_rule = "given"
     if precision == "auto":
         native = multiplies_bf16(chosen)
         precision = "bf16" if native else "fp32"
         precision_rule = f"the device {'multiplies' if native else 'does not multiply'} bf16 natively"
     if compile == "auto":
-        compile = "on" if cuda else "off"
         compile_rule = "on where there is CUDA"
-    graphs = compile == "graphs" and cuda
     if threads is None and chosen.type == "cpu":
         threads = 1
-    numerics = Numerics(chosen, precision, compile != "off", chosen.type != "mps", cuda_graphs=graphs, threads=threads)
+    numerics = Numerics(chosen, precision, compile == "on", chosen.type != "mps", threads=threads)
     return dataclasses.replace(numerics, precision_rule=precision_rule, compile_rule=compile_rule)
 
 
@@ -177,4 +187,8 @@ def _device(name: str | None) -> torch.device:
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not present.get(device.type, False):
         raise KDBenchError(f"device {name!r} is not available here: leave --device out to take the best one there is")
+    count = torch.cuda.device_count() if device.type == "cuda" else 1
+    if device.index is not None and device.index >= count:
+        last = f" to '{device.type}:{count - 1}'" if count > 1 else ""
+        raise KDBenchError(f"device {name!r} is not there: this machine has '{device.type}:0'{last}")
     return device

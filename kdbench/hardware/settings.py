@@ -17,6 +17,19 @@ import numpy as np
 import torch
 
 
+def _deterministic(mode: int) -> None:
+    torch.use_deterministic_algorithms(mode > 0, warn_only=mode == 1)  # inductor's mode, too
+
+
+def _read_cudnn() -> str:
+    # `allow_tf32` refuses to be read where convolutions and recurrent layers differ
+    return torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]
+
+
+def _write_cudnn(precision: str) -> None:
+    torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]
+
+
 class Setting(NamedTuple):
     """How a setting of torch's is read and written, and what it is in a sentence."""
 
@@ -44,14 +57,15 @@ SETTINGS = (
         for device in ("cpu", "cuda")
     ),
     Setting(
-        torch._C._get_deterministic_algorithms,
-        torch.use_deterministic_algorithms,
+        torch.get_deterministic_debug_mode,
+        _deterministic,
         "which algorithms are allowed (torch.use_deterministic_algorithms)",
     ),
     Setting(torch._C._get_mkldnn_enabled, torch._C._set_mkldnn_enabled, "torch.backends.mkldnn.enabled"),
     Setting(torch._C._get_cudnn_enabled, torch._C._set_cudnn_enabled, "torch.backends.cudnn.enabled"),
     Setting(torch._C._get_cudnn_benchmark, torch._C._set_cudnn_benchmark, "torch.backends.cudnn.benchmark"),
     Setting(torch._C._get_cudnn_deterministic, torch._C._set_cudnn_deterministic, "torch.backends.cudnn.deterministic"),
+    Setting(_read_cudnn, _write_cudnn, "the precision of cuDNN's convolutions (torch.backends.cudnn.allow_tf32)"),
     Setting(
         torch._C._get_float32_matmul_precision,
         torch.set_float32_matmul_precision,

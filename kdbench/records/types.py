@@ -98,6 +98,8 @@ class NumericsConfig(TypedDict):
     channels_last: bool
     threads: int
     tf32: bool
+    deterministic: NotRequired[bool]  # on CUDA: whether equal bits are promised
+    deterministic_rule: NotRequired[str]
 
 
 class Provenance(TypedDict):

@@ -46,7 +46,7 @@ class Fixed:
         Raises:
             KDBenchError: where it chooses otherwise: the records would not count.
         """
-        modes = {None: (compile,), True: ("on", "graphs"), False: ("off",)}[self.compile]
+        modes = {None: (compile,), True: ("on",), False: ("off",)}[self.compile]
         if compile not in ("auto", *modes):
             raise KDBenchError(_clash("compile", self.compile, f"--compile {compile}"))
         if None not in (threads, self.threads) and threads != self.threads:

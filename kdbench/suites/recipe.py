@@ -35,7 +35,7 @@ class Recipe:
         clip_grad: largest gradient norm, 0 for none.
         augment: training augmentation, e.g. `["pad_crop:4", "flip"]`.
         image_size: side in pixels that the data set is resized to, 0 for its own.
-        precision: `auto` follows the device; `fp32` or `bf16` fixes it and is part of the cell.
+        precision: `auto` follows the device; `fp32`, `bf16` or `tf32` (CUDA) fixes it and is part of the cell.
         pretrained: start from timm's pretrained weights instead of from scratch.
         evaluate_every: score the student on the test set after every so many epochs, and after the last.
     """

@@ -97,8 +97,9 @@ def reliability(logits: Tensor, targets: Tensor, bins: int = 15) -> dict[str, li
     logits, targets = logits.cpu(), targets.cpu()
     confidence, predicted = logits.double().softmax(1).max(1)
     place = (confidence * bins).ceil().long().sub(1).clamp(0, bins - 1)  # bins are open below, as in the paper
+    place, confidence = place.cpu(), confidence.cpu()  # on CUDA weighted counts are summed in no fixed order
     count = torch.bincount(place, minlength=bins)
-    hits = (predicted == targets).double()
+    hits = (predicted == targets).double().cpu()
     means = [
         torch.bincount(place, weights=values, minlength=bins) / count.clamp(min=1) for values in (confidence, hits)
     ]

@@ -18,6 +18,7 @@ from rich.console import Console
 from torch import Tensor
 
 from kdbench import registry
+from kdbench.hardware.numerics import Numerics
 from kdbench.method import answer_of, both_views
 from kdbench.records import Record
 from kdbench.registry.spaces import faults
@@ -36,8 +37,8 @@ PAIRS: Mapping[str, Mapping[str, Any]] = {
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "two classes": {"num_classes": 2},
     "a hundred classes": {"num_classes": 100},
-    "bf16": {"numerics": dataclasses.replace(FP32, precision="bf16")},
-    "compiled networks": {"numerics": dataclasses.replace(FP32, compile=True, backend="aot_eager")},
+    "bf16": {"numerics": {"precision": "bf16"}},
+    "compiled networks": {"numerics": {"compile": True, "backend": "aot_eager"}},
 }
 EPOCHS_OF_PAIRS = 6  # staged methods have a phase a stage
 
@@ -59,7 +60,10 @@ def trains_with(setting: str, bench: Bench, method: str) -> None:
 def in_setting(bench: Bench, setting: str) -> Bench:
     if setting == "compiled networks":
         torch._dynamo.reset()
-    return bench.variant(setting, **SETTINGS[setting])
+    changes = dict(SETTINGS[setting])
+    if "numerics" in changes:
+        changes["numerics"] = dataclasses.replace(bench.numerics, **changes["numerics"])
+    return bench.variant(setting, **changes)
 
 
 def trains_on(pair: str, bench: Bench, method: str) -> str:
@@ -85,7 +89,7 @@ def moves_the_student(bench: Bench, method: str) -> None:
     learner = bench.learner(cell)
     deployed = learner.deployed()
     named = dict(learner.students[0].requires_grad_(True).named_parameters())
-    answer = answer_of(deployed.eval()(bench.task.example()))
+    answer = answer_of(deployed.eval()(bench.numerics.place_inputs(bench.task.example())))
     used = torch.autograd.grad(answer.sum(), list(named.values()), allow_unused=True)
     still = [
         name
@@ -169,13 +173,13 @@ CHECKS: Mapping[str, Callable[[Bench, str], str | None]] = {
 }
 
 
-def print_checks(console: Console, method: str) -> bool:
-    """Run every check, print one line each, and say whether all passed; a complaint that was made already is not told
-    again.
+def print_checks(console: Console, method: str, numerics: Numerics = FP32) -> bool:
+    """Run every check in these numerics, print one line each, and say whether all passed; a complaint that was made
+    already is not told again.
     """
     passed, told = True, dict[str, str]()
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(Path(folder))
+        bench = Bench(Path(folder), numerics=numerics)
         for title, check in CHECKS.items():
             try:
                 outcome = check(bench, method) or "ok"

@@ -38,14 +38,16 @@ class RandomImages:
         self.num_classes, self.seed, self.strong_view = task.num_classes, seed, strong_view
         self.samples, self.batch_size = task.samples, task.batch_size
         generator = torch.Generator().manual_seed(derive_seed("random images", self.num_classes))
-        self.images = torch.randn(self.samples, *task.input_size, generator=generator)
-        self.targets = torch.arange(self.samples) % self.num_classes
+        self.device = task.numerics.device
+        self.images = torch.randn(self.samples, *task.input_size, generator=generator).to(self.device)
+        self.targets = (torch.arange(self.samples) % self.num_classes).to(self.device)
         self.steps_per_epoch = -(-self.samples // self.batch_size)
 
     def __len__(self) -> int:
         return self.samples
 
     def _batch(self, indices: Tensor) -> Batch:
+        indices = indices.to(self.device)
         images = self.images[indices]
         return Batch(images, self.targets[indices], indices, images.flip(3) if self.strong_view else None)
 

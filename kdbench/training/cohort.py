@@ -18,7 +18,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol, cast
 
@@ -26,6 +26,7 @@ from kdbench import records
 from kdbench.errors import KDBenchError, NotApplicable, explained_absence
 from kdbench.hardware import heap, memory
 from kdbench.hardware.clock import Clock
+from kdbench.hardware.determinism import noting
 from kdbench.hardware.energy import EnergyMeter
 from kdbench.hardware.numerics import Numerics
 from kdbench.method import Batch, Network, Output
@@ -36,9 +37,9 @@ from kdbench.training.folding import light
 from kdbench.training.footprint import Room
 from kdbench.training.guard import Shared, Spoiled, Tampered
 from kdbench.training.hooks import Misbehaved, first_line
-from kdbench.training.layouts import OWN
+from kdbench.training.layouts import told
 from kdbench.training.learner import Learner
-from kdbench.training.machine_faults import is_machines
+from kdbench.training.machine_faults import fault_of
 from kdbench.training.pace import Pace
 from kdbench.training.passes import Passes
 from kdbench.training.provenance import provenance
@@ -159,7 +160,6 @@ class Cohort:
         recipe = self.cells[0].recipe
         steps = recipe.steps(epoch, self.data.steps_per_epoch)
         for number, batch in enumerate(_timed(self._batches(epoch, strong), batch_clock)):
-            self.numerics.begin_batch()
             self._settle(self.shared.weights(), suspects)
             outputs = self._run_teachers(batch, active, teacher_clocks)
             self.shared.lend(batch, outputs.values(), thorough=number == 0)
@@ -199,7 +199,7 @@ class Cohort:
 
     @staticmethod
     def _step(learner: Learner, number: int, batch: Batch, outputs: Sequence[Output]) -> None:
-        with learner.clock.running():
+        with learner.clock.running(), noting(learner.unordered):
             learner.train_step(number, batch, outputs)
 
     def _run_teachers(
@@ -215,7 +215,8 @@ class Cohort:
 
     def _end_epoch(self, learner: Learner, shared_seconds: float, watts: float | None) -> None:
         first = self.loaded.get(learner.cell.pair.teacher)
-        learner.end_epoch(first.predictions if first else None, shared_seconds, watts)
+        with noting(learner.unordered):
+            learner.end_epoch(first.predictions if first else None, shared_seconds, watts)
         self.listener.epoch_done(learner.cell, learner.epoch, learner.curve[-1])
         self.store.save_checkpoint(learner.cell.id, learner.state_dict())
         if learner.finished:
@@ -232,26 +233,20 @@ class Cohort:
             network = self.teachers.load(cell, spec, self.task)
             predictions, primary = self.task.evaluate(network), self.task.metrics.primary.name
             about = {**self.teachers.describe(cell, spec, network), primary: self.task.scores(predictions)[primary]}
-            self._tell_of_file(spec, about)
+            if spec.sha256:
+                self.listener.notice(told(spec, about, self.task.metrics.primary))
             called = light(network, self.task.example(), self.numerics)
-            call = self.numerics.compiled(called, cell.recipe.batch_size)
-            self.loaded[spec] = Teacher(network, call, about, predictions)
+            call = self.numerics.compiled(called.network, cell.recipe.batch_size)
+            self.loaded[spec] = Teacher(network, call, {**about, **called.about}, predictions)
             self.shared.keep_teacher(str(spec), network)
-
-    def _tell_of_file(self, spec: TeacherSpec, about: dict[str, Any]) -> None:
-        """Put the score of a teacher that somebody else trained before the user, who knows what it should be."""
-        if spec.sha256:
-            score = self.task.metrics.primary
-            layout = about.get("layout", OWN)
-            self.listener.notice(
-                f"teacher {spec} of {spec.weights!r}, layout: {layout}; {score.title} {about[score.name]:.2f}"
-            )
 
     def _join(self, cell: Cell, learners: list[Learner]) -> None:
         """Build a learner, put it where an earlier run left it, and add it to the others."""
         teachers = [self.loaded[spec].network for spec in cell.teachers] if cell.role == "student" else []
-        build = partial(Learner, cell, self.task, self.data, self.numerics, teachers)
-        learner = resumed(build, self.store, self.listener.notice)
+        build, unordered = partial(Learner, cell, self.task, self.data, self.numerics, teachers), set[str]()
+        with noting(unordered):
+            learner = resumed(build, self.store, self.listener.notice)
+        learner.unordered |= unordered
         if learner.finished:  # killed between the last checkpoint and the record
             self._finish(learner)
         learners.append(learner)
@@ -270,7 +265,7 @@ class Cohort:
             "teachers": about,
             **({"weights_sha256": digest} if digest else {}),
         }
-        self._write(learner.cell, "done", **outcome)
+        self._write(learner.cell, "done", unordered=sorted(learner.unordered), **outcome)
 
     # ------------------------------------------------------------------------------------------ records and failures
 
@@ -294,8 +289,8 @@ class Cohort:
         except KDBenchError:
             raise  # bad input or a full disk concerns the whole run, full memory or changed data the whole cohort
         except Exception as error:
-            if is_machines(error):
-                raise  # it concerns the whole run, and no method is to blame
+            if fault := fault_of(error, _title(cell)):
+                raise fault from error  # it concerns the whole run, and no method is to blame
             own = isinstance(error, Misbehaved)
             told = {"traceback": traceback.format_exc()} if error.__context__ or not own else {}
             self._write(cell, "failed", reason=_reason(cell, error), **told)
@@ -311,9 +306,10 @@ class Cohort:
             names = [learner.cell.method.name for learner in suspects]
             self._guard(suspects[0].cell, partial(self.shared.settle, changed, names), lambda: "")
 
-    def _write(self, cell: Cell, status: str, reason: str = "", **parts: Any) -> None:
+    def _write(self, cell: Cell, status: str, reason: str = "", unordered: Sequence[str] = (), **parts: Any) -> None:
         data = {"data": self.task.content} if self.task.content else {}
-        leave_record(cell, status, reason, self.store, self.numerics, self.listener, **parts, **data)
+        numerics = replace(self.numerics, unordered=tuple(unordered))
+        leave_record(cell, status, reason, self.store, numerics, self.listener, **parts, **data)
 
 
 def leave_record(

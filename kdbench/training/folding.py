@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,22 +20,30 @@ from kdbench.method import Network, Output
 Pair = tuple[nn.BatchNorm2d, nn.Conv2d]
 
 
-def light(network: Network, example: Tensor, numerics: Numerics) -> Network:
+class Folded(NamedTuple):
+    """A network as it is called, and what the record says of that: how many BatchNorms stand behind a convolution
+    (`foldable`), and how many of these are folded into it (`folded`); nothing where none was to be."""
+
+    network: Network
+    about: dict[str, int]
+
+
+def light(network: Network, example: Tensor, numerics: Numerics) -> Folded:
     """A network to be called under autocast: folded, and with the weights in bf16 that autocast would cast.
 
     Args:
         example: as for `folded`.
     """
-    clone = folded(network, example, numerics)
-    if clone is not network:
-        for module in clone.modules():
+    found = folded(network, example, numerics)
+    if found.network is not network:
+        for module in found.network.modules():
             if type(module) in (nn.Conv2d, nn.Linear):  # no subclass, which may do more than its name says
                 module.to(torch.bfloat16)
-    return clone
+    return found
 
 
 @torch.no_grad()
-def folded(network: Network, example: Tensor, numerics: Numerics) -> Network:
+def folded(network: Network, example: Tensor, numerics: Numerics) -> Folded:
     """A copy of a network in eval mode that gives the same and has fewer layers.
 
     Args:
@@ -42,17 +51,17 @@ def folded(network: Network, example: Tensor, numerics: Numerics) -> Network:
             copy gives what the network does. In fp32, or with other inputs than images, the network comes back.
     """
     if numerics.precision != "bf16" or example.dim() != 4 or not example.is_floating_point():
-        return network
+        return Folded(network, {})
     draws = torch.Generator().manual_seed(0)
     inputs = numerics.place_inputs(torch.randn(2, *example.shape[1:], generator=draws))
     clone = copy.deepcopy(network)
     expected = network(inputs)
     pairs = _pairs(clone, inputs)
+    count = len(pairs)
     if not _fold(clone, pairs, inputs, expected):  # some map is read by others too: find out whose
-        for pair in pairs:
-            _fold(clone, [pair], inputs, expected)
+        count = sum(_fold(clone, [pair], inputs, expected) for pair in pairs)
     numerics.place(clone.requires_grad_(False))
-    return clone
+    return Folded(clone, {"folded": count, "foldable": len(pairs)})
 
 
 def _fold(network: Network, pairs: Sequence[Pair], inputs: Tensor, expected: Output) -> bool:

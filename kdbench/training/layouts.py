@@ -14,7 +14,9 @@ from torch import Tensor
 
 from kdbench.errors import KDBenchError
 from kdbench.method import Network
+from kdbench.suites.grid import TeacherSpec
 from kdbench.tasks.image.networks import CifarNet
+from kdbench.tasks.metrics import Metric
 
 OWN = "kdbench's"
 COUNTER = "num_batches_tracked"  # of BatchNorm; decides nothing while it has a momentum, and old versions have none
@@ -51,6 +53,12 @@ def fitted(network: Network, weights: Mapping[str, Tensor]) -> tuple[dict[str, T
     lacks, strange = sorted(own.keys() - filled.keys()), sorted(filled.keys() - own.keys())
     what = f"it lacks {lacks[0]!r}" if lacks else f"it has {strange[0]!r}, which the network has not"
     raise KDBenchError(f"the checkpoint is not of network {network.name!r}: {what}")
+
+
+def told(spec: TeacherSpec, about: Mapping[str, Any], score: Metric) -> str:
+    """The score of a teacher that somebody else trained, for the user, who knows what it should be."""
+    layout, value = about.get("layout", OWN), about[score.name]
+    return f"teacher {spec} of {spec.weights!r}, layout: {layout}; {score.title} {value:.{score.decimals}f}"
 
 
 def _bare(network: Network) -> Any:

@@ -87,6 +87,7 @@ class Learner:
         joules: the energy of that, where the device counts it.
         kept: what the task keeps of the predictions after the last epoch (`Task.keeps`).
         step_times: of the phases so far, its steps beside a plain student's (`kdbench.training.pace`).
+        unordered: what of it adds in no fixed order on CUDA (`kdbench.hardware.determinism`).
     """
 
     def __init__(
@@ -128,6 +129,7 @@ class Learner:
         self.kept: dict[str, Any] | None = None
         self.peak_memory_mb: float | None = None
         self.step_times: list[dict[str, Any]] = []
+        self.unordered: set[str] = set()
         self._sums: dict[str, Tensor] = {}
         self._steps = 0
         self._tried = False
@@ -288,8 +290,8 @@ class Learner:
 
     @contextmanager
     def _memory_measured(self) -> Iterator[None]:
-        """Keep what the first step needs at most."""
-        if self.peak_memory_mb is not None:
+        """Keep what the first step needs at most; on CUDA the second, since a compiler works within the first."""
+        if self.peak_memory_mb is not None or (self.numerics.device.type == "cuda" and not self._tried):
             yield
             return
         modules = nn.ModuleList([*self.students, self.method])
@@ -358,6 +360,7 @@ class Learner:
             "kept": self.kept,
             "peak_memory_mb": self.peak_memory_mb,
             "step_times": self.step_times,
+            **({"unordered": sorted(self.unordered)} if self.unordered else {}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -370,6 +373,7 @@ class Learner:
         self.joules, self.kept = state["joules"], state.get("kept")
         self.peak_memory_mb = state["peak_memory_mb"]
         self.step_times = state.get("step_times", [])
+        self.unordered |= set(state.get("unordered", ()))
 
     def result(self) -> dict[str, Any]:
         """The record's `result`, from the finished curve."""

@@ -11,6 +11,8 @@ import timm
 import torch
 from torch import nn
 
+from kdbench.errors import KDBenchError
+from kdbench.hardware.compilers import lacking
 from kdbench.hardware.machine import multiplies_tiles
 from kdbench.hardware.numerics import Numerics, resolve
 from kdbench.suites.grid import Cell
@@ -32,16 +34,17 @@ def numerics_of(
     """The device rules for one cell; all cells of a cohort share its student and so have the same.
 
     On a CPU a student with grouped convolutions trains in fp32: strided depthwise ones have no fast backward pass in
-    bf16 there, and a MobileNetV2's step takes twice as long. On a CPU with AMX long trainings in bf16 are compiled:
-    what lies between the convolutions is most of their time. docs/performance.md has the measurements of both.
+    bf16 there, and a MobileNetV2's step takes twice as long. Long trainings are compiled on CUDA, and in bf16 on a CPU
+    with AMX: what lies between the convolutions is most of their time. docs/performance.md has the measurements of what
+    CPUs do. Where nothing can be compiled, all networks run as they are.
 
     Args:
         compile, threads: as on the command line; the suite may fix them.
         runs: the results folder, where verdicts of `kdbench tune` may lie.
 
     Raises:
-        KDBenchError: as `kdbench.hardware.numerics.resolve`, for a damaged file of verdicts, and for what is not as the
-            suite fixes it.
+        KDBenchError: as `kdbench.hardware.numerics.resolve`, for a damaged file of verdicts, for what is not as the
+            suite fixes it, and where networks are to be compiled and cannot be.
     """
     precision = cell.recipe.precision
     compile, threads = cell.fixed.choose(compile, threads)
@@ -51,17 +54,43 @@ def numerics_of(
         rule = "grouped convolutions train slower in bf16 on a CPU"
         numerics = dataclasses.replace(numerics, precision="fp32", precision_rule=rule)
     if compile != "auto":
+        if numerics.compiles and (why := lacking(numerics.device)):
+            where = f"networks cannot be compiled on device {str(numerics.device)!r}: {why}"
+            raise KDBenchError(f"{where}; leave out --compile on, or a suite's compile = true")
         return numerics
-    if multiplies_tiles(numerics.device):
+    if numerics.device.type == "cuda":
+        numerics = _on_cuda(numerics, cell)
+    elif multiplies_tiles(numerics.device):
         numerics = _on_tiles(numerics, cell)
-    return numerics if runs is None else tuned.applied(numerics, cell, runs)
+    return _compilable(numerics if runs is None else tuned.applied(numerics, cell, runs))
+
+
+def _compilable(numerics: Numerics) -> Numerics:
+    """The same, plain if nothing can be compiled here: a compiled run is never the only one."""
+    if not numerics.compiles or not (why := lacking(numerics.device)):
+        return numerics
+    return dataclasses.replace(numerics, compile=False, verdicts=(), compile_rule=f"off: {why}")
+
+
+def _on_cuda(numerics: Numerics, cell: Cell) -> Numerics:
+    """The rule for GPUs, whose number of epochs is that of CPUs until one is measured."""
+    enough, length = _long(cell)
+    rule = f"on with CUDA for trainings of at least {length}"
+    return dataclasses.replace(numerics, compile=enough, compile_rule=rule)
+
+
+def _long(cell: Cell) -> tuple[bool, str]:
+    """Whether a training is long enough to be compiled, and from which length on one is."""
+    recipe = cell.recipe
+    least = LONG_IN_UPDATES if recipe.updates else LONG
+    return getattr(recipe, recipe.unit) >= least, f"{least} {recipe.unit}"
 
 
 def _on_tiles(numerics: Numerics, cell: Cell) -> Numerics:
     """The rule for CPUs with AMX."""
-    long = LONG_IN_UPDATES if cell.recipe.updates else LONG
-    if numerics.precision != "bf16" or getattr(cell.recipe, cell.recipe.unit) < long:
-        rule = f"on where there is CUDA, or AMX for bf16 and at least {long} {cell.recipe.unit}"
+    enough, length = _long(cell)
+    if numerics.precision != "bf16" or not enough:
+        rule = f"on where there is CUDA, or AMX for bf16 and at least {length}"
         return dataclasses.replace(numerics, compile_rule=rule)
     settings = tuned.settings_of(cell, numerics)
     found = tuple((s.network, s.frozen, _pays_on_tiles(layers_of(s.network), s.frozen)) for s in settings)

@@ -11,8 +11,10 @@ import torch
 from rich.console import Console
 
 from kdbench import tasks
+from kdbench.errors import KDBenchError
 from kdbench.hardware import heap
 from kdbench.hardware.clock import seconds
+from kdbench.hardware.compilers import lacking
 from kdbench.hardware.numerics import Numerics
 from kdbench.method import Batch, Network, Output, Taps
 from kdbench.suites.grid import Cell
@@ -35,13 +37,16 @@ def tune(
     """Measure what the folder has no verdict on yet, one line each.
 
     Raises:
-        KDBenchError: as `kdbench run` does for a device, data set or network that is not there, or a full disk.
+        KDBenchError: as `kdbench run` does for a device, data set or network that is not there, or a full disk; and
+            where nothing can be compiled.
     """
     measured = tuned.read(folder)
     wanted = _settings(cells, device, threads)
     heap.keep()  # as in a run
     for setting, (cell, numerics) in wanted.items():
         if setting not in measured:
+            if why := lacking(numerics.device):
+                raise KDBenchError(f"nothing can be compiled on device {str(numerics.device)!r}, nor measured: {why}")
             numerics.apply()
             task = tasks.create(cell.dataset, cell.recipe, numerics, data_root)
             measured[setting] = compare(task, setting, numerics)

@@ -32,7 +32,7 @@ TAKES = {
     "reproduce": f"METHOD --paper --datasets --pairs --teacher --seeds --epochs --precision --out {RUNNING} --dry-run "
     "--report",
     "new": "NAME --family --folder",
-    "check": "METHOD",
+    "check": "METHOD --device",
     "publish": "SUITE --out --to --methods --weights-at",
     "validate": "PATH --rerun --data --device --threads",
     "merge": "FOLDER... --to",
@@ -72,6 +72,7 @@ def test_a_shared_option_is_the_same_in_every_command() -> None:
         ("reproduce", "dry_run"),
         ("publish", "out"),
         ("publish", "methods"),
+        ("check", "device"),  # the contract is held on the CPU unless another device is named
     }
     for command in COMMANDS:
         for parameter in parameters(command):

@@ -130,12 +130,10 @@ def test_graphs_are_kept_where_they_outlive_the_machines_temporary_files(monkeyp
     assert cache_dir() == "/elsewhere"
 
 
-@pytest.mark.parametrize("graphs", [False, True])
-def test_a_compiled_cohort_learns_what_an_uncompiled_one_does(tmp_path: Path, graphs: bool) -> None:
-    """With CUDA graphs asked for, the same code runs where there is no CUDA."""
+def test_a_compiled_cohort_learns_what_an_uncompiled_one_does(tmp_path: Path) -> None:
     losses = []
     for number, compile in enumerate((False, True)):
-        numerics = dataclasses.replace(FP32, compile=compile, cuda_graphs=compile and graphs, backend="aot_eager")
+        numerics = dataclasses.replace(FP32, compile=compile, backend="aot_eager")
         bench = Bench(tmp_path / str(number), numerics=numerics, student="cifar_resnet8", epochs=2)
         records = bench.run([bench.cell("kd"), bench.cell("student")])
         losses.append([point["loss"] for record in records for point in record["curve"]])

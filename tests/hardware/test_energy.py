@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -74,6 +75,13 @@ def test_cuda_asks_nvidias_counter(monkeypatch: pytest.MonkeyPatch, clock: Simpl
     meter = EnergyMeter(torch.device("cuda"))
     clock.seconds += 3
     assert meter.watts() == pytest.approx(6 / 3)
+
+
+def test_the_package_that_asks_it_is_an_extra_of_ours() -> None:
+    extras = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    assert [requirement.partition(">")[0] for requirement in extras["energy"]] == ["nvidia-ml-py"]
 
 
 def test_latency_is_measured_at_one_image_and_at_a_full_batch() -> None:

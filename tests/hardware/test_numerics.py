@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import weakref
 from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
 import pytest
 import torch
+from support.gpu import Gpu
 from torch import nn
 
 from kdbench.errors import KDBenchError
-from kdbench.hardware.clock import Clock, seconds
+from kdbench.hardware.clock import PENDING, Clock, seconds
 from kdbench.hardware.numerics import Numerics, resolve
 from kdbench.training.provenance import provenance
 
@@ -27,15 +30,6 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(1)
-
-
-@pytest.fixture
-def cuda_settings() -> object:
-    """Numerics.apply() changes global switches where it computes on CUDA; put them back."""
-    before = switches()
-    yield
-    for (owner, name), value in before.items():
-        setattr(owner, name, value)
 
 
 def switches() -> dict[tuple[object, str], bool]:
@@ -88,30 +82,108 @@ def test_the_record_says_by_which_rule_precision_and_compilation_were_chosen(mon
     assert given["precision_rule"] == given["compile_rule"] == "given"
 
 
-@pytest.mark.parametrize(("choice", "compiled"), [("auto", False), ("off", False), ("on", True), ("graphs", True)])
+@pytest.mark.parametrize(("choice", "compiled"), [("auto", False), ("off", False), ("on", True)])
 def test_a_cpu_compiles_only_when_asked(choice: str, compiled: bool) -> None:
     numerics = resolve("cpu", compile=choice)
-    assert (numerics.compile, numerics.cuda_graphs) == (compiled, False)
+    assert numerics.compile is numerics.describe()["compile"] is compiled
+    assert numerics.describe()["cuda_graphs"] is False
 
 
-@pytest.mark.usefixtures("cuda_settings")
-@pytest.mark.parametrize(("precision", "tf32"), [("auto", True), ("fp32", False)])
-def test_cuda_is_taken_where_it_is_and_fp32_means_fp32(
-    monkeypatch: pytest.MonkeyPatch, precision: str, tf32: bool
+@pytest.mark.parametrize(
+    ("precision", "used"), [("auto", "bf16"), ("fp32", "fp32"), ("bf16", "bf16"), ("tf32", "tf32")]
+)
+def test_cuda_is_taken_where_it_is_and_tf32_is_on_only_where_it_is_the_precision(
+    gpu: Gpu, precision: str, used: str
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    tf32 = used == "tf32"
     torch.backends.cuda.matmul.allow_tf32 = not tf32
     before = switches()
     numerics = resolve(precision=precision)
     assert switches() == before, "only Numerics.apply() touches the process"
-    assert (numerics.device.type, numerics.compile, numerics.channels_last) == ("cuda", True, True)
-    assert numerics.precision == ("bf16" if precision == "auto" else "fp32")
+    assert (numerics.device.type, numerics.precision, numerics.channels_last) == ("cuda", used, True)
     numerics.apply()
     assert torch.backends.cuda.matmul.allow_tf32 is torch.backends.cudnn.allow_tf32 is tf32
     assert torch.backends.cudnn.deterministic
     assert not torch.backends.cudnn.benchmark
-    assert numerics.describe()["tf32"] is tf32
+    assert (numerics.describe()["precision"], numerics.describe()["tf32"]) == (used, tf32)
+
+
+def test_tf32_is_refused_where_there_is_none(gpu: Gpu) -> None:
+    gpu.capability = (7, 5)
+    for device in ("cpu", "cuda"):
+        with pytest.raises(KDBenchError, match=f"device '{device}' has no TF32, .* give the precision as fp32 here"):
+            resolve(device, "tf32")
+
+
+def test_a_gpu_without_bf16_computes_in_fp32_and_says_so(gpu: Gpu) -> None:
+    gpu.capability = (7, 5)
+    found = resolve("cuda").describe()
+    assert (found["precision"], found["precision_rule"]) == ("fp32", "the device does not multiply bf16 natively")
+
+
+# ------------------------------------------------------------------------------------------------ one of several GPUs
+
+
+@pytest.mark.parametrize(
+    ("count", "device", "sentence"),
+    [
+        (1, "cuda:1", "device 'cuda:1' is not there: this machine has 'cuda:0'"),
+        (4, "cuda:7", "device 'cuda:7' is not there: this machine has 'cuda:0' to 'cuda:3'"),
+        (4, "cpu:2", "device 'cpu:2' is not there: this machine has 'cpu:0'"),
+    ],
+)
+def test_a_device_past_the_last_one_is_refused(gpu: Gpu, count: int, device: str, sentence: str) -> None:
+    gpu.count = count
+    with pytest.raises(KDBenchError) as caught:
+        resolve(device)
+    assert str(caught.value) == sentence
+
+
+def test_the_gpu_that_is_named_becomes_torchs_own(gpu: Gpu) -> None:
+    gpu.count = 4
+    resolve("cuda").apply()
+    assert gpu.current == 0
+    numerics = resolve("cuda:2")
+    assert (numerics.device, gpu.current) == (torch.device("cuda:2"), 0), "only Numerics.apply() touches the process"
+    numerics.apply()
+    assert gpu.current == 2
+
+
+@pytest.mark.parametrize("spans", [3, 1000])
+def test_a_clock_asks_and_waits_for_its_own_gpu_and_keeps_few_events(
+    monkeypatch: pytest.MonkeyPatch, spans: int
+) -> None:
+    device, waited, recorded = torch.device("cuda:1"), [], []
+
+    class Event:
+        alive: ClassVar[weakref.WeakSet[Event]] = weakref.WeakSet()
+
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+            self.alive.add(self)
+
+        def record(self, stream: object) -> None:
+            recorded.append(stream)
+            self.at = len(recorded)
+
+        def query(self) -> bool:
+            return self.at < len(recorded) - 20  # the device is a little behind
+
+        def elapsed_time(self, end: Event) -> float:
+            return 1e3 * (end.at - self.at)
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    clock = Clock(device)
+    for _ in range(spans):
+        with clock.running():
+            pass
+    assert waited == []
+    assert len(Event.alive) <= 2 * PENDING + 2
+    assert (clock.read(), clock.read()) == (spans, 0)
+    assert waited == [device]
+    assert set(recorded) == {"stream of cuda:1"}
 
 
 def test_mps_is_taken_before_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +232,6 @@ def test_what_is_not_compiled_is_the_module_itself() -> None:
     assert Numerics(torch.device("cpu")).compiled(layer, 4) is layer
 
 
-@pytest.mark.usefixtures("cuda_settings")
 def test_a_cpu_has_no_switches_of_cuda_to_set() -> None:
     before = switches()
     resolve("cpu", "bf16").apply()
@@ -177,12 +248,9 @@ def test_a_cpu_computes_on_one_thread_unless_more_are_asked_for(given: int | Non
     assert torch.get_num_threads() == used
 
 
-@pytest.mark.usefixtures("cuda_settings", "two_threads")
+@pytest.mark.usefixtures("two_threads", "gpu")
 @pytest.mark.parametrize(("given", "used"), [(None, 2), (1, 1)])
-def test_the_host_of_an_accelerator_keeps_its_threads_unless_told(
-    monkeypatch: pytest.MonkeyPatch, given: int | None, used: int
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+def test_the_host_of_an_accelerator_keeps_its_threads_unless_told(given: int | None, used: int) -> None:
     numerics = resolve("cuda", "fp32", threads=given)
     numerics.apply()
     assert numerics.describe()["threads"] == torch.get_num_threads() == used

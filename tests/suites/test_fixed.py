@@ -88,7 +88,6 @@ def test_a_run_computes_as_the_suite_fixes_it(out: Path) -> None:
     [
         ({"threads": 1}, "the suite fixes threads = 2, so that records of --threads 1 would not count: leave --thr"),
         ({"compile": "on"}, "the suite fixes compile = false, so that records of --compile on would not count"),
-        ({"compile": "graphs"}, "the suite fixes compile = false"),
     ],
 )
 def test_a_command_line_that_says_otherwise_is_refused(out: Path, choice: dict[str, Any], sentence: str) -> None:

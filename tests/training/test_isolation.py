@@ -251,6 +251,7 @@ SETTINGS: dict[str, tuple[str, Any]] = {
     "set_autocast_enabled": ("loss", lambda: torch.set_autocast_enabled("cpu", True)),
     "use_deterministic_algorithms": ("prepare", lambda: torch.use_deterministic_algorithms(True)),
     "mkldnn.enabled": ("loss", lambda: torch._C._set_mkldnn_enabled(False)),
+    "cudnn.allow_tf32": ("loss", lambda: setattr(torch.backends.cudnn, "allow_tf32", False)),
     "cudnn.benchmark": ("deploy", lambda: torch._C._set_cudnn_benchmark(True)),
     "set_default_device": ("loss", lambda: torch.set_default_device("meta")),
     "set_detect_anomaly": ("watch", lambda: torch.autograd.set_detect_anomaly(True)),

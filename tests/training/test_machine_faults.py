@@ -21,6 +21,7 @@ from kdbench.suites.grid import Cell
 from kdbench.suites.parse import parse
 from kdbench.tasks.image.data.workers import InOrder, Workers
 from kdbench.testing import trial
+from kdbench.testing.trial import Bench
 from kdbench.training import learner
 from kdbench.training.learner import Learner
 from kdbench.training.machine_faults import MachineFault, explained, is_machines
@@ -40,6 +41,13 @@ FAULTS = {
     "lost worker": RuntimeError("DataLoader worker (pid(s) 4269) exited unexpectedly"),
     "device": DEVICE,
     "driver": RuntimeError("cudaErrorECCUncorrectable: uncorrectable ECC error encountered"),
+    "illegal access": RuntimeError("CUDA error: an illegal memory access was encountered"),
+    "Triton": RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"),
+    "assert": RuntimeError("device-side assert triggered"),
+    "cuBLAS": RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm( handle, opa, opb)`"),
+    "cuBLAS handle": RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
+    "cuDNN": RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
+    "cuFFT": RuntimeError("cuFFT error: CUFFT_EXEC_FAILED"),
     "accelerator": getattr(torch, "AcceleratorError", RuntimeError)("CUDA error: unspecified launch failure"),
     "disk": OSError(errno.EIO, "Input/output error", "/data/x.png"),
     "full": OSError(errno.ENOSPC, "No space left on device"),
@@ -47,6 +55,12 @@ FAULTS = {
     "files": OSError(errno.EMFILE, "Too many open files"),
 }
 OTHERS = {
+    "GPU memory": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    "driver's memory": RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported later"),
+    "cuBLAS memory": RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    "cuBLAS arguments": RuntimeError("CUDA error: CUBLAS_STATUS_INVALID_VALUE when calling `cublasSgemm( handle)`"),
+    "cuDNN arguments": RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear if you passed in"),
+    "launch arguments": getattr(torch, "AcceleratorError", RuntimeError)("CUDA error: invalid configuration argument"),
     "a shape": RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"),
     "a value": ValueError("CUDA error in a text of one's own"),
     "no file": FileNotFoundError(errno.ENOENT, "No such file or directory"),
@@ -65,6 +79,18 @@ def test_a_fault_of_the_machine_becomes_one_sentence(name: str) -> None:
 def test_a_fault_is_found_below_what_was_raised_from_it() -> None:
     with pytest.raises(ValueError, match="a step failed") as caught:
         raise ValueError("a step failed") from DEVICE
+    assert is_machines(caught.value)
+
+
+def test_a_lost_device_is_found_behind_what_a_method_raised_in_its_place() -> None:
+    def step() -> None:
+        try:
+            raise DEVICE
+        except RuntimeError:
+            raise ValueError("an index of mine is wrong")  # noqa: B904
+
+    with pytest.raises(ValueError, match="an index of mine is wrong") as caught:
+        step()
     assert is_machines(caught.value)
 
 
@@ -158,6 +184,49 @@ def test_a_lost_device_stops_the_run_fails_nobody_and_the_same_command_goes_on(
     run(out)
     assert len(steps) == 4  # of the second epoch only
     assert results(out) == results(whole)
+
+
+class Poisoned:
+    """A GPU as one learner leaves it: whatever anybody calls afterwards fails.
+
+    Attributes:
+        met: how often.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, culprit: str, error: Exception) -> None:
+        self.met, self._error, self._culprit = 0, error, culprit
+        for name in ("train_step", "end_epoch", "begin_epoch"):
+            monkeypatch.setattr(Learner, name, self._failing(getattr(Learner, name)))
+
+    def _failing(self, real: Callable[..., None]) -> Callable[..., None]:
+        def work(learner: Learner, *arguments: Any) -> None:
+            asserts = learner.name == self._culprit and learner.epoch == 1 and real.__name__ == "train_step"
+            if self.met or asserts:
+                self.met += 1
+                raise self._error
+            real(learner, *arguments)
+
+        return work
+
+
+@pytest.mark.parametrize("name", ["device", "accelerator", "cuDNN"])
+@pytest.mark.parametrize("blocking", ["", "1"])
+def test_a_poisoned_context_ends_the_run_of_five_learners_with_no_record_for_anybody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, blocking: str
+) -> None:
+    monkeypatch.setenv("CUDA_LAUNCH_BLOCKING", blocking)
+    poisoned = Poisoned(monkeypatch, "dkd", FAULTS[name])
+    bench = Bench(tmp_path, teacher="cifar_resnet8", epochs=2)
+    with pytest.raises(MachineFault) as caught:
+        bench.run([bench.cell(method) for method in ("student", "kd", "dkd", "at", "sp")])
+    assert poisoned.met == 1, "nobody else is tried on it"
+    assert Store(tmp_path / "results").all() == []
+    assert len(list((tmp_path / "results" / "checkpoints").glob("*.pt"))) == 5
+    sentence, where = str(caught.value), "in method 'dkd' on cifar_resnet8 -> cifar_resnet8"
+    assert sentence.startswith(f"the device was lost ({str(FAULTS[name]).splitlines()[0]})")
+    assert where in sentence
+    assert ("CUDA_LAUNCH_BLOCKING=1 before the command tells whose" in sentence) != bool(blocking)
+    assert "\n" not in sentence
 
 
 def test_a_dead_worker_is_tried_again_once_from_the_checkpoints(out: Path, whole: Path, failing: Failing) -> None:

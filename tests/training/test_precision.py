@@ -7,11 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.gpu import Gpu
 from torch import nn
 
+from kdbench.commands.screen import PlainConsole
+from kdbench.errors import KDBenchError
+from kdbench.executors.local import LocalExecutor
 from kdbench.suites.grid import Cell
+from kdbench.testing import trial
 from kdbench.testing.trial import Bench
-from kdbench.training import tuned
+from kdbench.training import precision as rules
+from kdbench.training import tune, tuned
 from kdbench.training.precision import LONG, layers_of, numerics_of
 
 
@@ -48,6 +54,17 @@ def test_looking_for_grouped_convolutions_draws_no_random_number() -> None:
     assert layers_of("mobilenetv3_small_100").grouped
     assert not layers_of("a_network_of_another_task").grouped
     assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.fixture(autouse=True)
+def _able(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever this machine can compile."""
+    unable(monkeypatch, "")
+
+
+def unable(monkeypatch: pytest.MonkeyPatch, why: str) -> None:
+    for user in (rules, tune):
+        monkeypatch.setattr(user, "lacking", lambda device: why)
 
 
 @pytest.fixture
@@ -114,3 +131,63 @@ def test_what_was_measured_stands_over_the_rule_for_amx(tmp_path: Path) -> None:
 def test_without_amx_a_cpu_compiles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
     assert numerics_of(longer(cell(tmp_path, "cifar_resnet8x4")), "cpu").describe()["compile"] is False
+
+
+def test_a_precision_that_is_not_here_is_refused_before_a_teacher_trains(tmp_path: Path) -> None:
+    one = cell(tmp_path, "cifar_resnet8", "tf32")
+    with pytest.raises(KDBenchError, match="device 'cpu' has no TF32"):
+        LocalExecutor(tmp_path, trial._Silent(), device="cpu").run([one])
+    assert not list(tmp_path.rglob("*.json"))
+
+
+# ------------------------------------------------------------------------------------------------ on CUDA
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize(("epochs", "compiled"), [(LONG - 1, False), (LONG, True)])
+def test_on_cuda_long_trainings_are_compiled_in_any_precision(tmp_path: Path, epochs: int, compiled: bool) -> None:
+    for precision in ("auto", "fp32", "tf32"):
+        found = numerics_of(longer(cell(tmp_path, "cifar_mobilenetv2", precision), epochs), "cuda").describe()
+        assert found["compile"] is compiled
+        assert found["compile_rule"] == f"on with CUDA for trainings of at least {LONG} epochs"
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize("choice", ["on", "off"])
+def test_on_cuda_what_the_user_says_stands(tmp_path: Path, choice: str) -> None:
+    for epochs in (1, LONG):
+        found = numerics_of(longer(cell(tmp_path, "cifar_resnet8x4"), epochs), "cuda", choice).describe()
+        assert (found["compile"], found["compile_rule"]) == (choice == "on", "given")
+
+
+# ------------------------------------------------------------------------------------------------ nothing compiles
+
+
+@pytest.mark.usefixtures("_amx")
+@pytest.mark.parametrize("measured", [False, True])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_compiled_run_is_never_the_only_one(
+    tmp_path: Path, gpu: Gpu, monkeypatch: pytest.MonkeyPatch, device: str, measured: bool
+) -> None:
+    one = longer(cell(tmp_path, "cifar_resnet8x4"))
+    if measured:
+        tuned.write(tmp_path, {s: {"compiled": True} for s in tuned.settings_of(one, numerics_of(one, device))})
+    assert numerics_of(one, device, runs=tmp_path).compiles
+    unable(monkeypatch, "there is no C++ compiler")
+    found = numerics_of(one, device, runs=tmp_path)
+    assert (found.compiles, found.verdicts, found.compile_rule) == (False, (), "off: there is no C++ compiler")
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_who_asks_for_compiled_networks_is_told_why_there_are_none(
+    tmp_path: Path, gpu: Gpu, monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    unable(monkeypatch, "there is no C++ compiler")
+    one = cell(tmp_path, "cifar_resnet8")
+    with pytest.raises(
+        KDBenchError, match=f"compiled on device '{device}': there is no C.. compiler; leave out --comp"
+    ):
+        numerics_of(one, device, "on")
+    assert not numerics_of(one, device, "off").compiles
+    with pytest.raises(KDBenchError, match=f"nothing can be compiled on device '{device}', nor measured: there is no"):
+        tune.tune(PlainConsole(), [one], tmp_path, device, None)

@@ -184,7 +184,7 @@ def _runs(metrics: Metrics) -> Columns:
         "untimed": _text("why there is no `time_ratio_to_student`", empty=True),
         "extra.*": _number("scores that only some methods have: of the ensemble of several students, ..."),
         "device": _text("where it ran", empty=True),
-        "precision": _choice("numbers it trained in", "fp32", "bf16", empty=True),
+        "precision": _choice("numbers it trained in", "fp32", "bf16", "tf32", empty=True),
         "compile": _choice("whether networks were compiled", "true", "false", empty=True),
         "threads": _number("threads of the CPU that each learner had", 1, whole=True),
         "engine": _number("kdbench's engine that ran it", 1, whole=True),
