@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol, cast
@@ -90,6 +90,9 @@ class Cohort:
     shared: Shared = field(default_factory=Shared)
     after_epoch: Callable[[Sequence[Learner], Sequence[Learner]], None] | None = None
 
+    def __post_init__(self) -> None:
+        self._passes = Passes(self.cells[0].recipe)
+
     def run(self) -> list[Cell]:
         """Train cells to their end, from wherever an earlier run left them: as many as fit into the device's memory.
 
@@ -113,11 +116,8 @@ class Cohort:
                         self._load_teacher(cell, spec)
         with self._in_memory(_title(self.cells[0]) if len(self.cells) == 1 else f"a cohort of {len(self.cells)} cells"):
             learners, waiting = self._gather()
-            self._passes = Passes(self.cells[0].recipe)
-            try:
+            with closing(self._passes):
                 self._train(learners)
-            finally:
-                self._passes.close()
         return waiting
 
     def _gather(self) -> tuple[list[Learner], list[Cell]]:

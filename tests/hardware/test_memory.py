@@ -131,7 +131,7 @@ def test_memory_grows_by_what_one_learner_needs(tmp_path: Path) -> None:
     for count in (2, 4, 8):
         cells = [bench.cell("kd", temperature=1.0 + i) for i in range(count)]
         store = Store(tmp_path / str(count))
-        cohort = Cohort(cells, bench.task, bench.teachers, store, bench.numerics, trial._Silent())
+        cohort = Cohort(cells, bench.task, bench.teachers, store, bench.numerics, trial._Silent(), timed=False)
         cohort.data = cohort._training_set()
         for spec in cells[0].teachers:
             cohort._load_teacher(cells[0], spec)
@@ -166,7 +166,8 @@ def test_a_cohort_that_would_not_fit_is_split_and_trains_to_the_same_bits(
     parts = Bench(tmp_path)
     cells = [parts.cell(method) for method in METHODS]
     needs = [rehearse(parts.learner(cell)) for cell in cells[:fitting]]
-    enough = sum(need.lasting for need in needs) + SLACK * max(need.step for need in needs)
+    lasting = [need.lasting for need in needs]
+    enough = sum(lasting) + max(lasting) + SLACK * max(need.step for need in needs)  # and a copy of one, to time it
     monkeypatch.setattr(memory, "available", lambda device: int(enough / memory.SHARE) + 1)
     records = parts.run(cells)
     assert splits[0] == (fitting, len(cells) - fitting)

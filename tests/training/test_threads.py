@@ -38,7 +38,7 @@ def cell(tiny_suite: Path) -> Cell:
 def without_times(value: Any) -> Any:
     """A record without what is another with every run: seconds, latencies, the hour."""
     if isinstance(value, dict):
-        timed = ("seconds", "latency", "joules", "finished_at")
+        timed = ("seconds", "step_times", "latency", "joules", "finished_at")
         return {key: without_times(entry) for key, entry in value.items() if not any(word in key for word in timed)}
     return [without_times(entry) for entry in value] if isinstance(value, list) else value
 
