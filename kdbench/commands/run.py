@@ -34,6 +34,7 @@ def run(
         return
     from kdbench.commands.unusable import undone
 
+    bring_trials(chosen)
     late = train(chosen, chosen.cells, chosen.store)
     failed = leaderboard_of(chosen)
     if late:
@@ -123,6 +124,20 @@ def train(chosen: Selection, cells: Sequence[Cell], store: Store) -> str:
     except KeyboardInterrupt:
         print("kdbench: interrupted; the same command goes on from the last finished epoch", file=sys.stderr)
         raise typer.Exit(130) from None
+
+
+def bring_trials(chosen: Selection) -> None:
+    """Take the trials of `--from`'s folders, which say which cells `--tuned` has."""
+    if not chosen.sources:
+        return
+    from kdbench.board.sweeps.taken import take_trials
+    from kdbench.records.lock import locked
+
+    refuse_published(chosen.store)
+    with locked(chosen.out):
+        for source in chosen.sources:
+            if came := take_trials(source, chosen.store.folder):
+                print(f"from {source}: {came} trials")
 
 
 def refuse_published(store: Store) -> None:

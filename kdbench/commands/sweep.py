@@ -38,7 +38,7 @@ def sweep(
     """Tune a suite with equal budgets: first the recipe, by the plain student, then every method's own settings."""
     from kdbench.board.sweeps.kept import reader, save, trials_of
     from kdbench.board.sweeps.state import Sweeping
-    from kdbench.commands.run import plan, train
+    from kdbench.commands.run import bring_trials, plan, refuse_published, train
     from kdbench.commands.trials import print_choices
 
     suite, folder = chosen.suite, chosen.store.folder
@@ -48,9 +48,13 @@ def sweep(
     if dry_run:
         plan(chosen, Sweeping(suite, how, reader(store, suite)).all_cells(), store)
         return
+    refuse_published(chosen.store)
+    bring_trials(chosen)
     save(how, folder)
-    train(chosen, Sweeping(suite, how, reader(store, suite)).recipe_cells(), store)
-    train(chosen, Sweeping(suite, how, reader(store, suite)).method_cells(), store)
+    for trials in (Sweeping.recipe_cells, Sweeping.method_cells):  # the methods' wait for the recipe's choice
+        if late := train(chosen, trials(Sweeping(suite, how, reader(store, suite))), store):
+            print(late)
+            return
     print_choices(console(), Sweeping(suite, how, reader(store, suite)))
     print(f"next: kdbench run {chosen.grid_typed} --tuned")
 

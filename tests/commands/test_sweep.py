@@ -201,6 +201,39 @@ def test_the_published_folder_holds_the_sweep_and_is_sound(published: Path, tmp_
     assert {path: path.read_bytes() for path in again.rglob("*") if path.is_file()} == before
 
 
+def test_a_published_sweep_is_a_starting_point(swept: Path, published: Path, tmp_path: Path) -> None:
+    """Its choices are trained without its trials, and where all is there nothing trains at all."""
+    before = {path: path.read_bytes() for path in published.rglob("*") if path.is_file()}
+    chosen = [swept / "tiny.toml", "--out", tmp_path, "--device", "cpu", "--from", published]
+    said = invoke("run", *chosen, "--seeds", 0, "--tuned")
+    trials = sorted((published / "sweep" / "records").glob("*.json"))
+    assert f"from {published}: {len(trials)} trials" in said
+    assert [path.read_bytes() for path in trials] == [
+        (tmp_path / "tiny" / "sweep" / "records" / path.name).read_bytes() for path in trials
+    ]
+    here = {path.name: path.read_bytes() for path in (tmp_path / "tiny" / "records").glob("*.json")}
+    there = {path.name: path.read_bytes() for path in (published / "records").glob("*.json")}
+    assert here == there
+    assert {path: path.read_bytes() for path in published.rglob("*") if path.is_file()} == before
+
+
+def test_trials_of_two_ways_do_not_mix(
+    swept: Path, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(published / "sweep", tmp_path / "tiny" / "sweep")
+    file = tmp_path / "tiny" / "sweep" / "sweep.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "seed": 1234}))
+    words = ["run", swept / "tiny.toml", "--out", tmp_path, "--from", published, "--tuned", "--seeds", 0]
+    assert "made in another way than those of" in sentence(monkeypatch, capsys, *words)
+
+
+def test_a_published_folder_is_no_place_for_a_sweep(
+    swept: Path, published: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = sentence(monkeypatch, capsys, "sweep", swept / "tiny.toml", "--out", published.parent, "--trials", 9)
+    assert "holds published results" in said
+
+
 def test_a_merge_carries_the_sweep(swept: Path, tmp_path: Path) -> None:
     assert "9 of tiny/sweep" in invoke("merge", swept, "--to", tmp_path / "merged").replace("\n", " ")
     invoke("publish", swept / "tiny.toml", "--out", tmp_path / "merged", "--to", tmp_path / "results")

@@ -21,6 +21,7 @@ from kdbench.errors import KDBenchError
 from kdbench.records import Record, Store
 from kdbench.records.files import write_atomically
 from kdbench.suites.grid import Cell
+from kdbench.suites.trials import FOLDER
 
 
 @dataclass
@@ -131,7 +132,7 @@ def _look(source: Path, cell: Cell, wanted: Collection[str], store: Store, teach
         problems = [problem for problem in problems if problem.file not in stale]
     _refuse(source, problems)
     done = {identity: entry for identity, entry in theirs.items() if entry.record["status"] == "done"}
-    if not (kept or same or done):
+    if not (kept or same or done) and store.folder.name != FOLDER:  # a sweep may find all its trials there
         suite = store.folder.name
         raise KDBenchError(f"--from {str(source)!r} holds no record of suite {suite!r} and none of its teachers")
     _check_fixed(source, cell, kept.values())
