@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     "pairs",
     "epochs",
     "settings",
+    "checkpoints",
     "precision",
     "out",
     *RUNNING,

@@ -15,7 +15,6 @@ from torch import Tensor
 from kdbench.errors import KDBenchError
 from kdbench.method import Network
 from kdbench.suites.grid import TeacherSpec
-from kdbench.tasks.image.networks import CifarNet
 from kdbench.tasks.metrics import Metric
 
 OWN = "kdbench's"
@@ -48,6 +47,8 @@ def fitted(network: Network, weights: Mapping[str, Tensor]) -> tuple[dict[str, T
     if own.keys() == filled.keys():
         _check_shapes(network, filled)
         return filled, OWN
+    from kdbench.tasks.image.networks import CifarNet  # not at the top: it loads timm
+
     if isinstance(_bare(network), CifarNet) and (named := _by_order(own, weights)):
         return named, "RepDistiller's and mdistiller's, by order and shape"
     lacks, strange = sorted(own.keys() - filled.keys()), sorted(filled.keys() - own.keys())

@@ -33,7 +33,7 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench import Batch, KDBenchError, Method, Network, NotApplicable, Output, Paper, Phase, register
+from kdbench import Batch, Choice, KDBenchError, Method, Network, NotApplicable, Output, Paper, Phase, Space, register
 from kdbench.connectors import init_phases, pool_match
 from kdbench.losses import attention_map, wide
 
@@ -64,6 +64,7 @@ def convolutions(layer: type[nn.Module], widths: tuple[int, ...], batch_norm: bo
 )
 class FT(Method):
     needs = frozenset({"maps"})
+    search_space = Space(weight=Choice(None, 50.0, 150.0, 1500.0, 5000.0), rate=Choice(0.25, 0.5, 0.75))
 
     def __init__(
         self, weight: float | None = None, factor: str = "whole", rate: float = 0.5, init_share: float = 30 / 240

@@ -26,7 +26,7 @@ TAKES = {
     "leaderboard": f"{GRID} --common --teachers",
     "report": f"{GRID} --site -o --latex --plots --no-plots --all --teachers",
     "compare": "A B --suite --epochs --set --teacher --precision --out",
-    "power": "SUITE --methods --delta --epochs --set --teacher --precision --out",
+    "power": "SUITE --methods --delta --sd --pairs --seeds --epochs --set --teacher --precision --out",
     "list": "WHAT --papers",
     "show": "METHOD",
     "reproduce": f"METHOD --paper --datasets --pairs --teacher --seeds --epochs --precision --out {RUNNING} --dry-run "

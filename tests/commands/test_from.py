@@ -313,7 +313,7 @@ def test_what_shows_a_published_folder_leaves_it_alone(results: Path, tiny_runs:
     shown = command(*words, tiny_runs / "tiny.toml", "--out", results)
     assert shown.exit_code == 0, shown.output
     if words[0] == "leaderboard":
-        assert "is published: its tables stay" in shown.output
+        assert "is published, so that its tables are left as they are" in shown.output
 
 
 def test_a_run_refuses_to_work_in_a_published_folder(results: Path, tiny_runs: Path) -> None:

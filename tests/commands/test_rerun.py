@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -110,7 +109,7 @@ def test_where_numerics_differ_that_is_said_and_blames_nobody(folder: Path) -> N
 
 
 def test_a_cell_of_a_method_that_is_another_one_here_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rerunning, "suite_of", lambda table: dataclasses.replace(suite_of(table), methods=()))
+    monkeypatch.setattr(rerunning, "cells_of", lambda table: [])
     found = rerun(folder, 1, _Silent())
     assert (found.problems, len(found.notes)) == ([], 1)
     assert "cannot be trained again" in found.notes[0]

@@ -71,7 +71,7 @@ def test_each_dash_of_a_docstring_is_a_paragraph() -> None:
 
 def test_deviations_of_a_method_are_shown_dash_by_dash() -> None:
     lines = [line.strip() for line in shown("hkd", 200).splitlines()]
-    assert sum(line.startswith("- ") for line in lines) == 3
+    assert sum(line.startswith("- ") for line in lines) == 4
 
 
 @pytest.mark.parametrize("name", registry.names())

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from kdbench.board.publishing.problem import Problem
-from kdbench.board.runs import protocol_of
 from kdbench.errors import KDBenchError
 from kdbench.records import Record
 from kdbench.records.shape import DONE, SHAPE, misfits
@@ -210,9 +209,10 @@ def _given(dataset: Mapping[str, Any]) -> list[Any]:
 
 def _tuned_row(suite: Mapping[str, Any], cell: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The tuned row of a suite's table that a record's `cell` is of."""
-    here = [cell["dataset"], protocol_of(cell), cell["pair"], cell["method"]["label"]]
+    keys = ("dataset", "protocol", "teacher_protocol", "pair")
+    here = [*(cell.get(key) for key in keys), cell["method"]["label"]]
     rows = suite.get("tuned", ()) if cell["method"].get("tuned") else ()
-    return next((r for r in rows if [r["dataset"], protocol_of(r), r["pair"], r["label"]] == here), None)
+    return next((row for row in rows if [*(row.get(key) for key in keys), row["label"]] == here), None)
 
 
 def _networks(file: str, cell: Mapping[str, Any], pair: Pair) -> Iterator[Problem]:
