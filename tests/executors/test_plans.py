@@ -233,7 +233,7 @@ def test_records_of_an_older_engine_stand_in_no_table_of_this_one(
     monkeypatch.setattr("kdbench.board.select.ENGINE", grid.ENGINE)
     monkeypatch.setattr(grid.identity, "__defaults__", (grid.ENGINE,))
     tables = Tables.of(parse.parse(TABLE).cells(), Store(kept / "few").all())
-    assert set(tables.runs["status"]) == {"missing"}
+    assert set(tables.runs["status"]) == {"missing", "other_engine"}
 
 
 def test_a_folder_is_made_anew_with_the_same_bytes(folder: Path) -> None:

@@ -487,7 +487,8 @@ def test_a_folder_without_records_is_answered_with_a_sentence(tmp_path: Path) ->
 
 
 def test_records_of_another_recipe_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kdbench.commands.site.records_of", lambda store: [page_record("kd")])
+    monkeypatch.setattr("kdbench.commands.views.records_of", lambda store: [page_record("kd")])
+    monkeypatch.setattr("kdbench.records.Store.paths", lambda store: [tmp_path / "kd.json"])
     done = CliRunner().invoke(app, ["report", "digits", "--out", str(tmp_path), "-o", str(tmp_path / "site")])
     assert "--all" in str(done.exception)
 
