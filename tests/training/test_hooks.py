@@ -168,10 +168,10 @@ class Raises(Right):
 class Checks(Right):
     """Its constructor and `members` are asked before anything trains."""
 
-    def __init__(self, temperature: float = 1.0) -> None:
+    def __init__(self, level: float = 1.0) -> None:
         super().__init__()
-        if temperature <= 0:
-            raise ValueError("temperature must be positive")
+        if level <= 0:
+            raise ValueError("level must be positive")
 
 
 class Exits(Right):
@@ -216,8 +216,8 @@ def _known() -> Iterator[None]:
 
 EARLY: dict[str, tuple[dict[str, Any], str]] = {
     "checks": (
-        {"temperature": -1.0},
-        "method 'checks' cannot be created with temperature=-1.0: ValueError: temperature must be positive",
+        {"level": -1.0},
+        "method 'checks' cannot be created with level=-1.0: ValueError: level must be positive",
     ),
     "exits": ({"status": 2}, "method 'exits' cannot be created with status=2: SystemExit: 2"),
     "nomembers": ({}, "method 'nomembers' cannot be created with its defaults: LookupError: nobody is at home"),
