@@ -21,13 +21,19 @@ def _deterministic(mode: int) -> None:
     torch.use_deterministic_algorithms(mode > 0, warn_only=mode == 1)  # inductor's mode, too
 
 
-def _read_cudnn() -> str:
+def _read_cudnn() -> tuple[str, str]:
     # `allow_tf32` refuses to be read where convolutions and recurrent layers differ
-    return torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]
+    kinds: tuple[Any, ...] = (torch.backends.cudnn.conv, torch.backends.cudnn.rnn)  # type: ignore[attr-defined]
+    return kinds[0].fp32_precision, kinds[1].fp32_precision
 
 
-def _write_cudnn(precision: str) -> None:
-    torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]
+def _write_cudnn(precisions: tuple[str, str]) -> None:
+    if precisions in (("tf32", "tf32"), ("none", "none")):  # by the older name, else torch calls the two a mix
+        torch.backends.cudnn.allow_tf32 = precisions[0] == "tf32"
+        return
+    convolutions, recurrent = precisions
+    torch.backends.cudnn.conv.fp32_precision = convolutions  # type: ignore[attr-defined]
+    torch.backends.cudnn.rnn.fp32_precision = recurrent  # type: ignore[attr-defined]
 
 
 class Setting(NamedTuple):
