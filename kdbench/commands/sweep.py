@@ -52,8 +52,8 @@ def sweep(
     refuse_published(chosen.store)
     bring_trials(chosen)
     save(how, folder)
-    for trials in (Sweeping.recipe_cells, Sweeping.method_cells):  # the methods' wait for the recipe's choice
-        if late := train(chosen, trials(Sweeping(suite, how, reader(store, suite))), store):
+    for cells_of in (Sweeping.recipe_cells, Sweeping.method_cells):  # the methods' wait for the recipe's choice
+        if late := train(chosen, cells_of(Sweeping(suite, how, reader(store, suite))), store):
             print(late)
             return
     print_choices(console(), Sweeping(suite, how, reader(store, suite)))
