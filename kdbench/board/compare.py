@@ -65,12 +65,6 @@ def difference(both: pd.DataFrame) -> Paired:
     return paired(both["score_a"].tolist(), both["score_b"].tolist(), both["seed"].tolist(), list(groups))
 
 
-def everywhere(both: pd.DataFrame) -> pd.DataFrame:
-    """Those rows of `matched` whose seed is there at every place, so that places count alike."""
-    places = len(both[PLACE].drop_duplicates())
-    return both[both.groupby("seed")["seed"].transform("size") == places]
-
-
 def balanced(both: pd.DataFrame, a: str, b: str) -> tuple[pd.DataFrame, str]:
     """The runs of `matched` at the places where the two share every seed that they share anywhere, or, if there is no
     such place, with the seeds that they share at all places; and what that leaves out, in a sentence.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kdbench.board.columns import metrics_of
-from kdbench.board.compare import difference, everywhere, matched
+from kdbench.board.compare import balanced, difference, matched
 from kdbench.board.numbers import plain, with_unit
 from kdbench.board.runs import PLACE, place_name
 from kdbench.board.statistics.intervals import SURE, Paired
@@ -64,7 +64,7 @@ def plan(records: Sequence[Record], a: str, b: str, delta: float | None = None, 
     both, metric = matched(records, a, b), metrics_of(records).primary
     parts = [(place_name(tuple(place)), group) for place, group in both.groupby(PLACE, sort=True)]
     if len(parts) > 1:
-        parts.insert(0, (OVERALL, everywhere(both)))
+        parts.insert(0, (OVERALL, balanced(both, a, b)[0]))
     rows = [_need(place, difference(part), delta, std) for place, part in parts]
     return Plan(a, b, tuple(rows), _sentence(a, b, rows[0], delta, std is not None, metric), metric)
 
