@@ -33,7 +33,7 @@ class DetectionBatch(Batch):
 
 @dataclass(frozen=True)
 class DetectionOutput(Output):
-    """What a detector says; `features` are the levels of its pyramid, `[B, C, h, w]`, `logits` and `embedding` empty.
+    """What a detector says; `logits` and `embedding` are empty, `[B, 0]`.
 
     Attributes:
         classes: a level's class logits, `[B, A * K, h, w]` with A places for a box in a cell.
@@ -52,12 +52,17 @@ class DetectionOutput(Output):
     head: Head = None  # type: ignore[assignment]  # follows fields with defaults
 
     @property
+    def pyramid(self) -> Maps:
+        """The maps that the head reads, `[B, C, h, w]`, fine to coarse."""
+        return tuple(held[0] for held in self.class_holds)
+
+    @property
     def answer(self) -> Tensor:
         """Each picture's best boxes before any is suppressed, `[B, M, 6]`: x1 y1 x2 y2, score, class."""
         return self.head.candidates(self)
 
     def supervised(self, batch: DetectionBatch, label_smoothing: float = 0.0) -> dict[str, Tensor]:  # type: ignore[override]
-        """The losses of the head's own paper; detectors have no label smoothing, and refuse one.
+        """The losses of the head's own paper, as `labels.NAME`; detectors have no label smoothing, and refuse one.
 
         Raises:
             KDBenchError: for a label smoothing.

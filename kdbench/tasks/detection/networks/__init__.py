@@ -39,7 +39,9 @@ def create(
     base, given = networks.split(name)
     form, _, backbone = base.partition("_")
     if form not in FORMS or not backbone:
-        raise unknown("detector", base, [f"{known}_{backbone or 'resnet18'}" for known in FORMS], "a form, _, a backbone")
+        raise unknown(
+            "detector", base, [f"{known}_{backbone or 'resnet18'}" for known in FORMS], "a form, _, a backbone"
+        )
     given = {**given, **options}
     if decided := sorted({"num_classes", "in_chans", "pretrained", "features_only", "out_indices"} & given.keys()):
         raise KDBenchError(f"network {name!r} gives {decided[0]!r}, which data and suite decide: leave it out")
@@ -52,4 +54,6 @@ def create(
     width, depth, levels = own.get("width", 256), own.get("depth", 4), own.get("levels", 5)
     pyramid = Pyramid(backbone, size[0], width, levels, pretrained, **given)
     more = {"bins": own["bins"]} if "bins" in own else {}
-    return Detector(networks.canonical(name), pyramid, FORMS[form](width, num_classes, depth, pyramid.strides, **more), size)
+    return Detector(
+        networks.canonical(name), pyramid, FORMS[form](width, num_classes, depth, pyramid.strides, **more), size
+    )

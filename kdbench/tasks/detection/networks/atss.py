@@ -24,7 +24,9 @@ def matched(levels: Sequence[Tensor], boxes: Tensor) -> tuple[Tensor, Tensor]:
     """
     anchors = torch.cat(list(levels))
     if not len(boxes):
-        return torch.full((len(anchors),), -1, dtype=torch.int64, device=anchors.device), anchors.new_zeros(len(anchors))
+        return torch.full((len(anchors),), -1, dtype=torch.int64, device=anchors.device), anchors.new_zeros(
+            len(anchors)
+        )
     overlaps = box_iou(anchors, boxes)  # [N, m]
     centres, middles = ((each[:, :2] + each[:, 2:]) / 2 for each in (anchors, boxes))
     distances = torch.cdist(centres, middles)

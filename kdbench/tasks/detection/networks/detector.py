@@ -33,7 +33,7 @@ class Detector(Network):
         """Pictures `[B, C, H, W]`, normalised, to boxes of all levels."""
         pyramid = self.pyramid(inputs)
         nothing = inputs.new_zeros(len(inputs), 0)
-        return DetectionOutput(nothing, nothing, tuple(pyramid), head=self.head, **self.head(pyramid))
+        return DetectionOutput(nothing, nothing, head=self.head, **self.head(pyramid))
 
     @property
     def classifier(self) -> nn.Module:
@@ -71,4 +71,4 @@ class Detector(Network):
                 f"network {self.name!r} has no whole cells in pictures of {self._size[1]}x{self._size[2]}: give the "
                 "recipe an `image_size` that is a multiple of 32"
             )
-        return Shapes(0, 0, tuple(tuple(level.shape[1:]) for level in maps))
+        return Shapes(0, 0)

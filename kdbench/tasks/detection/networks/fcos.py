@@ -96,4 +96,3 @@ class FCOSForm(Head):
             "box": found["bbox_regression"],
             "centerness": found["bbox_ctrness"],
         }
-

@@ -156,13 +156,14 @@ class Head(nn.Module):
         """What sums over places are divided by in this form's paper, a number of at least 1 or a rounding error."""
 
     def supervised(self, output: DetectionOutput, batch: DetectionBatch, label_smoothing: float) -> dict[str, Tensor]:
-        """The losses of the form's paper by name."""
+        """The losses of the form's paper, as `labels.NAME`."""
         if label_smoothing:
             raise KDBenchError(f"label_smoothing is {label_smoothing}, but {self.form} has none: leave it at 0")
-        return self.losses(output, batch)
+        return {f"labels.{name}": term for name, term in self.losses(output, batch).items()}
 
     @abstractmethod
-    def losses(self, output: DetectionOutput, batch: DetectionBatch) -> dict[str, Tensor]: ...
+    def losses(self, output: DetectionOutput, batch: DetectionBatch) -> dict[str, Tensor]:
+        """The losses of the form's paper by name, weighted."""
 
     # ------------------------------------------------------------------------------------------------ detections
 
@@ -194,5 +195,6 @@ def as_targets(batch: DetectionBatch, like: Tensor) -> list[dict[str, Tensor]]:
 
 
 def norm(width: int) -> nn.Module:
-    """GroupNorm of 32 groups, as in the literature; of as many as divide a narrower tower."""
-    return nn.GroupNorm(next(groups for groups in (32, 16, 8, 4, 2, 1) if width % groups == 0), width)
+    """GroupNorm of 32 groups, as in the literature; of fewer in a narrow tower, so that each has two channels."""
+    fit = [groups for groups in (32, 16, 8, 4, 2) if width % groups == 0 and width // groups > 1]
+    return nn.GroupNorm(fit[0] if fit else 1, width)

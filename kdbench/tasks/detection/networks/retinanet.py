@@ -31,7 +31,9 @@ class RetinaNetForm(Head):
     def __init__(self, width: int, num_classes: int, depth: int, strides: Sequence[int]) -> None:
         super().__init__()
         if depth != DEPTH:
-            raise KDBenchError(f"torchvision's RetinaNet has {DEPTH} convolutions in a tower, not {depth}: leave it out")
+            raise KDBenchError(
+                f"torchvision's RetinaNet has {DEPTH} convolutions in a tower, not {depth}: leave it out"
+            )
         self.width, self.num_classes, self.depth, self.strides = width, num_classes, depth, tuple(strides)
         sizes = tuple(tuple(int(SMALLEST * stride * 2 ** (third / 3)) for third in range(3)) for stride in strides)
         self.anchors_of = AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(strides))
@@ -67,7 +69,10 @@ class RetinaNetForm(Head):
 
     def losses(self, output: DetectionOutput, batch: DetectionBatch) -> dict[str, Tensor]:
         anchors = torch.cat(self.anchors(output.boxes))
-        said = {"cls_logits": self.flat(output.classes, self.num_classes), "bbox_regression": self.flat(output.boxes, 4)}
+        said = {
+            "cls_logits": self.flat(output.classes, self.num_classes),
+            "bbox_regression": self.flat(output.boxes, 4),
+        }
         objects = list(self.match(batch, output.boxes).objects)
         found = self.layers.compute_loss(as_targets(batch, anchors), said, [anchors] * len(objects), objects)
         return {"cls": found["classification"], "box": found["bbox_regression"]}
