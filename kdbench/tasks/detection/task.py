@@ -48,7 +48,9 @@ class DetectionTask(Task):
 
     def network(self, name: str, pretrained: bool = False, **options: Any) -> Network:
         options.pop("keep_classifier", None)  # weights of timm are a backbone's
-        network = create(name, num_classes=len(self.data.classes), size=self.input_size, pretrained=pretrained, **options)
+        network = create(
+            name, num_classes=len(self.data.classes), size=self.input_size, pretrained=pretrained, **options
+        )
         self.numerics.place(network)
         return network
 

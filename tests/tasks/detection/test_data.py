@@ -44,7 +44,7 @@ def pictures(of: dict[str, Any]) -> list[Image.Image]:
     ]
 
 
-@pytest.fixture()
+@pytest.fixture
 def folder(tmp_path: Path) -> Path:
     for part in ("train", "val"):
         coco.write(tmp_path, part, table(ENTRIES), pictures(table(ENTRIES)))
@@ -118,7 +118,10 @@ def test_an_epoch_is_decided_by_seed_and_number(folder: Path) -> None:
     [
         ({"annotations": [{"id": 3, "image_id": 99, "category_id": 1, "bbox": [0, 0, 1, 1]}]}, "image_id 99, which"),
         ({"annotations": [{"id": 3, "image_id": 7, "category_id": 2, "bbox": [0, 0, 1, 1]}]}, "category_id 2, which"),
-        ({"annotations": [{"id": 3, "image_id": 7, "category_id": 1, "bbox": [0, 0, 1]}]}, "give x, y, width and height"),
+        (
+            {"annotations": [{"id": 3, "image_id": 7, "category_id": 1, "bbox": [0, 0, 1]}]},
+            "give x, y, width and height",
+        ),
         ({"categories": []}, "give each a name and a number"),
         ({"annotations": []}, "no training picture of dataset .* has an object"),
         ({"images": None}, "have no list 'images'"),

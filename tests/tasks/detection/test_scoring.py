@@ -56,7 +56,9 @@ def test_a_false_alarm_between_two_hits_costs_what_interpolation_says() -> None:
 
 def test_classes_are_averaged_and_one_without_objects_takes_no_part() -> None:
     found = [said((0, 0, 10, 10, 0.9, 0), (0, 0, 10, 10, 0.9, 1))]
-    assert average_precision(found, truth([(0, 0, 10, 10, 1), (50, 50, 10, 10, 90)]), NUMBERS)["ap"] == pytest.approx(50)
+    assert average_precision(found, truth([(0, 0, 10, 10, 1), (50, 50, 10, 10, 90)]), NUMBERS)["ap"] == pytest.approx(
+        50
+    )
 
 
 def test_nothing_found_is_zero() -> None:

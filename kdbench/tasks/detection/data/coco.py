@@ -1,7 +1,7 @@
 """COCO's annotations (Lin et al., ECCV 2014): the format of most detection sets, and COCO itself.
 
-    FOLDER/annotations/instances_train.json, instances_val.json      (or instances_train2017.json, instances_test.json)
-    FOLDER/train/*.jpg, FOLDER/val/*.jpg                             (or train2017, or FOLDER/images)
+FOLDER/annotations/instances_train.json, instances_val.json      (or instances_train2017.json, instances_test.json)
+FOLDER/train/*.jpg, FOLDER/val/*.jpg                             (or train2017, or FOLDER/images)
 """
 
 from __future__ import annotations
@@ -64,9 +64,7 @@ def categories_of(table: Mapping[str, Any], name: str) -> dict[str, int]:
     return found
 
 
-def split(
-    table: Mapping[str, Any], categories: Mapping[str, int], name: str, pictures: Pictures
-) -> Split:
+def split(table: Mapping[str, Any], categories: Mapping[str, int], name: str, pictures: Pictures) -> Split:
     """One part of a set, from its annotations; categories are matched by their names.
 
     Boxes are cut at the picture's edges; those without area are left out and counted. Pictures without objects stay.

@@ -85,7 +85,12 @@ class DetectionLoader:
             labels.append(split.labels[index][real].to(device))
         inputs = self.numerics.place_inputs(normalized(pictures.to(device), self.data))
         return DetectionBatch(
-            inputs, torch.cat(labels), indices.to(device), boxes=tuple(boxes), labels=tuple(labels), sizes=sizes.to(device)
+            inputs,
+            torch.cat(labels),
+            indices.to(device),
+            boxes=tuple(boxes),
+            labels=tuple(labels),
+            sizes=sizes.to(device),
         )
 
 
