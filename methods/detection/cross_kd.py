@@ -3,21 +3,23 @@
 Labels and teacher contradict each other where both pull at the same prediction. Here the student's map in the middle of
 its head goes through the rest of the teacher's frozen head, and what comes out, p^, imitates the teacher.
 
-    L = L_det(p_s, y) + cls_weight sum_r w_r BCE(z^_r, s(z_t,r)) |s(z^_r) - s(z_t,r)|^beta / n + box_weight L_box(p^, p_t)
+    L = L_det(p_s, y) + box_weight L_box(p^, p_t)
+        + cls_weight sum_r w_r BCE(z^_r, s(z_t,r)) |s(z^_r) - s(z_t,r)|^beta / n
     L_box:  GFL        sum_r m_r sum_edges KL(q_t || q^) / 4 / sum_r m_r
             RetinaNet  sum_r m_r (1 - GIoU(b^, b_t)) / n
             FCOS       sum_r m_r (-log IoU(b^, b_t)) / n
 
 s is the sigmoid, m_r = w_r max_k s(z_t,rk), w_r 0 in padding and where an anchor is neither object nor background (1
-everywhere in FCOS), n what the head's own losses are divided by. Before it enters, each channel of the map gets the mean
-and deviation over the batch of the teacher's map. Weights (cls, box, convolutions): GFL 1, 4, 3; RetinaNet and ATSS 1,
-1, 3; FCOS 0.4, 0.75, 2. No gradient reaches the teacher, the student's last layers, or its convolutions behind the map.
+everywhere in FCOS), n what the head's own losses are divided by. Before it enters, each channel of the map gets the
+mean and deviation over the batch of the teacher's map. Weights (cls, box, convolutions): GFL 1, 4, 3; RetinaNet and
+ATSS 1, 1, 3; FCOS 0.4, 0.75, 2. No gradient reaches the teacher, the student's last layers, or its convolutions behind
+the map.
 
 Deviations:
 - Where the widths differ a 1x1 convolution of each branch stands before the alignment, as the author advises (issue 1).
 - Boxes are coded as torchvision's heads code them; its FCOS has no scale of a level's own.
-- n of FCOS, the centerness of all matched points, is at least 1: in the authors' code a batch without objects is divided
-  by 1e-6.
+- n of FCOS, the centerness of all matched points, is at least 1: in the authors' code a batch without objects is
+  divided by 1e-6.
 - The alignment (`align`) is in the authors' code only. The centerness is not imitated, as in the authors' FCOS.
 """
 
@@ -124,7 +126,7 @@ def imitation(
     fidelity="official-code",
 )
 class CrossKD(Method):
-    """`convolutions`: after how many of a tower's convolutions the student's map leaves its own head; 0: the pyramid's."""
+    """`convolutions`: after how many of a tower's convolutions the map leaves the student's head; 0: the pyramid's."""
 
     needs = frozenset({"detector"})
     reads_logits = False

@@ -9,7 +9,7 @@ with their context (a GC block on each side, both trained) are to agree.
 
 M_fg: at each place the largest 1 / ((h+1) (w+1)) of the boxes that cover it, h and w from floor to ceil of the edges in
 cells, both ends included; M_bg: the rest of the picture, of sum 1. Weights (fg, bg, attention, global): RetinaNet, GFL
-1e-3, 5e-4, 5e-4, 5e-6; FCOS 1.6e-3, 8e-4, 8e-4, 8e-6 with T 0.8. Sums grow with the maps, and weights are meant for c 256.
+1e-3, 5e-4, 5e-4, 5e-6; FCOS 1.6e-3, 8e-4, 8e-4, 8e-6 with T 0.8. Sums grow with the maps; weights are meant for c 256.
 
 Deviations:
 - Rows are y and columns x; one commit of the authors' code has them the other way round.

@@ -48,7 +48,7 @@ def places_of_objects(anchors: Sequence[Tensor], boxes: Tensor, share: float = 0
 
 
 def masked_imitation(student: Sequence[Tensor], teacher: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:
-    """sum I (t - s)^2 / (2 sum I) over all levels: maps `[B, C, h, w]`, masks `[B, 1, h, w]`; 0 where no place counts."""
+    """sum I (t - s)^2 / (2 sum I) over all levels, maps `[B, C, h, w]`, masks `[B, 1, h, w]`; 0 without a place."""
     triples = list(zip(student, teacher, masks, strict=True))
     gaps = torch.stack([(mask * (theirs - ours) ** 2).sum() for ours, theirs, mask in triples]).sum()
     return gaps / (2 * torch.stack([mask.sum() for mask in masks]).sum().clamp(min=1))

@@ -4,7 +4,8 @@ Where a head gives each edge of a box as a distribution, it can be softened and 
 the places that are to find an object, and in the valuable region around them (VLR), which the labels leave out.
 
     KL_T = T^2 KL(softmax(e_t / T) || softmax(e_s / T)), mean over bins (and over classes in the last term)
-    L = L_det + ld_weight sum_pos w KL_T / 4 / sum_pos w + vlr_weight sum_vlr v KL_T / 16 / sum_vlr v + kd_weight mean_pos KL_2
+    L = L_det + ld_weight sum_pos w KL_T / 4 / sum_pos w + vlr_weight sum_vlr v KL_T / 16 / sum_vlr v
+        + kd_weight mean_pos KL_2
 
 The first two sums are over the edges, w is the student's largest class score (a constant), v the place's IoU with the
 object. ld_weight and vlr_weight 0.25, T 10, kd_weight 10 with temperature 2.
@@ -77,12 +78,12 @@ class LD(Method):
         head: Any = student.head
         if head.box_losses != "distribution":
             raise NotApplicable(
-                f"ld imitates the distribution of an edge, but {student.name!r} gives each as one number: take a gfl head"
+                f"ld imitates the distribution of an edge, but {student.name!r} gives one number: take a gfl head"
             )
         if self.kd_weight and head.num_classes < 2:
             raise NotApplicable(
-                f"ld's kd is a softmax over classes, but the data of {student.name!r} has one, of which it is always 1: "
-                "set kd_weight to 0"
+                f"ld's kd is a softmax over classes, but the data of {student.name!r} has one, of which it is always 1:"
+                " set kd_weight to 0"
             )
 
     def loss(self, batch: Batch, student: Any, teacher: Any) -> dict[str, Tensor]:

@@ -1,9 +1,12 @@
-"""PKD: General Distillation Framework for Object Detectors via Pearson Correlation Coefficient (Cao et al., NeurIPS 2022).
+"""PKD: General Distillation Framework for Object Detectors via Pearson Correlation Coefficient.
+
+Cao, Zhang, Gao, Cheng, Cheng, Zhang, NeurIPS 2022.
 
 Teacher and student may have maps of other magnitude; what counts is their pattern. Each level of the pyramid is
 standardised channel by channel before it is compared.
 
-    L = L_det + weight sum_levels mean (n(F_s) - n(F_t))^2 / 2,  n over batch and places = weight (1 - mean_c r_c) (M-1)/M
+    L = L_det + weight sum_levels mean (n(F_s) - n(F_t))^2 / 2,  n over the M places of the batch
+      = L_det + weight sum_levels (1 - mean_c r_c) (M - 1) / M
 
 Weights: 6 (mmrazor, and CrossKD's GFL), 2 (RetinaNet, FCOS), 1 (ATSS).
 

@@ -1,7 +1,7 @@
 """Prediction mimicking: the student's own predictions imitate the teacher's, beside the labels.
 
-The control of CrossKD (Wang et al., CVPR 2024): its two losses on p_s in place of p^, so that labels and teacher pull at
-the same predictions.
+The control of CrossKD (Wang et al., CVPR 2024): its two losses on p_s in place of p^, so that labels and teacher pull
+at the same predictions.
 
     L = L_det(p_s, y) + cls_weight L_cls(p_s, p_t) + box_weight L_box(p_s, p_t), both as in cross_kd
 

@@ -13,8 +13,8 @@ from kdbench.hardware.numerics import Numerics
 from kdbench.method import Network, answer_of
 from kdbench.suites.grid import DatasetSpec, Recipe
 from kdbench.tasks.detection.data import load
-from kdbench.tasks.detection.data.loader import DetectionLoader, scales
-from kdbench.tasks.detection.data.sets import DetectionData
+from kdbench.tasks.detection.data.loader import DetectionLoader, normalized, scales
+from kdbench.tasks.detection.data.sets import DetectionData, opened
 from kdbench.tasks.detection.detections import CAP, detections
 from kdbench.tasks.detection.metrics import METRICS
 from kdbench.tasks.detection.networks import create
@@ -69,6 +69,28 @@ class DetectionTask(Task):
             original = self.data.test.sizes[batch.indices.cpu()].double()
             found += detections(answer, batch.sizes, scales(original, self.data.size))
         return found
+
+    def detect(self, network: nn.Module, picture: str | Path) -> list[dict[str, Any]]:
+        """What a trained network finds on one picture, the surest first.
+
+        Args:
+            picture: a file; grey where the data are.
+
+        Returns:
+            `box` (x0, y0, x1, y1 in pixels of the picture), `score`, `name`, and `category`, the data set's number.
+
+        Raises:
+            KDBenchError: if the picture cannot be read.
+        """
+        pixels, size = opened(Path(picture), self.data.size, channels=len(self.data.mean))
+        scale = scales(size[None].double(), self.data.size)
+        inputs = self.numerics.place_inputs(normalized(pixels[None].to(self.numerics.device), self.data))
+        with torch.no_grad(), self.numerics.autocast():
+            answer = answer_of(network.eval()(inputs))
+        (found,) = detections(answer, (size[None] * scale[:, None]).round().long(), scale)
+        rows = zip(found["boxes"].tolist(), found["scores"].tolist(), found["labels"].tolist(), strict=True)
+        names, numbers = self.data.classes, self.data.categories
+        return [{"box": b, "score": s, "name": names[label], "category": numbers[label]} for b, s, label in rows]
 
     def scores(self, predictions: Predictions, teacher: Predictions | None = None) -> dict[str, float | None]:
         return average_precision(predictions, self.data.test, self.data.categories, CAP)

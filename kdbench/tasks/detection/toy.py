@@ -24,7 +24,7 @@ PAIRS: Mapping[str, Mapping[str, Any]] = {
     },
     "GFL to FCOS": {"teacher": TEACHER, "student": "fcos_test_resnet(levels=3, width=8)"},
 }
-# no decay: what moves had a gradient; AdamW, since that of a head's small first weights is too small for a step of SGD's
+# no decay: what moves had a gradient; AdamW, since a head's small first weights give one too small for SGD
 RECIPE = Recipe(epochs=4, batch_size=16, optimizer="adamw", learning_rate=2e-3, weight_decay=0.0, clip_grad=5.0)
 SIZE, CLASSES = 64, 3
 
@@ -54,9 +54,7 @@ def boxes(part: str, count: int) -> Split:
         rows = []
         for place in range(objects):
             side = int(torch.randint(12, 30, (), generator=draws))
-            left = (
-                int(torch.randint(SIZE // 2 - side // 2, (), generator=draws)) + place * SIZE // 2 - place * side // 2
-            )
+            left = int(torch.randint(SIZE // 2 - side // 2, (), generator=draws)) + place * (SIZE - side) // 2
             top = int(torch.randint(SIZE - side, (), generator=draws))
             right = min(left + side, SIZE)
             rows.append([left, top, right, top + side])

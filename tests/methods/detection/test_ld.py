@@ -84,7 +84,7 @@ def test_the_authors_scale_grows_with_the_batch() -> None:
 
 
 def test_heads_without_distributions_and_a_single_class_are_refused() -> None:
-    with pytest.raises(NotApplicable, match="gives each as one number: take a gfl head"):
+    with pytest.raises(NotApplicable, match="gives one number: take a gfl head"):
         method("ld", detector("fcos"), detector("fcos"))
     single = detector("gfl", classes=1)
     with pytest.raises(NotApplicable, match="has one, of which it is always 1: set kd_weight to 0"):

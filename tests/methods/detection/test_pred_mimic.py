@@ -57,7 +57,7 @@ def test_the_students_last_layers_learn_from_the_teacher() -> None:
 
 
 def test_heads_of_two_forms_are_refused() -> None:
-    with pytest.raises(NotApplicable, match="codes them as fcos with 4 numbers and .* as gfl with 68"):
+    with pytest.raises(NotApplicable, match=r"codes them as fcos with 4 numbers and .* as gfl with 68"):
         method("pred_mimic", detector("fcos"), detector("gfl"))
     with pytest.raises(NotApplicable, match="take heads of one form"):
         method("pred_mimic", detector("gfl"), detector("gfl", bins=8))

@@ -21,7 +21,8 @@ FP32 = Numerics(torch.device("cpu"))
 CATEGORIES = [{"id": 1, "name": "cat"}, {"id": 3, "name": "dog"}, {"id": 90, "name": "cow"}]
 # x y width height, category: whole, no width, 0.4 px high, half outside, outside, at the right edge
 ENTRIES = [
-    (10, 10, 20, 30, 1), (5, 5, 0, 10, 1), (40, 20, 10, 0.4, 3), (-10, 40, 20, 20, 90), (200, 5, 9, 9, 1), (80, 0, 20, 50, 3),
+    (10, 10, 20, 30, 1), (5, 5, 0, 10, 1), (40, 20, 10, 0.4, 3), (-10, 40, 20, 20, 90), (200, 5, 9, 9, 1),
+    (80, 0, 20, 50, 3),
 ]  # fmt: skip
 
 
@@ -67,7 +68,7 @@ def test_labels_go_back_to_the_files_numbers(folder: Path) -> None:
     data = load(f"folder:{folder}", image_size=64)
     back = annotations(data.test, data.categories)["annotations"]
     assert [entry["category_id"] for entry in back] == [1, 3, 90, 3]
-    assert [entry["bbox"] for entry in back][0] == [10, 10, 20, 30]
+    assert back[0]["bbox"] == [10, 10, 20, 30]
 
 
 def test_classes_meet_by_name_where_two_parts_number_them_otherwise(tmp_path: Path) -> None:
@@ -122,8 +123,8 @@ def test_an_epoch_is_decided_by_seed_and_number(folder: Path) -> None:
             {"annotations": [{"id": 3, "image_id": 7, "category_id": 1, "bbox": [0, 0, 1]}]},
             "give x, y, width and height",
         ),
-        ({"categories": []}, "give each a name and a number"),
-        ({"annotations": []}, "no training picture of dataset .* has an object"),
+        ({"categories": []}, "give each a name and number of its own"),
+        ({"annotations": []}, r"no training picture of dataset .* has an object"),
         ({"images": None}, "have no list 'images'"),
     ],
 )
@@ -141,7 +142,7 @@ def test_what_is_absent_is_named(folder: Path, tmp_path: Path) -> None:
     (folder / "val" / "b.png").unlink()
     with pytest.raises(KDBenchError, match=r"b\.png' is named by the annotations and is not there"):
         load(f"folder:{folder}", image_size=64)
-    with pytest.raises(KDBenchError, match="put annotations/instances_train2017.json"):
+    with pytest.raises(KDBenchError, match=r"put annotations/instances_train2017\.json"):
         load("coco", tmp_path, image_size=64)
     with pytest.raises(KDBenchError, match="dataset 'voc2007' is not in the data folder"):
         load("voc2007", tmp_path, image_size=64)

@@ -116,6 +116,27 @@ def test_a_detector_that_learns_finds_things() -> None:
     assert after > 20
 
 
+def test_one_picture_is_answered_in_its_own_pixels_and_names(tmp_path: Path) -> None:
+    from PIL import Image
+
+    torch.manual_seed(0)
+    task = toy.toy(FP32)
+    network = task.network("fcos_test_resnet(levels=3, width=16)")
+    torch.nn.init.constant_(network.head.layers.classification_head.cls_logits.bias, 3.0)  # it is sure of everything
+    torch.nn.init.constant_(network.head.layers.regression_head.bbox_reg.bias, 1.0)
+    Image.new("L", (128, 64)).save(tmp_path / "wide.png")
+    found = task.detect(network, tmp_path / "wide.png")
+    assert 0 < len(found) <= 100
+    assert {box["name"]: box["category"] for box in found}.items() <= {"a": 1, "b": 2, "c": 4}.items()
+    for x0, y0, x1, y1 in (box["box"] for box in found):
+        assert 0 <= x0 < x1 <= 128
+        assert 0 <= y0 < y1 <= 64
+    assert max(box["box"][2] for box in found) > 64
+    assert [box["score"] for box in found] == sorted((box["score"] for box in found), reverse=True)
+    with pytest.raises(KDBenchError, match=r"absent\.png' cannot be read"):
+        task.detect(network, tmp_path / "absent.png")
+
+
 def test_a_test_set_with_nothing_to_be_found_is_refused(tmp_path: Path) -> None:
     from PIL import Image
 
@@ -128,7 +149,7 @@ def test_a_test_set_with_nothing_to_be_found_is_refused(tmp_path: Path) -> None:
     coco.write(tmp_path, "train", table, pictures)
     coco.write(tmp_path, "val", {**table, "annotations": []}, pictures)
     spec, recipe = DatasetSpec(f"folder:{tmp_path}", "detection"), Recipe(epochs=1, batch_size=2, image_size=64)
-    with pytest.raises(KDBenchError, match="no test picture of dataset .* has an object"):
+    with pytest.raises(KDBenchError, match=r"no test picture of dataset .* has an object"):
         DetectionTask(spec, recipe, Numerics(torch.device("cpu")), tmp_path)
     coco.write(tmp_path, "val", table, pictures)
     task = DetectionTask(spec, recipe, Numerics(torch.device("cpu")), tmp_path)

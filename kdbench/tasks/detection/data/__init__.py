@@ -55,7 +55,5 @@ def load(
     data = hold_out(data, protocol or {})
     for what, part in (("training", data.train), ("test", data.test)):
         if not any((~crowds).any() for crowds in part.crowds):
-            raise KDBenchError(
-                f"no {what} picture of dataset {name!r} has an object, so nothing can be learnt or scored"
-            )
+            raise KDBenchError(f"no {what} picture of dataset {name!r} has an object: nothing can be learnt or scored")
     return data

@@ -58,8 +58,8 @@ def categories_of(table: Mapping[str, Any], name: str) -> dict[str, int]:
     found = {title: number for number, title in rows}
     if not found or len(found) < len(rows) or len({number for number, _ in rows}) < len(rows):
         raise KDBenchError(
-            f"dataset {name!r} has {len(rows)} categories of {len(found)} different names: give each a name and a number "
-            "of its own"
+            f"dataset {name!r} has {len(rows)} categories of {len(found)} different names: give each a name and number"
+            " of its own"
         )
     return found
 

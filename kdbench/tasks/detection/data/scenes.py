@@ -1,7 +1,7 @@
 """Scenes of real things: Fashion-MNIST's items (Xiao et al., 2017) at random places, sizes and overlaps, seeded.
 
-A scene has one to three items, each 20 to 56 px wide, on black, 96x96 px. An item's box is the extent of its pixels that
-are not black; it may lie behind others. Training scenes have training items, test scenes test items.
+A scene has one to three items, each 20 to 56 px wide, on black, 96x96 px. An item's box is the extent of its pixels
+that are not black; it may lie behind others. Training scenes have training items, test scenes test items.
 """
 
 from __future__ import annotations

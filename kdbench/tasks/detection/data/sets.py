@@ -48,24 +48,24 @@ class Files:
 
     def __call__(self, indices: Sequence[int]) -> Tensor:
         with ThreadPoolExecutor(READERS) as readers:
-            return torch.stack(list(readers.map(lambda index: opened(self.paths[index], self.size), indices)))
+            return torch.stack(list(readers.map(lambda index: opened(self.paths[index], self.size)[0], indices)))
 
 
-def opened(path: Path, size: int) -> Tensor:
-    """One picture, `[3, size, size]`, uint8.
+def opened(path: Path, size: int, channels: int = 3) -> tuple[Tensor, Tensor]:
+    """One picture, `[channels, size, size]`, uint8, and its own height and width, `[2]`.
 
     Raises:
         KDBenchError: if it cannot be read.
     """
     try:
         with Image.open(path) as file:
-            picture = file.convert("RGB")
+            picture = file.convert("RGB" if channels == 3 else "L")
     except (OSError, ValueError) as error:
         raise KDBenchError(f"picture {str(path)!r} cannot be read ({error}): fetch it anew") from error
     width, height = (max(1, round(side * size / max(picture.size))) for side in picture.size)
-    placed = torch.zeros(3, size, size, dtype=torch.uint8)
+    placed = torch.zeros(channels, size, size, dtype=torch.uint8)
     placed[:, :height, :width] = pil_to_tensor(picture.resize((width, height), Image.Resampling.BILINEAR))
-    return placed
+    return placed, torch.tensor(picture.size[::-1])
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Pascal VOC (Everingham et al., IJCV 2010) by torchvision: trainval to train on, test (2007) or val to be tested on."""
+"""Pascal VOC (Everingham et al., IJCV 2010) by torchvision: trainval for training, test (2007) or val to score."""
 
 from __future__ import annotations
 

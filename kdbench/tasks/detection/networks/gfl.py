@@ -1,4 +1,4 @@
-"""GFL: Generalized Focal Loss, boxes as distributions (Li et al., NeurIPS 2020), with ATSS (Zhang et al., CVPR 2020)."""
+"""GFL: Generalized Focal Loss, boxes as distributions (Li et al., NeurIPS 2020), with ATSS."""
 
 from __future__ import annotations
 

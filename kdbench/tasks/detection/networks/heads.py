@@ -1,7 +1,7 @@
 """Heads of dense detectors, which can be entered in the middle of their towers.
 
-A head has two towers of convolutions, shared by all levels of the pyramid: one for classes, one for boxes. A form (FCOS,
-RetinaNet, GFL) says how a cell's boxes are coded, which are matched to which objects, and what the losses are.
+A head has two towers of convolutions, shared by all levels of the pyramid: one for classes, one for boxes. A form
+(FCOS, RetinaNet, GFL) says how a cell's boxes are coded, which are matched to which objects, and what the losses are.
 """
 
 from __future__ import annotations
