@@ -15,6 +15,7 @@ from kdbench.tasks.detection.scoring import average_precision
 
 CATEGORIES = {"cat": 1, "dog": 3, "cow": 90}
 NUMBERS = list(CATEGORIES.values())
+PARTS = ("boxes", "labels", "areas", "crowds")
 
 
 def truth(*pictures: Sequence[Sequence[float]], side: int = 200, **fields: Any) -> Any:
@@ -99,7 +100,7 @@ def test_a_crowd_is_neither_found_nor_missed() -> None:
     crowd = truth([(50, 50, 40, 40)], iscrowd=1)
     both = type(pictures)(
         pictures.pictures, pictures.names, pictures.sizes,
-        *((torch.cat([getattr(each, k)[0] for each in (pictures, crowd)]),) for k in ("boxes", "labels", "areas", "crowds")),
+        *((torch.cat([getattr(each, k)[0] for each in (pictures, crowd)]),) for k in PARTS),
     )  # fmt: skip
     found = [said((50, 50, 12, 12, 0.95), (0, 0, 10, 10, 0.9))]
     assert average_precision(found, both, NUMBERS)["ap"] == pytest.approx(100)

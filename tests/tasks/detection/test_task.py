@@ -79,7 +79,7 @@ def test_a_learner_fails_alone_and_a_method_of_the_logits_does_not_apply(bench: 
     cells = [bench.cell("student"), bench.cell("pkd", weight=1e300), bench.cell("kd")]
     fine, broken, strange = bench.run(cells, name="failing")
     assert (fine["status"], broken["status"], strange["status"]) == ("done", "failed", "not_applicable")
-    assert "loss term 'feature' became" in broken["reason"]
+    assert "became nan in epoch 1" in broken["reason"] or "became inf" in broken["reason"]
     assert "kd reads logits of one choice among classes" in strange["reason"]
 
 
