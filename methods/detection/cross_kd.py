@@ -147,15 +147,15 @@ class CrossKD(Method):
     def build(self, student: Network, teacher: Network) -> None:
         require_levels("cross_kd", student, teacher)
         for network in (student, teacher):
-            if not 0 <= self.convolutions <= network.head.depth:  # type: ignore[union-attr]
+            if not 0 <= self.convolutions <= network.head.depth:
                 raise NotApplicable(
                     f"cross_kd enters after {self.convolutions} convolutions, but the towers of network "
-                    f"{network.name!r} have {network.head.depth}"  # type: ignore[union-attr]
+                    f"{network.name!r} have {network.head.depth}"
                 )
-        self.head: Any = copy.deepcopy(teacher.head).requires_grad_(False)  # type: ignore[operator]
-        ours, theirs = student.head.width, self.head.width  # type: ignore[union-attr]
+        self.head: Any = copy.deepcopy(teacher.head).requires_grad_(False)
+        ours, theirs = student.head.width, self.head.width
         self.bridges = nn.ModuleDict(
-            {branch: nn.Identity() if ours == theirs else nn.Conv2d(ours, theirs, 1) for branch in ("classes", "boxes")}  # type: ignore[arg-type]
+            {branch: nn.Identity() if ours == theirs else nn.Conv2d(ours, theirs, 1) for branch in ("classes", "boxes")}
         )
 
     def crossed(self, branch: str, ours: tuple[Any, ...], theirs: tuple[Any, ...]) -> list[Tensor]:

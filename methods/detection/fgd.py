@@ -82,13 +82,13 @@ class Context(nn.Module):
         super().__init__()
         self.mask = nn.Conv2d(width, 1, 1)
         nn.init.kaiming_normal_(self.mask.weight, mode="fan_in", nonlinearity="relu")
-        nn.init.zeros_(self.mask.bias)  # type: ignore[arg-type]
+        nn.init.zeros_(self.mask.bias)
         middle = max(width // 2, 1)
         self.add = nn.Sequential(
             nn.Conv2d(width, middle, 1), nn.LayerNorm([middle, 1, 1]), nn.ReLU(), nn.Conv2d(middle, width, 1)
         )
-        nn.init.zeros_(self.add[-1].weight)  # type: ignore[arg-type]
-        nn.init.zeros_(self.add[-1].bias)  # type: ignore[arg-type]
+        nn.init.zeros_(self.add[-1].weight)
+        nn.init.zeros_(self.add[-1].bias)
 
     def forward(self, x: Tensor) -> Tensor:
         weights = self.mask(x).flatten(2).softmax(2)  # [B, 1, h w]
@@ -159,7 +159,7 @@ class FGD(Method):
         }
 
     def loss(self, batch: Batch, student: Any, teacher: Any) -> dict[str, Tensor]:
-        boxes: Any = batch.boxes  # type: ignore[attr-defined]
+        boxes: Any = batch.boxes
         found = []
         for level, ours, theirs in zip(self.levels, student.pyramid, teacher.pyramid, strict=True):
             height, width = (batch.inputs.shape[2] / ours.shape[2], batch.inputs.shape[3] / ours.shape[3])

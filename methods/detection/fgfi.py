@@ -80,7 +80,7 @@ class FGFI(Method):
         require_levels("fgfi", student, teacher)
         ours: Any = student.head
         self.strides = ours.strides
-        self.adapter = nn.Sequential(nn.Conv2d(ours.width, teacher.head.width, 3, padding=1), nn.ReLU())  # type: ignore[arg-type,union-attr]
+        self.adapter = nn.Sequential(nn.Conv2d(ours.width, teacher.head.width, 3, padding=1), nn.ReLU())
 
     @torch.no_grad()
     def masks(self, boxes: Sequence[Tensor], maps: Sequence[Tensor]) -> list[Tensor]:
@@ -97,5 +97,5 @@ class FGFI(Method):
     def loss(self, batch: Batch, student: Any, teacher: Any) -> dict[str, Tensor]:
         theirs = [wide(level) for level in teacher.pyramid]
         ours = [wide(self.adapter(level)) for level in student.pyramid]
-        term = masked_imitation(ours, theirs, self.masks(batch.boxes, theirs))  # type: ignore[attr-defined]
+        term = masked_imitation(ours, theirs, self.masks(batch.boxes, theirs))
         return {**student.supervised(batch), "feature": self.weight * term}

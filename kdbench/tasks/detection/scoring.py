@@ -14,12 +14,13 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import faster_coco_eval
 import numpy as np
-from faster_coco_eval import COCO, COCOeval_faster
 from torch import Tensor
 
 from kdbench.tasks.detection.data.sets import Split
 
+library: Any = faster_coco_eval  # its classes have no types
 CAP = 100  # COCO's
 AREAS = ("", "_small", "_medium", "_large")  # in the order of faster-coco-eval
 
@@ -41,7 +42,7 @@ def average_precision(
         )
     ]
     with contextlib.redirect_stdout(io.StringIO()):
-        reference = COCO(annotations(truth, categories))
+        reference = library.COCO(in_coco_format(truth, categories))
         precision = _precision(reference, rows, cap) if rows else np.zeros((10, 101, len(categories), 4))
     if not rows:
         precision[:, :, ~_present(truth, len(categories))] = -1
@@ -50,9 +51,9 @@ def average_precision(
     return {**scores, **{name: _mean(precision[place, :, :, 0]) for name, place in thresholds.items()}}
 
 
-def annotations(truth: Split, categories: Sequence[int]) -> dict[str, Any]:
+def in_coco_format(truth: Split, categories: Sequence[int]) -> dict[str, Any]:
     """The objects in COCO's format, with the data set's own numbers of the classes; pictures are numbered from 0."""
-    entries = []
+    entries: list[dict[str, Any]] = []
     for picture in range(len(truth)):
         columns = (truth.boxes[picture], truth.labels[picture], truth.areas[picture], truth.crowds[picture])
         for (x0, y0, x1, y1), label, area, crowd in zip(*(column.tolist() for column in columns), strict=True):
@@ -67,7 +68,7 @@ def annotations(truth: Split, categories: Sequence[int]) -> dict[str, Any]:
 
 def _precision(reference: Any, rows: list[dict[str, Any]], cap: int) -> np.ndarray:
     """At 10 thresholds of IoU, 101 of recall, for each class and of `AREAS`; -1 where there is nothing to be found."""
-    judge = COCOeval_faster(reference, reference.loadRes(rows), "bbox")
+    judge = library.COCOeval_faster(reference, reference.loadRes(rows), "bbox")
     judge.params.maxDets = [1, 10, cap]
     judge.evaluate()
     judge.accumulate()

@@ -15,7 +15,7 @@ from kdbench.hardware.numerics import Numerics
 from kdbench.tasks.detection.data import coco, load
 from kdbench.tasks.detection.data.loader import DetectionLoader
 from kdbench.tasks.detection.data.scenes import scenes
-from kdbench.tasks.detection.scoring import annotations
+from kdbench.tasks.detection.scoring import in_coco_format
 
 FP32 = Numerics(torch.device("cpu"))
 CATEGORIES = [{"id": 1, "name": "cat"}, {"id": 3, "name": "dog"}, {"id": 90, "name": "cow"}]
@@ -66,7 +66,7 @@ def test_a_folder_with_cocos_annotations_is_read(folder: Path) -> None:
 
 def test_labels_go_back_to_the_files_numbers(folder: Path) -> None:
     data = load(f"folder:{folder}", image_size=64)
-    back = annotations(data.test, data.categories)["annotations"]
+    back = in_coco_format(data.test, data.categories)["annotations"]
     assert [entry["category_id"] for entry in back] == [1, 3, 90, 3]
     assert back[0]["bbox"] == [10, 10, 20, 30]
 

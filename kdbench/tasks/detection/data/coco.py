@@ -105,7 +105,8 @@ def split(table: Mapping[str, Any], categories: Mapping[str, int], name: str, pi
         parts["crowds"].append(torch.tensor([bool(e.get("iscrowd", 0)) for e in found], dtype=torch.bool)[real])
     sizes = torch.tensor([[image["height"], image["width"]] for image in images], dtype=torch.int64).reshape(-1, 2)
     names = tuple(image["id"] for image in images)
-    return Split(pictures, names, sizes, *map(tuple, parts.values()), dropped=dropped)  # type: ignore[arg-type]
+    columns: dict[str, Any] = {key: tuple(column) for key, column in parts.items()}
+    return Split(pictures, names, sizes, **columns, dropped=dropped)
 
 
 def files(table: Mapping[str, Any], folder: Path, size: int) -> Files:

@@ -47,12 +47,12 @@ def load(name: str, root: Path, size: int, download: bool) -> DetectionData:
     items = fashion_mnist.load(root, image_size=28, download=download)
     counts = {**OPTIONS, **options}
     categories = {title: number for number, title in enumerate(items.classes, 1)}
-    splits, first = [], None
+    splits, first = [], items.train_images[:0]
     for part, images, targets in (
         ("train", items.train_images, items.train_targets), ("test", items.test_images, items.test_targets)
     ):  # fmt: skip
         pictures, table = scenes(images, targets, items.classes, counts[part], part)
-        first = pictures if first is None else first
+        first = first if len(first) else pictures
         splits.append(coco.split(table, categories, name, Stored(pictures)))
     mean, std = channel_statistics(first)
     return DetectionData(name, splits[0], splits[1], tuple(categories), tuple(categories.values()), mean, std, SIDE)

@@ -102,8 +102,9 @@ class Split:
             pictures = Stored(pictures(chosen))
         elif isinstance(pictures, Files):
             pictures = Files(tuple(pictures.paths[index] for index in chosen), pictures.size)
-        parts = {
-            key: tuple(getattr(self, key)[i] for i in chosen) for key in ("names", "boxes", "labels", "areas", "crowds")
+        parts: dict[str, Any] = {
+            key: tuple(getattr(self, key)[index] for index in chosen)
+            for key in ("names", "boxes", "labels", "areas", "crowds")
         }
         return replace(self, pictures=pictures, sizes=self.sizes[torch.as_tensor(chosen)], **parts)
 

@@ -89,7 +89,9 @@ class Head(nn.Module):
 
     def forward(self, pyramid: Sequence[Tensor]) -> dict[str, Any]:
         """The fields of a `DetectionOutput`."""
-        classes, boxes, centerness = [], [], []
+        classes: list[Tensor] = []
+        boxes: list[Tensor] = []
+        centerness: list[Tensor] = []
         class_holds, box_holds = ([self.holds(b, feature) for feature in pyramid] for b in ("classes", "boxes"))
         for level, (ours, theirs) in enumerate(zip(class_holds, box_holds, strict=True)):
             classes.append(*self.predict("classes", ours[-1].relu(), level))

@@ -7,7 +7,6 @@ from typing import Any
 
 import timm
 import torch
-from timm.layers import freeze_batch_norm_2d
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
@@ -52,7 +51,7 @@ def _backbone(name: str, in_chans: int, pretrained: bool, options: dict[str, Any
         raise unknown("backbone", name, timm.list_models(), "`kdbench list networks` shows all")
     try:
         with torch.device("meta"):
-            info = timm.create_model(name, features_only=True, in_chans=in_chans, **options).feature_info
+            info: Any = timm.create_model(name, features_only=True, in_chans=in_chans, **options).feature_info
     except Exception as error:  # timm raises whatever it likes
         raise KDBenchError(
             f"network {name!r} gives no maps for a detector ({_first(error)}): take a CNN or a hierarchical transformer"
@@ -70,11 +69,6 @@ def _backbone(name: str, in_chans: int, pretrained: bool, options: dict[str, Any
     except Exception as error:
         raise KDBenchError(f"timm's network {name!r} cannot be made a backbone: {_first(error)}") from error
     return backbone, [info.channels()[place] for place in at]
-
-
-def frozen_norms(network: Pyramid) -> None:
-    """BatchNorms of the backbone as fixed as the literature keeps those of ImageNet's weights."""
-    network.backbone = freeze_batch_norm_2d(network.backbone)
 
 
 def _first(error: Exception) -> str:
