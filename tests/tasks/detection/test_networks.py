@@ -14,6 +14,7 @@ from kdbench.errors import KDBenchError
 from kdbench.tasks.detection.detections import detections
 from kdbench.tasks.detection.networks import create
 from kdbench.tasks.detection.networks.atss import matched
+from kdbench.training.layouts import fitted
 
 FORMS = ("fcos", "retinanet", "gfl")
 
@@ -174,3 +175,14 @@ def test_a_detector_is_named_in_one_spelling_and_has_weights_of_its_own() -> Non
     assert clone(batch().inputs).head is clone.head
     with pytest.raises(KDBenchError, match="gfl has none: leave it at 0"):
         network(batch().inputs).supervised(batch(), 0.1)
+
+
+def test_a_checkpoint_of_other_classes_or_without_a_head_is_no_teacher() -> None:
+    network = detector("fcos")
+    whole = network.core.state_dict()
+    for weights, sentence in (
+        (detector("fcos", classes=4).core.state_dict(), "cls_logits.weight' is"),
+        ({name: tensor for name, tensor in whole.items() if not name.startswith("head.")}, "it lacks 'head"),
+    ):
+        with pytest.raises(KDBenchError, match=sentence):
+            fitted(network, weights)

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from kdbench import registry
+from kdbench.commands.cli import app
 from kdbench.errors import KDBenchError
 from kdbench.hardware.numerics import Numerics
 from kdbench.suites.grid import DatasetSpec, Recipe
@@ -156,6 +158,16 @@ def test_a_test_set_with_nothing_to_be_found_is_refused(tmp_path: Path) -> None:
     assert task.input_size == (3, 64, 64)
     with pytest.raises(KDBenchError, match="unknown augmentation of detection 'pad_crop:4'"):
         DetectionTask(spec, Recipe(epochs=1, batch_size=2, image_size=64, augment=("pad_crop:4",)), FP32, tmp_path)
+
+
+def test_coco_without_its_files_is_planned_and_says_what_goes_where(tmp_path: Path) -> None:
+    ran = CliRunner().invoke(
+        app, ["run", "coco", "--dry-run", "--data", str(tmp_path), "--out", str(tmp_path / "runs")]
+    )
+    assert ran.exit_code == 0, ran.output
+    said = " ".join(ran.output.split())
+    assert "teacher to train: gfl_resnet101@0 on coco" in said
+    assert "put annotations/instances_train2017.json and instances_val2017.json" in said
 
 
 @pytest.mark.parametrize("name", ["detection_small", "coco"])
