@@ -122,7 +122,7 @@ def train(chosen: Selection, cells: Sequence[Cell], store: Store) -> str:
             copy_records(cells, store)
             return _told(chosen, executor.late(own), len(cells), done)
     except KeyboardInterrupt:
-        print("kdbench: interrupted; the same command goes on from the last finished epoch", file=sys.stderr)
+        print("kdbench: interrupted; the same command goes on from the last checkpoints", file=sys.stderr)
         raise typer.Exit(130) from None
 
 

@@ -160,7 +160,7 @@ class LocalExecutor:
                     raise
                 workers_died = True
                 self._tasks.clear()  # and with the data its dead workers
-                self.listener.notice("a process that reads the data died: going on from the last finished epoch")
+                self.listener.notice("a process that reads the data died: going on from the last checkpoints")
                 left = [cell for cell in part if not store.has(cell.id)]
             except Spoiled as error:
                 left = [cell for cell in part if not store.has(cell.id)]

@@ -10,7 +10,8 @@ tested in tests/training/test_cohort.py:
 2. for one seed, all methods see the same initial student, batches and augmentations;
 3. a learner fails alone: its record says why, the others go on; only when memory runs out all stop, and whoever runs
    the cohort starts it again in smaller parts (kdbench/executors/local.py);
-4. the process may be killed at any instruction: the same command goes on from each learner's last epoch.
+4. the process may be killed at any instruction: the same command goes on from each learner's last checkpoint, an
+   epoch or 30 seconds old at most, whichever is more.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from kdbench.training.pace import Pace
 from kdbench.training.passes import Passes
 from kdbench.training.provenance import provenance
 from kdbench.training.resume import resumed
+from kdbench.training.saving import Saving
 from kdbench.training.teachers import Teacher, Teachers
 
 
@@ -73,8 +75,9 @@ class Cohort:
         keep: called with a finished learner's cell and first student before the record is written; the digest of what
             it keeps goes into the record.
         timed: whether steps are timed beside a plain student's; trials of a method do without.
-        after_epoch: called at each epoch's end, when all checkpoints are written, with the learners that trained in it
-            and with those that are not finished; what it raises ends the cohort there.
+        after_epoch: called at each epoch's end with the learners that trained in it and with those that are not
+            finished; what it raises ends the cohort there, with all of them saved.
+        every: seconds between a learner's checkpoints, at least; None: as `kdbench.training.saving` has it.
     """
 
     cells: Sequence[Cell]
@@ -89,9 +92,11 @@ class Cohort:
     strong_data: TrainingSet | None = None
     shared: Shared = field(default_factory=Shared)
     after_epoch: Callable[[Sequence[Learner], Sequence[Learner]], None] | None = None
+    every: float | None = None
 
     def __post_init__(self) -> None:
         self._passes = Passes(self.cells[0].recipe)
+        self._saving = Saving(self.store, self.every)
 
     def run(self) -> list[Cell]:
         """Train cells to their end, from wherever an earlier run left them: as many as fit into the device's memory.
@@ -116,7 +121,7 @@ class Cohort:
                         self._load_teacher(cell, spec)
         with self._in_memory(_title(self.cells[0]) if len(self.cells) == 1 else f"a cohort of {len(self.cells)} cells"):
             learners, waiting = self._gather()
-            with closing(self._passes):
+            with closing(self._passes), self._saving:
                 self._train(learners)
         return waiting
 
@@ -145,7 +150,8 @@ class Cohort:
             self._train_epoch(epoch, running)
             if self.after_epoch:
                 ran = [learner for learner in running if learner.epoch > epoch]
-                self.after_epoch(ran, [each for each in learners if not self.store.has(each.cell.id)])
+                with self._saving.all_if_it_ends():
+                    self.after_epoch(ran, [each for each in learners if not self.store.has(each.cell.id)])
 
     # ------------------------------------------------------------------------------------------ one epoch
 
@@ -218,7 +224,7 @@ class Cohort:
         with noting(learner.unordered):
             learner.end_epoch(first.predictions if first else None, shared_seconds, watts)
         self.listener.epoch_done(learner.cell, learner.epoch, learner.curve[-1])
-        self.store.save_checkpoint(learner.cell.id, learner.state_dict())
+        self._saving.offer(learner)
         if learner.finished:
             self._finish(learner)
 

@@ -588,7 +588,7 @@ def test_ctrl_c_says_how_to_go_on_and_gives_status_130(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err == "kdbench: interrupted; the same command goes on from the last finished epoch\n"
+    assert err == "kdbench: interrupted; the same command goes on from the last checkpoints\n"
 
 
 def test_a_suite_that_is_nested_without_end_is_refused(run: Command) -> None:
