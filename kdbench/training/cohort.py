@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from kdbench import records
 from kdbench.errors import KDBenchError, NotApplicable, explained_absence
@@ -40,29 +40,15 @@ from kdbench.training.guard import Shared, Spoiled, Tampered
 from kdbench.training.hooks import Misbehaved, first_line
 from kdbench.training.layouts import told
 from kdbench.training.learner import Learner
+from kdbench.training.listener import Listener
 from kdbench.training.machine_faults import fault_of
 from kdbench.training.pace import Pace
 from kdbench.training.passes import Passes
 from kdbench.training.provenance import provenance
 from kdbench.training.resume import resumed
 from kdbench.training.saving import Saving
+from kdbench.training.steps import steps_of
 from kdbench.training.teachers import Teacher, Teachers
-
-
-class Listener(Protocol):
-    """Who is told how far a cohort is; the terminal's progress display is one."""
-
-    def cohort_started(self, cells: Sequence[Cell]) -> None: ...
-
-    def step_done(self, epoch: int, epochs: int, step: int, steps: int) -> None: ...
-
-    def epoch_done(self, cell: Cell, epoch: int, scores: dict[str, Any]) -> None: ...
-
-    def cell_ended(self, cell: Cell, status: str, reason: str, scores: dict[str, Any]) -> None: ...
-
-    def cohort_split(self, sizes: Sequence[int], reason: str) -> None: ...
-
-    def notice(self, sentence: str) -> None: ...
 
 
 @dataclass
@@ -96,7 +82,7 @@ class Cohort:
 
     def __post_init__(self) -> None:
         self._passes = Passes(self.cells[0].recipe)
-        self._saving = Saving(self.store, self.every)
+        self._saving, self._steps = Saving(self.store, self.every), steps_of(self.numerics)
 
     def run(self) -> list[Cell]:
         """Train cells to their end, from wherever an earlier run left them: as many as fit into the device's memory.
@@ -167,7 +153,7 @@ class Cohort:
         steps = recipe.steps(epoch, self.data.steps_per_epoch)
         for number, batch in enumerate(_timed(self._batches(epoch, strong), batch_clock)):
             self._settle(self.shared.weights(), suspects)
-            outputs = self._run_teachers(batch, active, teacher_clocks)
+            batch, outputs = self._steps.lend(batch, self._run_teachers(batch, active, teacher_clocks))
             self.shared.lend(batch, outputs.values(), thorough=number == 0)
             if number == 0 and self.timed:
                 self._time(active, batch)
@@ -176,6 +162,7 @@ class Cohort:
                 step = partial(self._step, learner, number, batch, mine)
                 if not self._guard(learner.cell, step, after):
                     active.remove(learner)
+            self._steps.join()
             if not active:
                 return
             self.listener.step_done(epoch, recipe.length, number + 1, steps)
@@ -203,10 +190,9 @@ class Cohort:
         data = self.strong_data if strong and self.strong_data is not None else self.data
         return self._passes.epoch(data, epoch)
 
-    @staticmethod
-    def _step(learner: Learner, number: int, batch: Batch, outputs: Sequence[Output]) -> None:
-        with learner.clock.running(), noting(learner.unordered):
-            learner.train_step(number, batch, outputs)
+    def _step(self, learner: Learner, number: int, batch: Batch, outputs: list[Output]) -> None:
+        with noting(learner.unordered):
+            self._steps.take(learner, number, batch, outputs)
 
     def _run_teachers(
         self, batch: Batch, active: Sequence[Learner], clocks: dict[TeacherSpec, Clock]
@@ -271,7 +257,8 @@ class Cohort:
             "teachers": about,
             **({"weights_sha256": digest} if digest else {}),
         }
-        self._write(learner.cell, "done", unordered=sorted(learner.unordered), **outcome)
+        ran = replace(self.numerics, unordered=tuple(sorted(learner.unordered)), uncaptured=learner.uncaptured)
+        self._write(learner.cell, "done", numerics=ran, **outcome)
 
     # ------------------------------------------------------------------------------------------ records and failures
 
@@ -312,10 +299,9 @@ class Cohort:
             names = [learner.cell.method.name for learner in suspects]
             self._guard(suspects[0].cell, partial(self.shared.settle, changed, names), lambda: "")
 
-    def _write(self, cell: Cell, status: str, reason: str = "", unordered: Sequence[str] = (), **parts: Any) -> None:
-        data = {"data": self.task.content} if self.task.content else {}
-        numerics = replace(self.numerics, unordered=tuple(unordered))
-        leave_record(cell, status, reason, self.store, numerics, self.listener, **parts, **data)
+    def _write(self, cell: Cell, status: str, reason: str = "", numerics: Numerics | None = None, **parts: Any) -> None:
+        parts |= {"data": self.task.content} if self.task.content else {}
+        leave_record(cell, status, reason, self.store, numerics or self.numerics, self.listener, **parts)
 
 
 def leave_record(

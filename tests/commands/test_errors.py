@@ -147,6 +147,7 @@ def test_a_wrong_suite_is_refused(run: Command, text: str, parts: list[str]) -> 
         (["--precision", "fp16"], ["unknown precision 'fp16': did you mean 'bf16'"]),
         (["--compile", "graphs"], ["unknown compile mode 'graphs'", "auto, off, on"]),
         (["--precision", "tf32"], ["device 'cpu' has no TF32", "give the precision as fp32"]),
+        (["--graphs", "8"], ["device 'cpu' has no CUDA graphs", "leave --graphs out"]),
         (["--compile", "maybe"], ["unknown compile mode 'maybe'", "auto, off, on"]),
         (["--device", "cdua"], ["unknown device 'cdua': did you mean 'cuda'"]),
         (["--device", "xpu"], ["device 'xpu' is not available here"]),

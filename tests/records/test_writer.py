@@ -92,14 +92,10 @@ def test_a_full_disk_is_heard_with_its_sentence(tmp_path: Path, monkeypatch: pyt
     writer.wait()
     full_disk(monkeypatch)
     writer.bring("abc", snapshot(2))
-    with pytest.raises(KDBenchError, match="no space left on the disk of .*free some and run the same command again"):
-        if where == "the next one brought":
-            writer._pending[0].exception()  # so that it is known
-            writer.bring("abc", snapshot(3))
-        elif where == "a wait":
-            writer.wait()
-        else:
-            writer.close()
+    writer._pending[0].exception()  # so that it is known
+    call = {"the next one brought": lambda: writer.bring("abc", snapshot(3)), "a wait": writer.wait}
+    with pytest.raises(KDBenchError, match=r"no space left on the disk of .*free some and run the same command again"):
+        call.get(where, writer.close)()
     monkeypatch.undo()
     writer.close()
     assert epoch_of(store) == 1
