@@ -285,7 +285,7 @@ class Cohort:
             if fault := fault_of(error, _title(cell)):
                 raise fault from error  # it concerns the whole run, and no method is to blame
             own = isinstance(error, Misbehaved)
-            told = {"traceback": traceback.format_exc()} if error.__context__ or not own else {}
+            told: dict[str, Any] = {"traceback": traceback.format_exc()} if error.__context__ or not own else {}
             self._write(cell, "failed", reason=_reason(cell, error), **told)
             if isinstance(error, Tampered):
                 raise Spoiled(known=True) from None
