@@ -27,6 +27,7 @@ from kdbench.training.learner import Learner
 from kdbench.training.machine_faults import MachineFault, explained, is_machines
 from kdbench.training.pace import Pace
 
+pytestmark = pytest.mark.usefixtures("saved_each_epoch")
 SUITE = {
     "seeds": [0],
     "methods": ["student", "kd"],
