@@ -175,7 +175,20 @@ def test_only_the_suites_of_fashion_have_a_teacher_for_each_seed(name: str) -> N
 
 @pytest.mark.parametrize("name", [name for name in names() if name.startswith("fashion")])
 def test_the_suites_of_fashion_fix_their_precision(name: str) -> None:
-    assert {r.precision for cell in parse.load(name).cells() for r in (cell.recipe, *cell.teacher_recipes)} == {"fp32"}
+    """That of all images is for a GPU, the others are for CPUs."""
+    found = {r.precision for cell in parse.load(name).cells() for r in (cell.recipe, *cell.teacher_recipes)}
+    assert found == {"bf16" if name == "fashion_full" else "fp32"}
+
+
+def test_all_of_fashion_is_every_method_on_all_images_with_three_paired_seeds() -> None:
+    grid = parse.load("fashion_full")
+    cells = grid.cells()
+    methods = {cell.method.name for cell in cells}
+    assert methods == {cell.method.name for cell in parse.load("fashion").cells()}
+    assert {str(cell.pair) for cell in cells} == {"cifar_resnet32x4 -> cifar_resnet8x4"}
+    assert [(dataset.name, dataset.protocol) for dataset in grid.datasets] == [("fashion_mnist", {})]
+    assert len(cells) == 3 * len(methods)
+    assert len({cell.training_of(teacher).id for cell in cells for teacher in cell.teachers}) == 9
 
 
 # ------------------------------------------------------------------------------------------ protocols of teachers
