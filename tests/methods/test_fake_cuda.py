@@ -43,7 +43,7 @@ NOT_THERE: Mapping[str, set[str]] = {
 # a method sees the two deepest families by turns; all of both are `tox -e gpu-sim`
 CASES = [
     (method, family)
-    for place, method in enumerate(registry.names())
+    for place, method in enumerate(registry.names("image"))
     for family in ("resnet", "wrn", "vgg", ("mobilenet", "shufflenet")[place % 2])
 ]
 # pairs of the suites cifar100 and imagenet, with their assistants
@@ -129,7 +129,7 @@ def test_a_method_mixes_no_devices_on_a_gpu(tmp_path: Path, method: str, family:
 
 @pytest.mark.gpu_sim
 @pytest.mark.parametrize("family", SHALLOW)
-@pytest.mark.parametrize("method", registry.names())
+@pytest.mark.parametrize("method", registry.names("image"))
 def test_a_method_mixes_no_devices_with_any_shallow_pair(tmp_path: Path, method: str, family: str) -> None:
     found = trained(tmp_path, SHALLOW[family], method, last=True)
     on_gpu(found, SHALLOW[family], method not in NOT_THERE.get(family, ()))
@@ -137,14 +137,14 @@ def test_a_method_mixes_no_devices_with_any_shallow_pair(tmp_path: Path, method:
 
 @pytest.mark.gpu_sim
 @pytest.mark.parametrize("pair", SUITES)
-@pytest.mark.parametrize("method", registry.names())
+@pytest.mark.parametrize("method", registry.names("image"))
 def test_a_method_mixes_no_devices_with_the_networks_of_the_suites(tmp_path: Path, method: str, pair: str) -> None:
     found = trained(tmp_path, SUITES[pair], method, last=True)
     on_gpu(found, SUITES[pair], applies=isinstance(found, Watch))
 
 
 def test_what_applies_nowhere_is_no_method() -> None:
-    assert set().union(*NOT_THERE.values()) < set(registry.names())
+    assert set().union(*NOT_THERE.values()) < set(registry.names("image"))
     assert NOT_THERE.keys() < SHALLOW.keys()
 
 
