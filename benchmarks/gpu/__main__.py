@@ -39,7 +39,7 @@ CORRECT = (
 )  # fmt: skip
 SPEED = (cohorts.PART, networks.PART, lanes.PART, networks.TEACHERS, epochs.PART, networks.COMPILED)
 PROJECTION = Part("projection", "hours for the suite cifar100, its training steps alone", lambda sheet: iter(()))
-USER = (user.COMMANDS, user.KILLED)
+USER = (user.COMMANDS, user.KILLED, user.MORE)
 
 app = typer.Typer(add_completion=False, help="What to run first on a GPU: correct, then speed, then user.")
 Out = Annotated[Path, typer.Option(help="where results go; the same folder again goes on from them")]

@@ -137,6 +137,8 @@ def start(each: Job, result: Path) -> subprocess.Popen[str]:
     file = result.with_suffix(".job")
     file.write_text(json.dumps(dataclasses.asdict(each)), encoding="utf-8")
     surroundings = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": f"{each.folder}-graphs"}
+    if not each.ordered:
+        surroundings.pop(determinism.WORKSPACE, None)  # this process has set it
     words = [sys.executable, "-m", "benchmarks.gpu.bits", str(file), str(result)]
     return subprocess.Popen(
         words, cwd=ROOT, env=surroundings, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE

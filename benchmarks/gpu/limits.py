@@ -31,6 +31,7 @@ from kdbench.suites.parse import parse
 from kdbench.testing.trial import Bench
 from kdbench.training.learner import Learner
 
+WIDE = "cifar_resnet8x4"  # a student whose weights fill more than an allocator's smallest blocks
 SHARE = 0.6  # of what the cohort took when there was enough
 
 
@@ -81,7 +82,7 @@ def grid(sheet: Sheet) -> list[Cell]:
             "methods": [{"name": "kd", "kd_weight": weight} for weight in weights],
             "recipe": {"epochs": 1, "batch_size": 64},
             "teacher_recipe": {"epochs": 1},
-            "pairs": [{"teacher": "cifar_resnet8", "student": sheet.scale.student}],
+            "pairs": [{"teacher": "cifar_resnet8", "student": sheet.scale.student if sheet.scale.methods else WIDE}],
         }
     ).cells()
 
@@ -90,6 +91,7 @@ def whole(sheet: Sheet, cells: Sequence[Cell], name: str, listener: Any) -> list
     """The curves of all cells, without what was timed."""
     out = sheet.fresh(f"limits-{name}")
     if sheet.numerics.device.type == "cuda":
+        memory.release(sheet.numerics.device)  # what is kept for nobody would count as taken
         torch.cuda.reset_peak_memory_stats(sheet.numerics.device)
     LocalExecutor(out, listener, device=str(sheet.numerics.device)).run(cells)
     store = Store(out / "limits")

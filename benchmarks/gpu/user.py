@@ -36,8 +36,13 @@ student = "cifar_resnet8"
 TIMED = {"cost", "provenance", "seconds", "joules"}
 
 
-def command_steps(sheet: Sheet) -> Iterator[tuple[str, Callable[[], list[Row]]]]:
-    for words, status in commands(sheet):
+def first_steps(sheet: Sheet) -> Iterator[tuple[str, Callable[[], list[Row]]]]:
+    for words, status in first_commands(sheet):
+        yield shown(words), partial(called, sheet, words, status)
+
+
+def more_steps(sheet: Sheet) -> Iterator[tuple[str, Callable[[], list[Row]]]]:
+    for words, status in more_commands(sheet):
         yield shown(words), partial(called, sheet, words, status)
 
 
@@ -45,8 +50,9 @@ def killed_steps(sheet: Sheet) -> Iterator[tuple[str, Callable[[], list[Row]]]]:
     yield "killed", partial(killed, sheet)
 
 
-COMMANDS = Part("commands", "what a user types", command_steps)
+COMMANDS = Part("commands", "what a user types first", first_steps)
 KILLED = Part("killed", "a run that is killed and goes on", killed_steps)
+MORE = Part("more_commands", "what a user types then", more_steps)
 
 
 def suite(sheet: Sheet) -> Path:
@@ -55,28 +61,32 @@ def suite(sheet: Sheet) -> Path:
     return path
 
 
-def commands(sheet: Sheet) -> list[tuple[list[str], int]]:
+def first_commands(sheet: Sheet) -> list[tuple[list[str], int]]:
     """Words after `kdbench`, and the exit status that they should have."""
+    device, out = ["--device", str(sheet.numerics.device)], ["--out", str(sheet.work / "runs")]
+    return [
+        (["run", str(suite(sheet)), *device, *out], 0),
+        (["run", "digits", "--device", "cuda:99"], 2),
+    ]
+
+
+def more_commands(sheet: Sheet) -> list[tuple[list[str], int]]:
+    """The same, the short ones first."""
     device, out = ["--device", str(sheet.numerics.device)], ["--out", str(sheet.work / "runs")]
     first = str(suite(sheet))
     found: list[tuple[list[str], int]] = [
-        (["run", first, *device, *out], 0),
-        (["run", "digits", "--device", "cuda:99"], 2),
+        (["leaderboard", first, *out], 0),
+        (["status", first, *out], 0),
+        (["compare", "kd", "student", "--suite", first, *out], 0),
+        (["show", "dkd"], 0),
+        (["run", "digits", "--compile", "graphs", *out], 2),
+        (["run", "cifar100", "--dry-run", "--methods", "student,kd", "--seeds", "0", *device, *out], 0),
+        (["check", "kd", *device], 0),
+        (["run", "digits", "--seeds", "0", *device, *out], 0),
+        (["tune", "digits", *device, *out], 0),
+        (["check", "crd", *device], 0),
     ]
-    if not sheet.scale.methods:
-        found += [
-            (["leaderboard", first, *out], 0),
-            (["check", "kd", *device], 0),
-            (["check", "crd", *device], 0),
-            (["status", first, *out], 0),
-            (["compare", "kd", "student", "--suite", first, *out], 0),
-            (["show", "dkd"], 0),
-            (["run", "cifar100", "--dry-run", "--methods", "student,kd", "--seeds", "0", *device, *out], 0),
-            (["run", "digits", "--compile", "graphs", *out], 2),
-            (["run", "digits", *device, *out], 0),
-            (["tune", "digits", *device, *out], 0),
-        ]
-    return found
+    return found[3:4] if sheet.scale.methods else found
 
 
 def run(words: list[str]) -> subprocess.Popen[str]:
