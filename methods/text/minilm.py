@@ -91,10 +91,13 @@ class MiniLM(Method):
             heads = student.values[last - 1].shape[1]
             relations = sentence_mean(scores, mask) + relation_loss(*values, heads, mask)
         else:
-            relations = sum(
-                relation_loss(student.merged(name, last), teacher.merged(name, met), self.relation_heads, mask)
-                for name in ("queries", "keys", "values")
-            ) / 3
+            relations = (
+                sum(
+                    relation_loss(student.merged(name, last), teacher.merged(name, met), self.relation_heads, mask)
+                    for name in ("queries", "keys", "values")
+                )
+                / 3
+            )
         return {
             **{name: self.ce_weight * term for name, term in student.supervised(batch).items()},
             "relations": self.relation_weight * relations,

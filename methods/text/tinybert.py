@@ -58,9 +58,7 @@ def score_mse(student: Tensor, teacher: Tensor, mask: Tensor, pad_positions: boo
 class TinyBERT(Method):
     needs = frozenset({"tokens", "attentions"})
     reads_logits = False
-    search_space = Space(
-        hidden_weight=Around(), attention_weight=Around(), intermediate_share=Uniform(0.3, 0.8)
-    )
+    search_space = Space(hidden_weight=Around(), attention_weight=Around(), intermediate_share=Uniform(0.3, 0.8))
 
     def __init__(
         self,
