@@ -139,7 +139,7 @@ def sample_norms(x: Tensor) -> Tensor:
 
 
 def answer_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
-    """`kl` of logits `[N, K]`; of a regression's single number, K = 1, the mean squared difference from the teacher's."""
+    """`kl` of logits `[N, K]`; of a regression, K = 1, the mean squared difference from the teacher's number."""
     return F.mse_loss(wide(student), wide(teacher)) if student.shape[1] == 1 else kl(student, teacher, temperature)
 
 

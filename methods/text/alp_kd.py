@@ -12,8 +12,9 @@ Deviations: the authors gave no code.
   a fine-tuned MiniLM is nearly one-hot. Gradients go through the weights a, as there; `detach_weights=True` stops them.
 - The distance is a mean over layers, samples and width, as there; the paper sums. `weight` is small (0.1), since the
   last layer would else be drawn away from its own task to a mixture of all layers.
-- `tokens="all"` lets every real token attend over the teacher's layers by itself (an extension of the reimplementation's
-  authors). `buckets="none"` is ALP-KD, all layers for each; `"disjoint"` is ALP-NO, consecutive groups.
+- `tokens="all"` lets every real token attend over the teacher's layers by itself (an extension of the
+  reimplementation's authors). `buckets="none"` is ALP-KD, all layers for each; `"disjoint"` is ALP-NO, consecutive
+  groups.
 - phi is the identity where the widths agree, else one linear layer for all layers.
 """
 

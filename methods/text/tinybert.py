@@ -2,7 +2,8 @@
 
 First the student's layers imitate the teacher's attention scores and hidden states, then its answers.
 
-    phase intermediate:  L = hidden_weight sum_{m=0..M} MSE(W h_s^m, h_t^g(m)) + attention_weight sum_m MSE(A_s^m, A_t^g(m))
+    phase intermediate:  L = hidden_weight sum_{m=0..M} MSE(W h_s^m, h_t^g(m))
+                             + attention_weight sum_{m=1..M} MSE(A_s^m, A_t^g(m))
     phase prediction:    L = soft cross-entropy(z_t, z_s) at temperature 1
 
 A: scores Q K^T / sqrt(d) before the softmax; h^0: the embeddings; W: one matrix for all; g(m) = m L_T / M. Without
@@ -20,7 +21,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench import Around, Batch, KDBenchError, Method, Paper, Phase, Space, Uniform, register

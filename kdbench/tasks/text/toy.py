@@ -5,7 +5,6 @@ The student is a factorised copy of the teacher, which is what every method of t
 
 from __future__ import annotations
 
-
 import torch
 
 from kdbench.hardware.numerics import Numerics
@@ -28,7 +27,7 @@ PAIRS = {
     "another family": {"teacher": TEACHER, "student": "distilbert(heads=2, layers=2, width=24)"},
     "no layers to read": {"teacher": TEACHER, "student": "albert(heads=2, layers=2, width=24)"},
 }
-WORDS = "red blue green cat dog bird runs sleeps eats under over beside house tree river".split()
+WORDS = """red blue green cat dog bird runs sleeps eats under over beside house tree river""".split()
 CLASSES = ("colour", "animal", "verb")
 
 

@@ -120,6 +120,6 @@ def _fetched(name: str, source: str, config: str | None, folder: Path) -> Any:
 def _absent(name: str, folder: Path, error: Exception | None = None) -> KDBenchError:
     why = f" ({' '.join(str(error).split())[:160].rstrip('.:')})" if error else ""
     return KDBenchError(
-        f"dataset {name!r} is not at hand{why}: save it with datasets' `save_to_disk` in {str(folder)!r} (KDBENCH_DATA or"
-        " --data names another data folder)"
+        f"dataset {name!r} is not at hand{why}: save it with datasets' `save_to_disk` in {str(folder)!r} "
+        "(KDBENCH_DATA or --data names another data folder)"
     )

@@ -78,8 +78,8 @@ def make(name: str, training: Texts) -> Tokenizer:
         return Tokenizer(name, learnt(training, int(options.get("vocabulary", VOCABULARY))))
     if not is_checkpoint(base) or options:
         raise KDBenchError(
-            f"unknown tokenizer {name!r}: give 'wordpiece', 'wordpiece(vocabulary=6000)', 'minilm_l6', or a checkpoint's "
-            "folder or hub id"
+            f"unknown tokenizer {name!r}: give 'wordpiece', 'wordpiece(vocabulary=6000)', 'minilm_l6', or a "
+            "checkpoint's folder or hub id"
         )
     try:
         found = AutoTokenizer.from_pretrained(folder_of(base))

@@ -38,8 +38,8 @@ def load(root: Path, options: Mapping[str, Any]) -> TextData:
     file = next((p / "data.noun" for p in (root / "wordnet", *PLACES) if (p / "data.noun").is_file()), None)
     if file is None:
         raise KDBenchError(
-            f"dataset 'wordnet' is neither in {str(root / 'wordnet')!r} nor installed: apt install wordnet-base, or put "
-            "WordNet 3.0's data.noun there (KDBENCH_DATA or --data names another data folder)"
+            f"dataset 'wordnet' is neither in {str(root / 'wordnet')!r} nor installed: apt install wordnet-base, or "
+            "put WordNet 3.0's data.noun there (KDBENCH_DATA or --data names another data folder)"
         )
     texts, labels = read(file)
     if not texts:
