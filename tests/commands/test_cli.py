@@ -25,20 +25,31 @@ TAKES = {
     "sweep": f"{NARROW} {RUNNING} --trials --epochs-share --dry-run",
     "leaderboard": f"{GRID} --common --teachers",
     "report": f"{GRID} --site -o --latex --plots --no-plots --all --teachers",
+    "map": GRID,
     "compare": "A B --suite --epochs --set --teacher --precision --out",
     "power": "SUITE --methods --delta --sd --pairs --seeds --epochs --set --teacher --precision --out",
-    "list": "WHAT --papers",
+    "list": "WHAT --papers --task",
     "show": "METHOD",
     "reproduce": f"METHOD --paper --datasets --pairs --teacher --seeds --epochs --precision --out {RUNNING} --dry-run "
     "--report",
-    "new": "NAME --family --folder",
-    "check": "METHOD --device",
+    "new": "NAME --family --task --folder",
+    "check": "METHOD --device --task",
     "publish": "SUITE --out --to --methods --weights-at",
     "validate": "PATH --rerun --data --device --threads",
     "merge": "FOLDER... --to",
     "tune": "SUITE --pairs --out --data --device --threads",
 }
-OPTIONAL = {"run", "status", "sweep", "leaderboard", "report", "power", "tune", "list"}  # their argument has a default
+OPTIONAL = {
+    "run",
+    "status",
+    "sweep",
+    "leaderboard",
+    "report",
+    "map",
+    "power",
+    "tune",
+    "list",
+}  # their argument has a default
 
 
 def parameters(command: str) -> list[Any]:
