@@ -21,6 +21,7 @@ Deviations: the authors gave no code.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -58,7 +59,7 @@ def projected(
 def disjoint(layers: int, teachers: int) -> list[list[int]]:
     """Consecutive groups of the teacher's layers, as equal as they can be: one for each student layer."""
     ends = [k * teachers // layers for k in range(layers + 1)]
-    return [list(range(start, end)) for start, end in zip(ends, ends[1:], strict=False)]
+    return [list(range(start, end)) for start, end in pairwise(ends)]
 
 
 @register(

@@ -89,12 +89,12 @@ class MaKD(Method):
         if student.shapes.features != teacher.shapes.features or student.inner != teacher.inner:
             raise NotApplicable(
                 f"makd's student has its teacher's layers and widths, but {student.name!r} has others than "
-                f"{teacher.name!r}: give the pair the student `{teacher.name}(rank=64)`"
+                f"{teacher.name!r}: give the pair the teacher's own network with the option `rank=64`"
             )
         if not (student.rank and student.start == "teacher"):
             raise NotApplicable(
                 f"makd's student is its teacher's factorisation, but {student.name!r} is none: give the pair the "
-                f"student `{teacher.name}(rank=64)`"
+                "teacher's own network with the option `rank=64`"
             )
 
     def phases(self) -> tuple[Phase, ...]:

@@ -3,7 +3,8 @@
 First features and relations between tokens, then relations between the samples of a batch, and soft answers.
 
     R(X): softmax(X_a X_a^T / sqrt(d / k)) over the tokens, of each of k equal slices X_a of X's width d
-    phase tokens:   L = embedding_weight KL(R_1(E_t) || R_1(E_s)) + attention_weight sum_n KL(R_k(C_t^g(n)) || R_k(C_s^n))
+    phase tokens:   L = embedding_weight KL(R_1(E_t) || R_1(E_s))
+                        + attention_weight sum_{n=1..N} KL(R_k(C_t^g(n)) || R_k(C_s^n))
                         + hidden_weight sum_{n=0..N} MSE(W_n h_s^n + b_n, h_t^g(n))
     phase samples:  L = similarity_weight SS + contrast_weight SC + kd_weight KD
     SS = KL of softmax(c_i . c_j / sqrt(d)) over the batch, c a sample's last [CLS] vector

@@ -55,10 +55,10 @@ class Tokenizer:
 
     def planes(self, texts: Texts, length: int) -> Tensor:
         """Token ids, segment ids and 1 for real tokens, `[N, 3, length]`, int32; longer texts are cut."""
-        made = self._called(texts, padding="max_length", truncation=True, max_length=length)
+        made = self._called(texts, padding="max_length", truncation=True, max_length=length,
+                            return_token_type_ids=True, return_attention_mask=True)
         ids = torch.tensor(made["input_ids"], dtype=torch.int32).reshape(-1, length)
-        segments = made.get("token_type_ids")
-        second = torch.zeros_like(ids) if segments is None else torch.tensor(segments, dtype=torch.int32)
+        second = torch.tensor(made["token_type_ids"], dtype=torch.int32)
         real = torch.tensor(made["attention_mask"], dtype=torch.int32)
         return torch.stack([ids, second.reshape(ids.shape), real.reshape(ids.shape)], 1)
 
@@ -94,12 +94,20 @@ def make(name: str, training: Texts) -> Tokenizer:
 
 
 def learnt(texts: Texts, vocabulary: int) -> PreTrainedTokenizerFast:
-    """BERT's lower-case word pieces, of the most frequent in these texts; the same for the same texts."""
-    rust: Any = Rust(models.WordPiece(unk_token="[UNK]"))
-    rust.normalizer = normalizers.BertNormalizer(lowercase=True)
-    rust.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(vocab_size=vocabulary, special_tokens=list(SPECIAL), show_progress=False)
-    rust.train_from_iterator((*texts.first, *(texts.second or ())), trainer)
+    """BERT's lower-case word pieces, of the most frequent in these texts; the same for the same texts.
+
+    The trainer numbers the pieces `##a` in the order of a hash table, which differs from run to run and decides between
+    equally frequent ones: they are numbered before it starts.
+    """
+    every = (*texts.first, *(texts.second or ()))
+    rust = _cut_as_bert(models.WordPiece(unk_token="[UNK]"))
+    letters = sorted({letter for text in every for letter in rust.normalizer.normalize_str(text) if letter.strip()})
+    first = [*SPECIAL, *(f"##{letter}" for letter in letters)]
+    size = max(vocabulary, len(first) + len(letters))
+    trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=first, show_progress=False)
+    rust.train_from_iterator(every, trainer)
+    # made anew, since what was numbered first is no special token in texts
+    rust = _cut_as_bert(models.WordPiece(rust.get_vocab(), unk_token="[UNK]"))
     rust.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
@@ -107,3 +115,10 @@ def learnt(texts: Texts, vocabulary: int) -> PreTrainedTokenizerFast:
     )
     named = {f"{key}_token": f"[{key.upper()}]" for key in ("pad", "unk", "cls", "sep", "mask")}
     return PreTrainedTokenizerFast(tokenizer_object=rust, **named)
+
+
+def _cut_as_bert(model: Any) -> Any:
+    rust: Any = Rust(model)
+    rust.normalizer = normalizers.BertNormalizer(lowercase=True)
+    rust.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return rust

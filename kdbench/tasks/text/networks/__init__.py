@@ -161,6 +161,8 @@ def _set_sizes(config: Any, options: dict[str, Any], layers: int) -> None:
             setattr(config, theirs, options[key])
     if "width" in options and "inner" not in options:
         config.intermediate_size = 4 * options["width"]
+    if "width" in options and hasattr(config, "pooler_hidden_size"):
+        config.pooler_hidden_size = options["width"]
     if config.hidden_size % config.num_attention_heads:
         raise KDBenchError(
             f"a width of {config.hidden_size} cannot be cut into {config.num_attention_heads} heads: give `heads`"

@@ -17,6 +17,7 @@ from kdbench.tasks.text.networks.taps import Taps, list_of_layers
 from kdbench.tasks.text.networks.weights import taken
 from kdbench.tasks.text.output import TextOutput
 
+WORDS = ("word_embeddings", "LayerNorm")  # of the embeddings
 PLANES = 3  # of one tokenizer in a batch: token ids, segment ids, real tokens
 
 
@@ -59,8 +60,7 @@ class TextNetwork(Network):
         self.inner = int(getattr(config, "intermediate_size", getattr(config, "hidden_dim", 0)) or 0)
         known = signature(model.forward).parameters
         self._segments = "token_type_ids" in known and getattr(config, "type_vocab_size", 0) > 1
-        self._words, self._norm = (_embedding_part(model, part) for part in ("word_embeddings", "LayerNorm"))
-        self.has_words = self._words is not None and self._norm is not None
+        self.has_words = all(_embedding_part(model, part) is not None for part in WORDS)
         self.taps = Taps(model, self.classifier)
         self.offers = frozenset({"tokens"} if self.taps.layers else ())
         self.shapes = self._probe()
@@ -87,8 +87,9 @@ class TextNetwork(Network):
                 parts[name] = tuple(x.unflatten(2, (self.heads, -1)).transpose(1, 2) for x in parts[name])
         maps = [(states * mask[:, :, None]).transpose(1, 2) for states in hidden]
         words = None
-        if self.has_words and self._words is not None and self._norm is not None:
-            words = self._norm(self._words(ids))
+        if self.has_words:
+            table, norm = (_embedding_part(self.model, part) for part in WORDS)
+            words = norm(table(ids))  # type: ignore[misc]
         return TextOutput(
             logits,
             wide(taps.kept["embedding"]),
