@@ -33,7 +33,8 @@ def scores(metric: str, answers: Tensor, targets: Tensor, teacher: Tensor | None
         average = "binary" if answers.shape[1] == 2 else "macro"
         found |= {"accuracy": known["top1"], **{name: known[name] for name in ("nll", "ece", *OF_TEACHER)}}
         found["f1"] = 100 * float(f1_score(wanted, predicted, average=average, zero_division=0))
-        found["mcc"] = 100 * float(matthews_corrcoef(wanted, predicted))
+        varied = np.ptp(wanted) and np.ptp(predicted)
+        found["mcc"] = 100 * float(matthews_corrcoef(wanted, predicted)) if varied else 0.0
     chosen = [found[name] for name in SCORES[metric]]
     return {"score": sum(value for value in chosen if value is not None) / len(chosen), **found}
 

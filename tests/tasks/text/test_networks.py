@@ -168,7 +168,9 @@ def test_teachers_that_do_not_fit_are_named(tokenizer: Tokenizer) -> None:
     with pytest.raises(KDBenchError, match="cannot start from 'bert"):
         student.inherit([wide])
     with pytest.raises(KDBenchError, match="takes 2 layers of a network that has 1"):
-        student.inherit([create("bert(heads=2, layers=1, width=24)", classes=CLASSES, tokenizers=[tokenizer], length=9)])
+        student.inherit(
+            [create("bert(heads=2, layers=1, width=24)", classes=CLASSES, tokenizers=[tokenizer], length=9)]
+        )
 
 
 @pytest.mark.parametrize(

@@ -55,8 +55,14 @@ class Tokenizer:
 
     def planes(self, texts: Texts, length: int) -> Tensor:
         """Token ids, segment ids and 1 for real tokens, `[N, 3, length]`, int32; longer texts are cut."""
-        made = self._called(texts, padding="max_length", truncation=True, max_length=length,
-                            return_token_type_ids=True, return_attention_mask=True)
+        made = self._called(
+            texts,
+            padding="max_length",
+            truncation=True,
+            max_length=length,
+            return_token_type_ids=True,
+            return_attention_mask=True,
+        )
         ids = torch.tensor(made["input_ids"], dtype=torch.int32).reshape(-1, length)
         second = torch.tensor(made["token_type_ids"], dtype=torch.int32)
         real = torch.tensor(made["attention_mask"], dtype=torch.int32)
