@@ -15,7 +15,6 @@ from kdbench.hardware.numerics import Numerics
 from kdbench.method import Network
 from kdbench.suites.grid import DatasetSpec, Recipe
 from kdbench.tasks.classification import ClassificationTask, group, reliability
-from kdbench.tasks.task import TrainingSet
 from kdbench.tasks.text import scores
 from kdbench.tasks.text.data import LENGTH, load
 from kdbench.tasks.text.data.loader import TextLoader
@@ -77,7 +76,7 @@ class TextTask(ClassificationTask):
         targets = torch.cat([targets for _, targets in self.data.tests.values()])
         return planes.to(self.numerics.device), targets.to(self.numerics.device)
 
-    def training_set(self, seed: int, strong_view: bool) -> TrainingSet:
+    def training_set(self, seed: int, strong_view: bool) -> TextLoader:
         return TextLoader(*self._train, num_classes=self.num_classes, batch_size=self.batch_size, seed=seed)
 
     def network(self, name: str, pretrained: bool = False, **options: Any) -> Network:

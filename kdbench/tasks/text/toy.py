@@ -27,7 +27,10 @@ PAIRS = {
     "another family": {"teacher": TEACHER, "student": "distilbert(heads=2, layers=2, width=24)"},
     "no layers to read": {"teacher": TEACHER, "student": "albert(heads=2, layers=2, width=24)"},
 }
-WORDS = """red blue green cat dog bird runs sleeps eats under over beside house tree river""".split()
+WORDS = (
+    "red", "blue", "green", "cat", "dog", "bird", "runs", "sleeps", "eats", "under", "over", "beside",
+    "house", "tree", "river",
+)  # fmt: skip
 CLASSES = ("colour", "animal", "verb")
 
 

@@ -10,8 +10,6 @@ import pandas as pd
 import pytest
 import torch
 
-datasets = pytest.importorskip("datasets")
-
 from kdbench.errors import KDBenchError
 from kdbench.hardware.numerics import Numerics
 from kdbench.suites.folders import content
@@ -93,9 +91,9 @@ def test_unknown_sets_are_named(tmp_path: Path, name: str) -> None:
 
 
 def test_absent_sets_say_where_they_go(tmp_path: Path) -> None:
-    with pytest.raises(KDBenchError, match="save it with datasets' `save_to_disk` in .*glue/cola"):
+    with pytest.raises(KDBenchError, match=r"save it with datasets' `save_to_disk` in .*glue/cola"):
         load("glue:cola", tmp_path, {})
-    with pytest.raises(KDBenchError, match="has no file train.tsv, .csv or .jsonl"):
+    with pytest.raises(KDBenchError, match=r"has no file train\.tsv, \.csv or \.jsonl"):
         load(f"table:{tmp_path}", None, {})
     (tmp_path / "train.jsonl").write_text('{"text": "a", "label": 1}\n{"text": "b"}\n')
     (tmp_path / "test.csv").write_text("text,label\na,1\n")
@@ -108,6 +106,8 @@ def test_absent_sets_say_where_they_go(tmp_path: Path) -> None:
 
 def glue(root: Path, task: str) -> None:
     """One of GLUE's tasks as `save_to_disk` leaves it."""
+    import datasets
+
     entry = GLUE[task]
     names = ["entailment", "neutral", "contradiction"] if task == "mnli" else ["no", "yes"]
     label = datasets.Value("float32") if task == "stsb" else datasets.ClassLabel(names=names)

@@ -9,8 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-pytest.importorskip("transformers")
-
 from kdbench import Batch, Method, Output, register, registry
 from kdbench.errors import NotApplicable
 from kdbench.hardware.numerics import Numerics

@@ -10,9 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-
-pytest.importorskip("transformers")
-
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
 from kdbench.errors import KDBenchError

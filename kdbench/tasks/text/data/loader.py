@@ -23,6 +23,8 @@ class TextLoader:
         planes: `[N, P, L]`, int32, on the device.
         targets: `[N]`, on the device.
         num_classes: K; 1 in a regression.
+        steps_per_epoch: batches in an epoch.
+        test_batch_size: samples in a full batch of a test set.
     """
 
     planes: Tensor
@@ -31,13 +33,9 @@ class TextLoader:
     batch_size: int
     seed: int
 
-    @property
-    def steps_per_epoch(self) -> int:
-        return -(-len(self) // self.batch_size)
-
-    @property
-    def test_batch_size(self) -> int:
-        return max(self.batch_size, SMALLEST_TEST_BATCH)
+    def __post_init__(self) -> None:
+        self.steps_per_epoch = -(-len(self) // self.batch_size)
+        self.test_batch_size = max(self.batch_size, SMALLEST_TEST_BATCH)
 
     def __len__(self) -> int:
         return len(self.targets)

@@ -79,7 +79,7 @@ class TextNetwork(Network):
         return {**known, "token_type_ids": segments} if self._segments else known
 
     def _output(self, logits: Tensor, ids: Tensor, mask: Tensor) -> TextOutput:
-        taps, parts = self.taps, dict[str, tuple[Tensor, ...]]()
+        taps, parts = self.taps, dict[str, Any]()
         hidden = taps.all("hidden", 0) if taps.layers else ()
         if "attentions" in self.offers:
             parts = {name: taps.all(name) for name in taps.parts}

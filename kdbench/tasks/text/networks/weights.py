@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -42,14 +43,14 @@ def factorise(model: Any, rank: int, name: str, keep: bool = True) -> None:
             least = min(module.weight.shape)
             if not 1 <= rank <= least:
                 raise KDBenchError(f"network {name!r} has a matrix of rank {least} at most: give a rank from 1 to it")
-            pair = nn.Sequential()
-            pair.add_module("down", nn.Linear(module.in_features, rank, bias=False))
-            pair.add_module("up", nn.Linear(rank, module.out_features, bias=module.bias is not None))
+            down = nn.Linear(module.in_features, rank, bias=False)
+            up = nn.Linear(rank, module.out_features, bias=module.bias is not None)
             with torch.no_grad():
-                for half, weight in zip(pair, factors(module.weight, rank) if keep else (), strict=False):
+                for half, weight in zip((down, up), factors(module.weight, rank) if keep else (), strict=False):
                     half.weight.copy_(weight)
                 if module.bias is not None:
-                    pair[1].bias.copy_(module.bias)
+                    up.bias.copy_(module.bias)
+            pair = nn.Sequential(OrderedDict(down=down, up=up))
             layer.set_submodule(path, pair)
 
 
