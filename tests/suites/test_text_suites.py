@@ -10,7 +10,9 @@ from typer.testing import CliRunner
 from kdbench import registry
 from kdbench.commands.cli import app
 from kdbench.registry.applies import reason
+from kdbench.suites.networks import split
 from kdbench.suites.parse import load
+from kdbench.tasks.text.checkpoints import is_checkpoint
 
 TEXT = ("alp_kd", "mlkd_bert", "makd", "distilbert", "bert_pkd", "tinybert", "minilm")
 
@@ -23,6 +25,7 @@ def test_a_suite_has_every_method_of_text_and_the_baselines_with_paired_seeds(na
     assert len(suite.seeds) >= 3
     assert not [method for method in methods if reason(registry.get(method), "text")]
     assert {cell.method.name for cell in suite.cells()} == methods
+    assert all(is_checkpoint(split(name)[0]) for pair in suite.pairs for name in (pair.student, pair.teacher.network))
 
 
 @pytest.mark.xdist_group("text")

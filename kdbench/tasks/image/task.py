@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kdbench.errors import KDBenchError
 from kdbench.hardware.numerics import Numerics
 from kdbench.method import Network
 from kdbench.suites.grid import DatasetSpec, Recipe
@@ -28,6 +29,8 @@ class ImageTask(ClassificationTask):
     def __init__(
         self, dataset: DatasetSpec, recipe: Recipe, numerics: Numerics, root: Path | None, download: bool = True
     ) -> None:
+        if dataset.options:
+            raise KDBenchError(f"dataset {dataset.name!r} has options, which sets of images have not: take them out")
         self.numerics, self.recipe = numerics, recipe
         size = recipe.image_size or None
         self.data = load_data(

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.errors import KDBenchError, unknown
+from kdbench.registry.catalogue import TEXTS
 from kdbench.tasks.image.data.sources import data_root
 from kdbench.tasks.text.data import hub, tables, wordnet
 from kdbench.tasks.text.data.sets import TextData, Texts
 
 __all__ = ["TextData", "Texts", "load"]
 
-NAMES = ("wordnet", "table:FOLDER", "datasets:ID", *(f"glue:{task}" for task in hub.GLUE))
 COMMON = ("length", "tokenizers")  # options of every set
 TABLE = ("text", "label", "classes", "metric")
 OPTIONS: Mapping[str, tuple[str, ...]] = {
@@ -29,7 +29,7 @@ def load(name: str, root: Path | None, options: Mapping[str, Any], download: boo
     """Load a set of texts by name.
 
     Args:
-        name: one of `NAMES`.
+        name: as `TEXTS` has them.
         root: the data folder (`data_root`).
         options: those of `COMMON` and of the set's kind.
         download: fetch an absent set where `datasets` can.
@@ -39,7 +39,7 @@ def load(name: str, root: Path | None, options: Mapping[str, Any], download: boo
     """
     kind, _, rest = name.partition(":")
     if kind not in OPTIONS or bool(rest) == (kind == "wordnet"):
-        raise unknown("dataset", name, NAMES)
+        raise unknown("dataset", name, (*TEXTS, *(f"glue:{task}" for task in hub.GLUE)))
     for key, value in options.items():
         if key not in (*COMMON, *OPTIONS[kind]):
             raise unknown("option", key, (*COMMON, *OPTIONS[kind]), f"of dataset {name!r}")
