@@ -8,6 +8,7 @@ from support import goldens
 from support.texts import Given, built, holds_against_padding, network
 
 from kdbench import Batch, NotApplicable
+from kdbench.losses import answer_kl
 
 
 @pytest.mark.equation
@@ -34,3 +35,11 @@ def test_padding_enters_no_term(teacher: int) -> None:
 def test_other_tokens_are_refused() -> None:
     with pytest.raises(NotApplicable, match="distilbert compares tokens place by place"):
         built("distilbert", {}, network(12, vocabulary="w"), network(12))
+
+
+@pytest.mark.parametrize(("temperature", "gradient"), [(1.0, -0.0987), (4.0, -0.0999)])
+def test_the_weight_of_soft_answers_does_not_fall_with_the_temperature(temperature: float, gradient: float) -> None:
+    student = torch.zeros(1, 2, requires_grad=True)
+    answer_kl(student, torch.tensor([[0.4, 0.0]]), temperature).backward()
+    assert student.grad is not None
+    assert student.grad[0, 0].item() == pytest.approx(gradient, abs=5e-5)

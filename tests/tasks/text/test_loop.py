@@ -148,12 +148,12 @@ def test_a_teacher_in_a_learner_is_in_eval_mode_whatever_was_called(bench: Bench
 class Nli(TextTask):
     """Nine texts of a first test set and four of a second."""
 
-    def __init__(self) -> None:
+    def __init__(self, *tokenizers: str) -> None:
         texts = Texts(tuple(f"text number {i}" for i in range(9)), tuple("cat" for _ in range(9)))
         targets = torch.arange(9) % 3
         tests = {"matched": (texts, targets), "mismatched": (texts.select(range(4)), targets[:4])}
         data = TextData("nli", texts, targets, tests, ("entailment", "neutral", "contradiction"))
-        self._begin(data, [make("wordpiece", texts)], 8, 4, CPU)
+        self._begin(data, [make(name, texts) for name in tokenizers or ("wordpiece",)], 8, 4, CPU)
         self.test_batch_size = 4
 
 
@@ -182,3 +182,17 @@ def test_content_tells_sets_apart(tmp_path: Path) -> None:
     one = Nli().data
     assert one.content == Nli().data.content
     assert one.content != one.select(torch.arange(8)).content
+
+
+def test_a_teacher_and_a_student_of_other_tokens_share_answers_alone(bench: Bench) -> None:
+    task = Nli("wordpiece", "wordpiece(vocabulary=20)")
+    teacher = task.network("bert(heads=2, layers=1, width=12)")
+    student = task.network("bert(heads=2, layers=1, tokenizer='wordpiece(vocabulary=20)', width=12)")
+    batch = next(iter(task.training_set(0, False).epoch(1)))
+    for name in ("kd", "alp_kd"):
+        method = registry.create(name)
+        method.bind([student], [teacher])
+        assert method.compute(batch, [student(batch.inputs)], [teacher(batch.inputs)])["kd"] > 0
+    for name in ("distilbert", "tinybert", "minilm", "mlkd_bert"):
+        with pytest.raises(NotApplicable, match="read other tokens"):
+            registry.create(name).bind([student], [teacher])
