@@ -109,6 +109,9 @@ class Learner:
         self._check_assistants()
         self.students = [self._member(index, role) for index, role in enumerate(self.roles)]
         self.teachers = teachers
+        if teachers or cell.role == "teacher":  # a student that is only timed has none
+            for student in self.students:
+                student.inherit(teachers)
         applies.check(type(self.method), cell.dataset.task)
         self._seed("build")
         with Calling(self.name, "build"):

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from kdbench.errors import KDBenchError
 from kdbench.hardware.numerics import Numerics
 from kdbench.method import Network, answer_of
 from kdbench.suites.grid import DatasetSpec, Recipe
@@ -30,6 +31,8 @@ class ImageTask(ClassificationTask):
     def __init__(
         self, dataset: DatasetSpec, recipe: Recipe, numerics: Numerics, root: Path | None, download: bool = True
     ) -> None:
+        if dataset.options:
+            raise KDBenchError(f"dataset {dataset.name!r} has options, which sets of images have not: take them out")
         self.numerics, self.recipe = numerics, recipe
         size = recipe.image_size or None
         self.data = load_data(
