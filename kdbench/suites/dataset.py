@@ -18,6 +18,7 @@ class DatasetSpec:
     """A data set by name, the task it belongs to (see kdbench.tasks), and what is done to it.
 
     Attributes:
+        options: how the task is to read it, for tasks that have a choice (docs/tasks.md); None: as it does by itself.
         teacher_protocol: what is done to it while its teachers are trained; None: the same. What `validation` holds out
             for students is held out for them as well: they must not have seen what is scored.
     """
@@ -26,6 +27,7 @@ class DatasetSpec:
     task: str = "image"
     protocol: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     teacher_protocol: Mapping[str, Mapping[str, Any]] | None = added(None)
+    options: Mapping[str, Any] | None = added(None)
 
     def __post_init__(self) -> None:
         if self.teacher_protocol is None:

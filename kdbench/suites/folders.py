@@ -27,7 +27,7 @@ def split(folder: Path, names: Sequence[str]) -> Path | None:
 
 
 def content(dataset: str) -> str | None:
-    """16 hex digits over the files of `folder:PATH`: their names, their sizes and, below 1 GB in all, what is in them.
+    """16 hex digits over the files of `folder:PATH` or `table:PATH`: names, sizes and, below 1 GB, what is in them.
 
     Returns:
         `ABSENT` if there is no such folder here, None for other data sets (what those are their name says).
@@ -36,7 +36,7 @@ def content(dataset: str) -> str | None:
         KDBenchError: if a file or folder in it cannot be read.
     """
     kind, _, path = dataset.partition(":")
-    if kind != "folder":
+    if kind not in ("folder", "table"):
         return None
     folder = Path(path).expanduser()
     splits = {name: found for name, names in (("train", TRAIN), ("test", TEST)) if (found := split(folder, names))}
