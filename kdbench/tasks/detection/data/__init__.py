@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.errors import KDBenchError, unknown
+from kdbench.registry.catalogue import SCENES
 from kdbench.tasks.detection.data import coco, scenes, voc
 from kdbench.tasks.detection.data.sets import MULTIPLE, DetectionData, hold_out
 from kdbench.tasks.image.data.sources import data_root
 
-__all__ = ["DATASETS", "load"]
+__all__ = ["load"]
 
-DATASETS = (scenes.NAME, "coco", "voc2007", "voc2012", "folder:PATH")
 SIDE = 640  # px of a picture's longer side, where the recipe does not say
 
 
@@ -51,7 +51,7 @@ def load(
     elif kind == "folder" and path:
         data = coco.load(name, data_root(path), size)
     else:
-        raise unknown("dataset of detection", name, DATASETS)
+        raise unknown("dataset of detection", name, SCENES)
     data = hold_out(data, protocol or {})
     for what, part in (("training", data.train), ("test", data.test)):
         if not any((~crowds).any() for crowds in part.crowds):
