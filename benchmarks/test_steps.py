@@ -22,7 +22,7 @@ ONCE: dict[str, dict[str, Any]] = {"ig_kd": {"ig_steps": 1}, "lshfm": {"bias": "
 
 
 def names(setting: Setting) -> tuple[str, ...]:
-    return setting.methods or tuple(registry.names())
+    return setting.methods or tuple(registry.names("image"))
 
 
 def spec(method: str) -> MethodSpec:
@@ -41,7 +41,7 @@ def student_step(tmp_path_factory: pytest.TempPathFactory, data: Path, setting: 
 
 
 @pytest.mark.benchmark(group="one step of each method, the teachers' passes left out")
-@pytest.mark.parametrize("method", registry.names())
+@pytest.mark.parametrize("method", registry.names("image"))
 def test_a_step_of_each_method_beside_the_plain_students(
     benchmark: BenchmarkFixture,
     setting: Setting,

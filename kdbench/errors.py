@@ -6,7 +6,15 @@ import difflib
 from collections.abc import Iterable
 
 # the extra that brings a package which only some of kdbench needs, by the package's name
-EXTRAS = {"captum": "attribution"}
+EXTRAS = {
+    "captum": "attribution",
+    "transformers": "text",
+    "tokenizers": "text",
+    "datasets": "text",
+    "sentencepiece": "text",
+    "sacrebleu": "text",
+    "faster_coco_eval": "detection",
+}
 
 
 class KDBenchError(Exception):

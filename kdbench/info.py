@@ -13,6 +13,8 @@ FIDELITIES = {
     "reconstructed": "what is known of the method; its deviations say what is inferred",
     UNCHECKED: "nothing yet",
 }
+# what a method may need of every kind of network, beside logits and embedding; tasks' networks offer more
+TAPS = frozenset({"features", "maps", "unpooled", "preactivations", "strong_view"})
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench.errors import NotApplicable
-from kdbench.info import Info, Paper  # noqa: F401  (Paper: it was defined here)
+from kdbench.info import TAPS, Info, Paper  # noqa: F401  (Paper: it was defined here)
 from kdbench.space import Dimension
 
 
@@ -107,6 +108,13 @@ class Output:
         """What is scored and differentiated, and what a deployed module may give in place of an `Output`."""
         return self.logits
 
+    def supervised(self, batch: Batch, label_smoothing: float = 0.0) -> dict[str, Tensor]:
+        """The terms of plain training on the labels: `{"ce": cross-entropy}`.
+
+        A task with other losses overrides it and calls each `labels.NAME`, so that a composition has them once.
+        """
+        return {"ce": F.cross_entropy(self.logits, batch.targets, label_smoothing=label_smoothing)}
+
     def tensors(self) -> list[Tensor]:
         """All that it holds, a subclass's own fields too, in the order of the fields."""
         return [tensor for each in fields(self) for tensor in tensors_in(getattr(self, each.name))]
@@ -139,6 +147,11 @@ def tensors_in(value: Any) -> list[Tensor]:
     return [value] if isinstance(value, Tensor) else []
 
 
+def of_labels(term: str) -> bool:
+    """Whether a term of this name is one of plain training on the labels (`Output.supervised`)."""
+    return term == "ce" or term.startswith("labels.")
+
+
 def answer_of(output: Any) -> Tensor:
     """The answer of a network or a deployed module, which may give either an `Output` or the answer itself."""
     return output.answer if isinstance(output, Output) else output
@@ -155,7 +168,8 @@ class Shapes:
     """The shapes of an `Output` without the batch dimension.
 
     Attributes:
-        num_classes: K, the size of the logits' second axis: classes, or a vocabulary.
+        num_classes: K, the size of the logits' second axis: classes, or a vocabulary; 1 in a regression, and 0 where a
+            network answers with no distribution over classes (a detector).
         embedding: D.
         features, preactivations: one `(C, *space)` a stage; `preactivations` is empty where there are none.
         stem: `(C, *space)` or None.
@@ -181,10 +195,12 @@ class Network(nn.Module):
     Attributes:
         name: the network's name, for messages.
         shapes: the shapes of what `forward` returns.
+        offers: what its `Output` has beside what `shapes` tells, as a method's `needs` call it.
     """
 
     name: str
     shapes: Shapes
+    offers: frozenset[str] = frozenset()
 
     def forward(self, inputs: Tensor) -> Output:
         """Run the network and give every tap it has."""
@@ -296,6 +312,7 @@ class Method(nn.Module):
     info: ClassVar[Info]
     needs: ClassVar[frozenset[str]] = frozenset()
     uses_teacher: ClassVar[bool] = True
+    reads_logits: ClassVar[bool] = True
     search_space: ClassVar[Mapping[str, Dimension] | None] = None
 
     def __init__(self) -> None:
@@ -384,6 +401,14 @@ class Method(nn.Module):
         name = type(self).info.name
         for network in networks:
             features = network.shapes.features
+            if self.reads_logits and network.shapes.num_classes < 2:
+                raise NotApplicable(
+                    f"{name} reads logits of one choice among classes, but network {network.name!r} answers otherwise"
+                )
+            lacking = sorted(self.needs - TAPS - network.offers)
+            if lacking:
+                needs = ", ".join(lacking).replace("_", " ")
+                raise NotApplicable(f"{name} needs {needs}, which network {network.name!r} does not offer")
             if self.needs & {"features", "maps", "unpooled"} and not features:
                 raise NotApplicable(f"{name} needs stage features, but network {network.name!r} offers none")
             read = (*features, network.shapes.unpooled) if "unpooled" in self.needs else features

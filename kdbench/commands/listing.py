@@ -13,25 +13,31 @@ from kdbench import suites
 from kdbench.errors import KDBenchError, unknown
 from kdbench.info import FIDELITIES, Info, Paper
 from kdbench.registry.about import source_of
+from kdbench.registry.applies import OFFERS
 from kdbench.registry.catalogue import DATASETS, Entry, entries
 from kdbench.suites.parse import ALL, SEEDS
 
+IMAGE = "image"  # a data set's task where it names none
 KINDS = ("methods", "suites", "networks", "datasets")
 WIDE = 95  # columns of a terminal that shows all
 
 
-def print_list(console: Console, what: str, papers: bool = False) -> None:
-    """Print one of `KINDS`, or the methods' papers.
+def print_list(console: Console, what: str, papers: bool = False, task: str = "") -> None:
+    """Print one of `KINDS`, or the methods' papers; of the methods those that apply to a task, where one is named.
 
     Raises:
         KDBenchError: for anything else.
     """
+    if task and task not in OFFERS:
+        raise unknown("task", task, OFFERS)
+    if task and what != "methods":
+        raise KDBenchError(f"--task goes with the methods, not with {what!r}: leave one of the two out")
     if what not in KINDS:
         raise unknown("list", what, KINDS)
     if papers and what != "methods":
         raise KDBenchError(f"--papers goes with the methods, not with {what!r}: leave one of the two out")
     if what == "methods":
-        _print_methods(console, papers)
+        _print_methods(console, papers, task)
     elif what == "suites":
         console.print(_suites())
     elif what == "networks":
@@ -42,16 +48,18 @@ def print_list(console: Console, what: str, papers: bool = False) -> None:
         print("\n".join(DATASETS))
 
 
-def _print_methods(console: Console, papers: bool) -> None:
+def _print_methods(console: Console, papers: bool, task: str) -> None:
     methods = sorted(entries(), key=lambda entry: (entry.info.family, entry.info.name))
+    methods = [entry for entry in methods if not task or task in entry.tasks]
     families = {entry.info.family for entry in methods}
     console.print(_papers(methods) if papers else _methods(methods, console.width))
     if papers or console.width >= WIDE:
         held = {entry.info.fidelity for entry in methods}
         meanings = [f"{name}: {meaning}" for name, meaning in FIDELITIES.items() if name in held]
         console.print("Fidelity is what a method was held against.", *meanings, sep="\n  ", highlight=False)
+    apply = f" apply to {task}" if task else ""
     console.print(
-        f"{len(methods)} methods in {len(families)} families; `kdbench show METHOD` says more", highlight=False
+        f"{len(methods)} methods in {len(families)} families{apply}; `kdbench show METHOD` says more", highlight=False
     )
 
 
@@ -93,10 +101,12 @@ def _papers(methods: list[Entry]) -> Table:
 def _suites() -> Table:
     """Counted in the files as they stand: checking a suite's methods would import them."""
     table = Table("suite", "datasets", "pairs", "methods", "seeds", "epochs", "about")
-    known = [entry.info for entry in entries()]
+    known = entries()
     for name in suites.names():
         grid = suites.read(name)
-        sizes = (len(grid["pairs"]), _count(grid["methods"], known), len(grid.get("seeds", SEEDS)))
+        tasks = {dataset.get("task", IMAGE) if isinstance(dataset, dict) else IMAGE for dataset in grid["datasets"]}
+        applying = [entry.info for entry in known if tasks & {*entry.tasks}]
+        sizes = (len(grid["pairs"]), _count(grid["methods"], applying), len(grid.get("seeds", SEEDS)))
         datasets = ", ".join(dict.fromkeys(_name(dataset) for dataset in grid["datasets"]))
         recipe = grid["recipe"]
         length = recipe["epochs"] if "epochs" in recipe else f"{recipe['updates']} updates"

@@ -9,6 +9,7 @@ from pathlib import Path
 from kdbench import registry
 from kdbench.errors import KDBenchError, unknown
 from kdbench.records.files import write_atomically
+from kdbench.registry.applies import OFFERS
 
 TEMPLATES = files("kdbench.commands") / "templates"  # one file per family: a whole method, called my_method
 
@@ -16,6 +17,17 @@ TEMPLATES = files("kdbench.commands") / "templates"  # one file per family: a wh
 def families() -> list[str]:
     """The families that have a template."""
     return sorted(entry.name.removesuffix(".py") for entry in TEMPLATES.iterdir() if entry.name.endswith(".py"))
+
+
+def template_of(task: str) -> str:
+    """The template of what a task's networks offer alone; for images a method of the logits.
+
+    Raises:
+        KDBenchError: if there is no such task.
+    """
+    if task not in OFFERS:
+        raise unknown("task", task, OFFERS)
+    return "logits" if task == "image" else task
 
 
 def method_source(name: str, family: str) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdbench.errors import KDBenchError, unknown
 from kdbench.info import FIDELITIES, UNCHECKED, Info, Paper
+from kdbench.registry.applies import reason
 from kdbench.registry.bounds import out_of_bounds
 
 if TYPE_CHECKING:  # they load torch, which whoever only asks for a suite's name can do without
@@ -101,10 +102,10 @@ def load_file(path: str | Path) -> list[str]:
     return names
 
 
-def names() -> list[str]:
-    """All registered names, in alphabetical order."""
+def names(task: str | None = None) -> list[str]:
+    """All registered names, or those that apply to a task, in alphabetical order."""
     _discover()
-    return sorted(_METHODS)
+    return sorted(name for name, cls in _METHODS.items() if task is None or not reason(cls, task))
 
 
 def get(name: str) -> type[Method]:

@@ -18,11 +18,12 @@ from types import SimpleNamespace
 from typing import Any
 
 from kdbench.info import Info, Paper
+from kdbench.registry.applies import tasks_of
 
 # what `kdbench.tasks.image.data.load` knows
 DATASETS = ("digits", "fashion_mnist", "cifar10", "cifar100", "tiny_imagenet", "imagenet", "folder:PATH", "timm:NAME")
 GROUP = "kdbench.methods"  # the package, and the entry points of other packages
-TRAITS = ("needs", "min_teachers")  # what a list shows of a class beside its entry
+TRAITS = ("needs", "min_teachers", "reads_logits")  # what a list shows of a class, or chooses by, beside its entry
 
 
 class Unreadable(Exception):  # noqa: N818  (a verdict on a file, not a fault)
@@ -31,10 +32,13 @@ class Unreadable(Exception):  # noqa: N818  (a verdict on a file, not a fault)
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of the list: the entry in the registry, and what the method asks of its networks, in words."""
+    """A line of the list: the entry in the registry, what the method asks of its networks, in words, and the tasks that
+    it applies to.
+    """
 
     info: Info
     needs: tuple[str, ...]
+    tasks: tuple[str, ...]
 
 
 def entries() -> list[Entry]:
@@ -45,7 +49,7 @@ def entries() -> list[Entry]:
         from kdbench import registry
 
         classes = [registry.get(name) for name in registry.names()]
-    return [Entry(cls.info, tuple(needs_of(cls))) for cls in classes]
+    return [Entry(cls.info, tuple(needs_of(cls)), tuple(tasks_of(cls))) for cls in classes]
 
 
 def needs_of(cls: type[Any]) -> list[str]:

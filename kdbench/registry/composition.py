@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from kdbench.errors import KDBenchError
 from kdbench.info import FIDELITIES, Info
-from kdbench.method import Batch, Dataset, Method, MultiTeacherMethod, MutualMethod, Network, Output
+from kdbench.method import Batch, Dataset, Method, MultiTeacherMethod, MutualMethod, Network, Output, of_labels
 
 OWN_LOOP = ("step", "members", "phases", "compute", "bind")  # what a part must have left as it is
 
@@ -62,7 +62,7 @@ class Composite(Method):
         for index, method in enumerate(self._methods()):
             method.epoch, method.epochs, method.phase = self.epoch, self.epochs, self.phase
             for name, term in method.loss(batch, student, teacher if method.uses_teacher else None).items():
-                if not index or name != "ce":
+                if not index or not of_labels(name):
                     terms[name if name not in terms else f"{method.info.name}.{name}"] = term
         return terms
 
@@ -109,5 +109,6 @@ def compose(
         "defaults": defaults,
         "needs": frozenset().union(*(part.needs for part in parts)),
         "uses_teacher": any(part.uses_teacher for part in parts),
+        "reads_logits": any(part.reads_logits for part in parts),
     }
     return type(f"Composite[{name}]", (Composite,), attributes)

@@ -24,7 +24,7 @@ from kdbench.suites.networks import canonical
 from kdbench.suites.recipe import LENGTH, Recipe, overridden
 from kdbench.suites.sweep import Sweep
 
-ALL = "all"  # in a suite's `methods`: every registered one
+ALL = "all"  # in a suite's `methods`: every registered one that applies to its task
 
 SEEDS = [0, 1, 2]  # of a suite that names none
 
@@ -48,10 +48,11 @@ def parse(table: dict[str, Any], default_name: str = "suite") -> Suite:
             raise unknown_or_missing(key, table)
     sections = ("recipe", "teacher_recipe", "student_recipes", "teacher_recipes")
     recipe, teacher, *_ = (_table(table.get(key, {}), key) for key in sections)
+    datasets = tuple(_build(DatasetSpec, _named(d), "datasets") for d in _list(table, "datasets"))
     parts: dict[str, Any] = {
-        "datasets": tuple(_build(DatasetSpec, _named(d), "datasets") for d in _list(table, "datasets")),
+        "datasets": datasets,
         "pairs": tuple(_pair(p) for p in _list(table, "pairs")),
-        "methods": _methods(_list(table, "methods")),
+        "methods": _methods(_list(table, "methods"), sorted({dataset.task for dataset in datasets})),
         "seeds": tuple(_list(table, "seeds")),
         "recipe": _recipe(recipe, "recipe"),
         **{section: _by_network(table.get(section, {}), section) for section in ("student_recipes", "teacher_recipes")},
@@ -147,12 +148,15 @@ def _with_recipe(suite: Suite, epochs: int | None, precision: str) -> Suite:
     return dataclasses.replace(suite, recipe=suite.recipe.changed(**changes))
 
 
-def _methods(entries: list[Any]) -> tuple[MethodSpec, ...]:
-    """A suite's methods; `"all"` stands for every registered one that the suite does not name with settings."""
+def _methods(entries: list[Any], tasks: Sequence[str]) -> tuple[MethodSpec, ...]:
+    """A suite's methods; `"all"` stands for every registered one that applies to one of its tasks and that it does not
+    name with settings.
+    """
     specs = [method_spec(entry) for entry in entries if entry != ALL]
     if ALL not in entries:
         return tuple(specs)
-    names = [PLAIN, *(name for name in registry.names() if name != PLAIN)]
+    applying = {name for task in tasks for name in registry.names(task)}
+    names = [PLAIN, *(name for name in registry.names() if name in applying - {PLAIN})]
     return (*(MethodSpec(name) for name in names if name not in {spec.name for spec in specs}), *specs)
 
 

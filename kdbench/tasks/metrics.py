@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from kdbench.errors import KDBenchError, unknown
+from kdbench.registry.applies import OFFERS
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ def of(task: str) -> Metrics:
         except ModuleNotFoundError:
             there = False
         if not there:
-            raise unknown("task", task, (*_TABLES, "image"))
+            raise unknown("task", task, {*_TABLES, *OFFERS})
         register(import_module(name).METRICS)
     return _TABLES[task]
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from kdbench.errors import unknown
+from kdbench.errors import KDBenchError, explained_absence, unknown
 from kdbench.hardware.numerics import Numerics
 from kdbench.method import Batch, Dataset, Network
 from kdbench.suites.grid import DatasetSpec, Recipe
@@ -85,13 +86,30 @@ class Task(ABC):
 TaskFactory = Callable[[DatasetSpec, Recipe, Numerics, Path | None, bool], Task]
 
 
-def _image(dataset: DatasetSpec, recipe: Recipe, numerics: Numerics, root: Path | None, download: bool) -> Task:
-    from kdbench.tasks.image.task import ImageTask
+def _brought(task: str, name: str) -> TaskFactory:
+    """The class `name` of kdbench/tasks/<task>/task.py, imported when it is first used.
 
-    return ImageTask(dataset, recipe, numerics, root, download)
+    Raises:
+        KDBenchError: when it is used, if an extra with its libraries is not installed.
+    """
+
+    def made(dataset: DatasetSpec, recipe: Recipe, numerics: Numerics, root: Path | None, download: bool) -> Task:
+        try:
+            module = import_module(f"kdbench.tasks.{task}.task")
+        except ModuleNotFoundError as error:
+            raise KDBenchError(explained_absence(f"task {task!r}", error)) from error
+        found: Task = getattr(module, name)(dataset, recipe, numerics, root, download)
+        return found
+
+    return made
 
 
-_TASKS: dict[str, TaskFactory] = {"image": _image}
+_TASKS: dict[str, TaskFactory] = {
+    "image": _brought("image", "ImageTask"),
+    "text": _brought("text", "TextTask"),
+    "translation": _brought("translation", "TranslationTask"),
+    "detection": _brought("detection", "DetectionTask"),
+}
 
 
 def register_task(name: str, factory: TaskFactory) -> None:

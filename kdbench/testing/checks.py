@@ -21,9 +21,10 @@ from kdbench import registry
 from kdbench.hardware.numerics import Numerics
 from kdbench.method import answer_of, both_views
 from kdbench.records import Record
+from kdbench.registry.applies import tasks_of
 from kdbench.registry.spaces import faults
 from kdbench.suites.grid import PLAIN
-from kdbench.testing.trial import FP32, Bench
+from kdbench.testing.trial import FP32, Bench, toy_of
 
 # the pairs that a method trains on or gives the reason why it cannot
 PAIRS: Mapping[str, Mapping[str, Any]] = {
@@ -79,7 +80,22 @@ def trains_on(pair: str, bench: Bench, method: str) -> str:
 
 
 def on_pair(bench: Bench, pair: str) -> Bench:
-    return bench.variant(pair, epochs=EPOCHS_OF_PAIRS, **PAIRS[pair])
+    return bench.variant(pair, epochs=EPOCHS_OF_PAIRS, **pairs_of(bench.kind)[pair])
+
+
+def pairs_of(kind: str) -> Mapping[str, Mapping[str, Any]]:
+    """The pairs that a task's methods are tried on beside the plain one, by title."""
+    pairs: Mapping[str, Mapping[str, Any]] = PAIRS if kind == "image" else toy_of(kind).PAIRS
+    return pairs
+
+
+def checks_of(kind: str) -> Mapping[str, Callable[[Bench, str], str | None]]:
+    """The checks of a task's methods, by title: `CHECKS` without what only images have, and the task's own pairs."""
+    if kind == "image":
+        return CHECKS
+    titles = {f"takes {title}" for title in (*PAIRS, "two classes", "a hundred classes")}
+    own = {f"takes {pair}": partial(trains_on, pair) for pair in pairs_of(kind)}
+    return {**{title: check for title, check in CHECKS.items() if title not in titles}, **own}
 
 
 def moves_the_student(bench: Bench, method: str) -> None:
@@ -135,7 +151,8 @@ def ignores_its_neighbours(bench: Bench, method: str, together: str = "together"
         together: the results folder of the cohort.
     """
     cell = bench.cell(method)
-    names = dict.fromkeys(name for name in (PLAIN, registry.names()[0], registry.names()[-1]) if name != method)
+    known = registry.names(bench.kind)
+    names = dict.fromkeys(name for name in (PLAIN, known[0], known[-1]) if name != method)
     before, *after = others = [bench.cell(name) for name in names]
     _done(bench.run([before, cell, *after], name=together)[1])
     _done(bench.run([cell], name="alone")[0])
@@ -173,14 +190,15 @@ CHECKS: Mapping[str, Callable[[Bench, str], str | None]] = {
 }
 
 
-def print_checks(console: Console, method: str, numerics: Numerics = FP32) -> bool:
-    """Run every check in these numerics, print one line each, and say whether all passed; a complaint that was made
-    already is not told again.
+def print_checks(console: Console, method: str, numerics: Numerics = FP32, kind: str = "image") -> bool:
+    """Run every check of a task in these numerics, print one line each, and say whether all passed.
+
+    A complaint that was made already is not told again.
     """
     passed, told = True, dict[str, str]()
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(Path(folder), numerics=numerics)
-        for title, check in CHECKS.items():
+        bench = Bench.of(kind, Path(folder), numerics)
+        for title, check in checks_of(kind).items():
             try:
                 outcome = check(bench, method) or "ok"
             except ContractBroken as error:
@@ -189,6 +207,11 @@ def print_checks(console: Console, method: str, numerics: Numerics = FP32) -> bo
                 outcome, passed = _once(f"{type(error).__name__}: {error}".splitlines()[0], title, told), False
             console.print(f"{method}: {title}: {outcome}", markup=False, highlight=False, soft_wrap=True)
     return passed
+
+
+def first_task(method: str) -> str:
+    """The first task that a method applies to; images where it applies to none, whose checks then say why."""
+    return next(iter(tasks_of(registry.get(method))), "image")
 
 
 def _once(complaint: str, title: str, told: dict[str, str]) -> str:

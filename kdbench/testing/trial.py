@@ -6,15 +6,18 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from kdbench.errors import KDBenchError, explained_absence, unknown
 from kdbench.hardware.numerics import Numerics
 from kdbench.method import Batch, Network
 from kdbench.records import Record, Store
+from kdbench.registry.applies import OFFERS
 from kdbench.seeding import derive_seed, seed_all
 from kdbench.suites.grid import Cell, DatasetSpec, MethodSpec, Pair, Recipe, TeacherSpec
 from kdbench.tasks import Task
@@ -129,17 +132,35 @@ class _Silent:
     def notice(self, sentence: str) -> None: ...
 
 
+def toy_of(kind: str) -> Any:
+    """The module with what a task is tried on: `toy(numerics, samples, batch_size) -> Task` of random data, the names
+    `TEACHER` and `STUDENT` of small networks, a `RECIPE`, and further `PAIRS` by title.
+
+    Raises:
+        KDBenchError: if there is no such task, or an extra with its libraries is not installed.
+    """
+    if kind not in OFFERS:
+        raise unknown("task", kind, OFFERS)
+    try:
+        return import_module(f"kdbench.tasks.{kind}.toy")
+    except ModuleNotFoundError as error:
+        raise KDBenchError(explained_absence(f"task {kind!r}", error)) from error
+
+
 @dataclass
 class Bench:
     """One pair on which methods are tried, in a folder of its own.
 
     Attributes:
+        kind: the task. Those but images bring data, networks and a recipe in kdbench/tasks/<task>/toy.py; what is said
+            of images here does not hold for them.
         weights: the first student's final weights, by results folder and cell id, of the cells that were run.
     """
 
     folder: Path
     teacher: str = "cifar_resnet14"
     student: str = "cifar_resnet8"
+    kind: str = "image"
     num_classes: int = 10
     numerics: Numerics = FP32
     image_size: int = 16
@@ -153,8 +174,24 @@ class Bench:
     _watchful: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
-        self.task = RandomTask(self.numerics, self.num_classes, self.image_size, self.samples, self.batch_size)
+        self.recipe, self.task = RECIPE, self._task()
         self.teachers = RandomTeachers(self.folder / "teachers")
+
+    def _task(self) -> Task:
+        if self.kind == "image":
+            return RandomTask(self.numerics, self.num_classes, self.image_size, self.samples, self.batch_size)
+        toy = toy_of(self.kind)
+        self.recipe = toy.RECIPE
+        task: Task = toy.toy(self.numerics, self.samples, self.batch_size)
+        return task
+
+    @classmethod
+    def of(cls, kind: str, folder: Path, numerics: Numerics = FP32) -> Bench:
+        """The plain pair of a task."""
+        if kind == "image":
+            return cls(folder, numerics=numerics)
+        toy = toy_of(kind)
+        return cls(folder, toy.TEACHER, toy.STUDENT, kind, numerics=numerics, assistants=())
 
     def variant(self, name: str, **changes: Any) -> Bench:
         """The same with other fields, in a folder of its own; one name is always the same bench."""
@@ -165,9 +202,9 @@ class Bench:
     def cell(self, method: str, **hyperparameters: Any) -> Cell:
         pool = (TeacherSpec(self.teacher), TeacherSpec(self.teacher, seed=1))
         pair = Pair(pool[0], self.student, pool, self.assistants)
-        recipe = dataclasses.replace(RECIPE, epochs=self.epochs, batch_size=self.batch_size)
+        recipe = dataclasses.replace(self.recipe, epochs=self.epochs, batch_size=self.batch_size)
         spec = MethodSpec(method, hyperparameters)
-        return Cell("check", DatasetSpec("random"), pair, spec, 0, recipe, (RECIPE, RECIPE))
+        return Cell("check", DatasetSpec("random", self.kind), pair, spec, 0, recipe, (self.recipe, self.recipe))
 
     def run(self, cells: Sequence[Cell], stop_after: int = 0, name: str = "results") -> list[Record]:
         """Train the cells that have no record yet side by side, and give all records.

@@ -20,6 +20,7 @@ from kdbench.hardware.clock import Clock
 from kdbench.hardware.numerics import Numerics
 from kdbench.method import Batch, Method, Network, Output, answer_of, both_views
 from kdbench.reads import declared, taps_of
+from kdbench.registry import applies
 from kdbench.seeding import seed_all
 from kdbench.suites.grid import Cell, Recipe
 from kdbench.tasks import Task, TrainingSet
@@ -106,6 +107,7 @@ class Learner:
         self._check_assistants()
         self.students = [self._member(index, role) for index, role in enumerate(self.roles)]
         self.teachers = teachers
+        applies.check(type(self.method), cell.dataset.task)
         self._seed("build")
         with Calling(self.name, "build"):
             self.method.bind(self.students, teachers)

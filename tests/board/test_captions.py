@@ -197,7 +197,7 @@ def test_page_latex_readme_and_terminal_say_the_same(tmp_path: Path) -> None:
         | {"seeds": [0, 1, 2], "pairs": [], "recipe": {}, "teacher_recipe": {}, "student_recipes": {}}
         | {"teacher_recipes": {}, "methods": []},
         "counts": {"done": 15},
-        **{key: [] for key in ("hardware", "numerics", "versions", "git", "left_out")},
+        **{key: [] for key in ("hardware", "numerics", "versions", "engines", "git", "left_out")},
         "dates": {"first": "2026-01-01", "last": "2026-01-02"},
     }
     published = readme(card, Tables(records), []).replace("\\", "")

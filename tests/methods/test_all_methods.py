@@ -43,7 +43,7 @@ def plain(name: str) -> bool:
 
 @pytest.mark.parametrize("size", [2, 1])
 @pytest.mark.parametrize("classes", [2, 100])
-@pytest.mark.parametrize("name", [*filter(plain, registry.names())])
+@pytest.mark.parametrize("name", [*filter(plain, registry.names("image"))])
 def test_a_loss_and_its_gradients_are_finite(name: str, classes: int, size: int) -> None:
     torch.set_default_dtype(torch.float32)
     torch.manual_seed(0)
@@ -75,7 +75,7 @@ def on_logits(name: str) -> bool:
     return plain(name) and cls.info.family in ("baseline", "logits") and not cls.needs
 
 
-@pytest.mark.parametrize("name", [*filter(on_logits, registry.names())])
+@pytest.mark.parametrize("name", [*filter(on_logits, registry.names("image"))])
 @pytest.mark.parametrize(("classes", "size"), [(2, BATCH), (CLASSES, 1)], ids=["two classes", "one sample"])
 def test_losses_on_logits_are_finite_with_two_classes_and_with_one_sample(name: str, classes: int, size: int) -> None:
     method = registry.create(name)

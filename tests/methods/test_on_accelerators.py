@@ -118,7 +118,7 @@ def found_in(bench: Bench, method: str, **options: Any) -> tuple[Counter[str], C
     return most, sums.found
 
 
-@pytest.mark.parametrize("method", registry.names())
+@pytest.mark.parametrize("method", registry.names("image"))
 def test_a_step_neither_waits_for_the_accelerator_nor_adds_in_a_random_order(bench: Bench, method: str) -> None:
     waits, sums = found_in(bench, method)
     assert waits == Counter(WAITS.get(method, ({}, ""))[0])
@@ -126,7 +126,7 @@ def test_a_step_neither_waits_for_the_accelerator_nor_adds_in_a_random_order(ben
 
 
 def test_the_table_of_waits_says_why_and_names_methods() -> None:
-    assert WAITS.keys() <= set(registry.names())
+    assert WAITS.keys() <= set(registry.names("image"))
     assert all(counts and reason for counts, reason in WAITS.values())
 
 

@@ -80,7 +80,7 @@ def test_a_method_reads_one_of_the_two_last_maps_of_a_wide_resnet_and_declares_i
 
 
 def test_every_method_that_reads_stage_maps_is_looked_at_here() -> None:
-    reading = {name for name in registry.names() if registry.get(name).needs & {"features", "maps", "unpooled"}}
+    reading = {name for name in registry.names("image") if registry.get(name).needs & {"features", "maps", "unpooled"}}
     assert reading - MIDDLE == POOLED | RAW
     assert {name for name in reading if "unpooled" in registry.get(name).needs} == POOLED
 

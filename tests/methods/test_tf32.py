@@ -47,7 +47,7 @@ def leaves_autocast(name: str) -> bool:
     return name not in NETWORKS_ALONE and ("enabled=False" in source or "squared_distances" in source)
 
 
-CASES = [*((name, {}) for name in registry.names() if leaves_autocast(name)), *OPTIONS]
+CASES = [*((name, {}) for name in registry.names("image") if leaves_autocast(name)), *OPTIONS]
 
 
 def learnt(name: str, seed: int, images: Tensor, targets: Tensor) -> Network:

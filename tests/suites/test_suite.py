@@ -209,9 +209,9 @@ def test_all_stands_for_every_registered_method_and_keeps_the_suites_settings() 
     table = {**BASE, "methods": ["all", {"name": "kd", "temperature": 2}, {"name": "kd", "temperature": 8}]}
     specs = parse.parse(table).methods
     assert specs[0].name == "student"
-    assert {spec.name for spec in specs} == set(registry.names())
+    assert {spec.name for spec in specs} == set(registry.names("image"))
     assert [spec.label for spec in specs if spec.name == "kd"] == ["kd(temperature=2)", "kd(temperature=8)"]
-    assert len(specs) == len(registry.names()) + 1
+    assert len(specs) == len(registry.names("image")) + 1
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

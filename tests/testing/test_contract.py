@@ -15,7 +15,7 @@ from kdbench import Batch, Method, Output, register, registry
 from kdbench.testing.checks import CHECKS, PAIRS, SETTINGS, ContractBroken, ignores_its_neighbours, in_setting, on_pair
 from kdbench.testing.trial import Bench
 
-METHODS = registry.names()
+METHODS = registry.names("image")
 SLOW = {"takes compiled networks"}  # it compiles every student
 
 

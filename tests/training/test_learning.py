@@ -49,12 +49,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Record]]:
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("learning")
-@pytest.mark.parametrize("method", registry.names())
+@pytest.mark.parametrize("method", registry.names("image"))
 def test_a_method_teaches_its_student_far_more_than_chance(short: dict[str, list[Record]], method: str) -> None:
     assert top1(short[method]) > 7 * CHANCE
 
 
 @pytest.mark.learning
-@pytest.mark.parametrize("method", registry.names())
+@pytest.mark.parametrize("method", registry.names("image"))
 def test_a_method_does_not_harm_its_student(whole: dict[str, list[Record]], method: str) -> None:
     assert top1(whole[method]) > top1(whole["student"]) - MARGIN

@@ -185,7 +185,7 @@ def test_what_is_deployed_is_counted_by_its_answer(network: LanguageModel) -> No
 
 
 def test_its_step_is_rehearsed_without_computing(learner: Learner, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(footprint, "_twin", only_fake(footprint._twin))
+    monkeypatch.setattr(footprint, "twin_of", only_fake(footprint.twin_of))
     need = footprint.rehearse(learner)
     assert need.lasting >= 2 * sum(p.nbytes for p in learner.students[0].parameters())  # weights and gradients
     assert 0 < need.step < 2**20
