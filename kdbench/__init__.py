@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kdbench.corpus import Corpus
     from kdbench.errors import KDBenchError, NotApplicable
     from kdbench.info import Paper
     from kdbench.method import (
@@ -28,12 +29,19 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOME = {"KDBenchError": "errors", "NotApplicable": "errors", "Paper": "info", "register": "registry"}
+_HOME = {
+    "Corpus": "corpus",
+    "KDBenchError": "errors",
+    "NotApplicable": "errors",
+    "Paper": "info",
+    "register": "registry",
+}
 _HOME |= dict.fromkeys(("Around", "Choice", "Integer", "LogUniform", "Space", "Uniform"), "space")
 __all__ = [
     "Around",
     "Batch",
     "Choice",
+    "Corpus",
     "Dataset",
     "Integer",
     "KDBenchError",

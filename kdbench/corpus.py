@@ -75,6 +75,11 @@ class Corpus:
         return {"rule": self.rule, "drawn": self.drawn, **settings}
 
     @property
+    def draws(self) -> bool:
+        """Whether the rule draws at random."""
+        return self.rule in ("top_k", "nucleus", "ancestral", "mbr")
+
+    @property
     def view(self) -> dict[str, Any]:
         """What is taken of them."""
         return {"taken": self.taken, "choice": self.choice}

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdbench.corpus import Corpus
 from kdbench.errors import NotApplicable
 from kdbench.info import TAPS, Info, Paper  # noqa: F401  (Paper: it was defined here)
 from kdbench.space import Dimension
@@ -332,6 +333,13 @@ class Method(nn.Module):
 
     def prepare(self, data: Dataset, teachers: Sequence[Network]) -> None:
         """Once before training: memory banks, attribution maps, statistics of the teacher. State goes into buffers."""
+
+    def corpus(self) -> Corpus | None:
+        """The corpus that the first teacher writes and that is trained on in place of the training set; None: that one.
+
+        A method that needs nothing else of the teacher has `uses_teacher = False`: it does not run in the steps.
+        """
+        return None
 
     def phases(self) -> Sequence[Phase]:
         """The stages of training; most methods have one."""

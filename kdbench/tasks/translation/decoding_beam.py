@@ -108,7 +108,9 @@ def _choose(
         beam, token = which // vocabulary, which % vocabulary
         own = scores[:, group].gather(1, beam) + log_p[:, group].flatten(1).gather(1, which)
         ends, real = token == end, torch.isfinite(best)
-        _finish(ends & real, beam + group * width, own, tokens, places, found, group, width, length, length_penalty, end)
+        _finish(
+            ends & real, beam + group * width, own, tokens, places, found, group, width, length, length_penalty, end
+        )
         # those that do not end, in their order; where they are too few the rest is no beam
         order = (ends | ~real).to(torch.int8).sort(dim=1, stable=True).indices[:, :width]
         if order.shape[1] < width:

@@ -47,7 +47,8 @@ def ranked(samples: Sequence[str]) -> list[int]:
     texts = list(copies)
     counted = {text: grams(text) for text in texts}
     expected = {
-        text: (utility(counted[text], counted[text]) * (copies[text] - 1) if copies[text] > 1 else 0.0) for text in texts
+        text: (utility(counted[text], counted[text]) * (copies[text] - 1) if copies[text] > 1 else 0.0)
+        for text in texts
     }
     for a, b in combinations(texts, 2):
         expected[a] += copies[b] * utility(counted[a], counted[b])

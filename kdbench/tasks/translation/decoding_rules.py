@@ -84,9 +84,7 @@ def _decoded(
     if rule.rule in ("beam", "diverse"):
         diverse = {"groups": rule.drawn, "diversity": rule.setting("diversity")} if rule.rule == "diverse" else {}
         penalty = rule.setting("length_penalty")
-        return beam_search(
-            begin, inputs, beams=rule.drawn, end=end, longest=longest, length_penalty=penalty, **diverse
-        )
+        return beam_search(begin, inputs, beams=rule.drawn, end=end, longest=longest, length_penalty=penalty, **diverse)
     if rule.rule == "greedy":
         return greedy(begin, inputs, end=end, longest=longest)
     keep = everything

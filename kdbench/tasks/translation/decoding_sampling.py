@@ -56,7 +56,9 @@ def uniforms(seed: int, sentences: Sequence[int], samples: int, longest: int) ->
 
 
 @torch.no_grad()
-def sample(begin: Begin, inputs: Tensor, *, numbers: Tensor, end: int, longest: int, keep: Keep) -> list[list[Hypothesis]]:
+def sample(
+    begin: Begin, inputs: Tensor, *, numbers: Tensor, end: int, longest: int, keep: Keep
+) -> list[list[Hypothesis]]:
     """So many samples of each source as it has `numbers` (`uniforms`), in the order drawn.
 
     Their scores are log-probabilities under the model, whatever `keep` left out.

@@ -75,7 +75,9 @@ METRICS = Metrics(
             shown=True,
             **_PERCENT,
         ),
-        Metric("distinct1", "distinct words", "%", "different words of all words, %", higher_is_better=None, **_PERCENT),
+        Metric(
+            "distinct1", "distinct words", "%", "different words of all words, %", higher_is_better=None, **_PERCENT
+        ),
         Metric(
             "distinct2",
             "distinct word pairs",

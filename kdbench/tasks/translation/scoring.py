@@ -24,8 +24,12 @@ SUBWORDS = re.compile(r"▁|@@( |$)|&(amp|quot|apos|lt|gt|#\d+);")
 EXTRAS = {"ja": "ja", "ko": "ko"}  # languages whose tokenizer is a package of its own
 
 
-def check(translations: Sequence[str], references: Sequence[str]) -> None:
+def check(translations: Sequence[str], references: Sequence[str], strict: bool = True) -> None:
     """Refuse what cannot be scored line by line.
+
+    Args:
+        strict: also refuse marks of subwords and of HTML, which detokenised text does not have; not for what a model
+            spelt by itself.
 
     Raises:
         KDBenchError: if the numbers of lines differ, or a translation is not detokenised text.
@@ -35,7 +39,7 @@ def check(translations: Sequence[str], references: Sequence[str]) -> None:
             f"{len(translations)} translations stand beside {len(references)} references: give one line for each"
         )
     for number, (mine, theirs) in enumerate(zip(translations, references, strict=True)):
-        if (found := SUBWORDS.search(mine)) and found[0].strip() not in theirs:
+        if strict and (found := SUBWORDS.search(mine)) and found[0].strip() not in theirs:
             raise KDBenchError(
                 f"translation {number} has {found[0].strip()!r}, which is a mark of subwords or of HTML: detokenise it "
                 "before it is scored"
@@ -76,13 +80,15 @@ def signatures(translations: Sequence[str], references: Sequence[str], language:
     return found
 
 
-def statistics(translations: Sequence[str], references: Sequence[str], language: str) -> dict[str, Any]:
+def statistics(
+    translations: Sequence[str], references: Sequence[str], language: str, strict: bool = True
+) -> dict[str, Any]:
     """The counts that BLEU and chrF are made of, for `metrics.bleu` and `metrics.chrf`.
 
     Raises:
         KDBenchError: as `check`.
     """
-    check(translations, references)
+    check(translations, references, strict)
     mine, theirs = list(translations), [list(references)]
     score = bleu_metric(language).corpus_score(mine, theirs)
     sums = [sum(column) for column in zip(*_chrf_metric()._extract_corpus_statistics(mine, theirs), strict=True)]
@@ -97,9 +103,11 @@ def statistics(translations: Sequence[str], references: Sequence[str], language:
     }
 
 
-def corpus_scores(translations: Sequence[str], references: Sequence[str], language: str) -> dict[str, float]:
+def corpus_scores(
+    translations: Sequence[str], references: Sequence[str], language: str, strict: bool = True
+) -> dict[str, float]:
     """`chrf` and `bleu`, 0 to 100."""
-    counts = statistics(translations, references, language)
+    counts = statistics(translations, references, language, strict)
     return {"chrf": chrf(counts["chrf"]), "bleu": bleu(counts["bleu"])}
 
 
@@ -148,9 +156,7 @@ def detached(translation: str, reference: str) -> bool:
     return _chrf_metric().sentence_score(translation, [reference]).score < DETACHED
 
 
-def hallucinations(
-    sources: Sequence[str], translations: Sequence[str], references: Sequence[str]
-) -> dict[str, float]:
+def hallucinations(sources: Sequence[str], translations: Sequence[str], references: Sequence[str]) -> dict[str, float]:
     """The share of translations that oscillate, that are detached, and of those that do either, in percent."""
     rows = list(zip(sources, translations, references, strict=True))
     repeated = [oscillates(source, mine) for source, mine, _ in rows]

@@ -97,5 +97,7 @@ def train(sentences: Iterable[str], size: int, languages: Sequence[str] = ()) ->
         )
     except RuntimeError as error:  # its words: which sizes there can be
         why = str(error).strip().splitlines()[-1].rpartition("] ")[2]
-        raise KDBenchError(f"there is no vocabulary of {size} pieces for this text ({why}): give another size") from None
+        raise KDBenchError(
+            f"there is no vocabulary of {size} pieces for this text ({why}): give another size"
+        ) from None
     return Vocabulary(model.getvalue(), languages)

@@ -30,7 +30,9 @@ def read(kind: str, path: Path, source: str, target: str, others: tuple[str, ...
     if path.is_dir() and _there(kind, path / "test", source, target):
         test, _ = sound(columns(_part(kind, path, "test"), source, target), target)
     extra = [
-        pair for language in others for pair in sound(columns(_part(kind, path, "train"), source, language), language)[0]
+        pair
+        for language in others
+        for pair in sound(columns(_part(kind, path, "train"), source, language), language)[0]
     ]
     return Splits(train, test, extra, left_out)
 

@@ -27,9 +27,7 @@ def read(name: str, source: str, target: str, others: tuple[str, ...] = (), root
     train, left_out = sound(_rows(parts[split], name, source, target), target)
     held = next((part for part in TEST if part in parts and part != split), None)
     test = sound(_rows(parts[held], name, source, target), target)[0] if held else list[Pair]()
-    extra = [
-        pair for language in others for pair in sound(_rows(parts[split], name, source, language), language)[0]
-    ]
+    extra = [pair for language in others for pair in sound(_rows(parts[split], name, source, language), language)[0]]
     return Splits(train, test, extra, left_out)
 
 

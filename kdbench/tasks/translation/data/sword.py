@@ -37,9 +37,7 @@ def read(source: str, target: str, root: Path | None = None) -> Splits:
     """
     for language in (source, target):
         if language not in MODULES:
-            raise KDBenchError(
-                f"dataset 'sword' has no language {language!r}: its languages are {', '.join(MODULES)}"
-            )
+            raise KDBenchError(f"dataset 'sword' has no language {language!r}: its languages are {', '.join(MODULES)}")
     ours, theirs = (_aligned(language, root) for language in (source, target))
     if len(ours) != len(theirs):
         raise KDBenchError(

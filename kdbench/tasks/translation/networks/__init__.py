@@ -70,7 +70,7 @@ def create(
     if pretrained:
         return PretrainedTranslator(name, longest, source, target)
     config = _loaded(AutoConfig, base)
-    config.update(_ids(vocabulary))
+    config.update(_ids(vocabulary, config.model_type))
     return _build(name, config, AutoModelForSeq2SeqLM.from_config, vocabulary)
 
 
@@ -91,21 +91,26 @@ def _of_family(
     given["width"] = round(given["width"] * width_factor)
     given["feed_forward"] = round(given.get("feed_forward", 4 * given["width"] / width_factor) * width_factor)
     if given["width"] % given["heads"]:
-        raise KDBenchError(f"network {name!r} has a width of {given['width']}, which {given['heads']} heads do not divide")
+        raise KDBenchError(
+            f"network {name!r} has a width of {given['width']}, which {given['heads']} heads do not divide"
+        )
     values = {key: given[option] for option in OPTIONS if option in given for key in OPTIONS[option]}
     config, model = FAMILIES[base]
     extra = {"scale_embedding": True, "max_position_embeddings": longest + 2, "share_encoder_decoder_embeddings": True}
-    return config(**values, **extra, **_ids(vocabulary)), model
+    return config(**values, **extra, **_ids(vocabulary, base)), model
 
 
-def _ids(vocabulary: Vocabulary) -> dict[str, Any]:
+def _ids(vocabulary: Vocabulary, family: str) -> dict[str, Any]:
+    """The data's ids. A decoder starts with the padding as Marian's do, or with the end as those of M2M100, which do not
+    count padding as a place.
+    """
     return {
         "vocab_size": len(vocabulary),
         "decoder_vocab_size": len(vocabulary),
         "pad_token_id": PAD,
         "eos_token_id": END,
         "bos_token_id": END,
-        "decoder_start_token_id": vocabulary.start,
+        "decoder_start_token_id": vocabulary.start if family == "marian" else END,
         "forced_eos_token_id": None,
     }
 

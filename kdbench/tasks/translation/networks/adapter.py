@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
-from kdbench.method import Network, Output, Shapes
+from kdbench.errors import KDBenchError
+from kdbench.method import Network, Output, Shapes, answer_of
 from kdbench.tasks.translation.vocabulary import END, PAD, Vocabulary
 
 SOURCE, SOURCE_MASK, TARGET, TARGET_MASK = range(4)  # planes of a batch's inputs
@@ -29,6 +30,27 @@ class Head(nn.Module):
         return logits if self.bias is None else logits + self.bias
 
 
+def known_to(core: nn.Module, digest: str) -> None:
+    """Let a model's weights say of which vocabulary they are, and refuse those of another when they are loaded.
+
+    Equal numbers of tokens say nothing of their order, so that nobody would notice.
+    """
+    core.register_buffer("vocabulary_digest", torch.tensor([int(digest, 16) >> 1], dtype=torch.int64))
+    core.kdbench_vocabulary = digest  # type: ignore[assignment]
+    core.register_load_state_dict_post_hook(_check_loaded)
+
+
+def _check_loaded(core: Any, _: object) -> None:
+    bias = getattr(core, "final_logits_bias", None)
+    if core.vocabulary_digest.item() != int(core.kdbench_vocabulary, 16) >> 1:
+        raise KDBenchError(
+            "these weights were trained with another vocabulary, whose tokens are not the data's: train the teacher on "
+            "this data set with the same `translation` protocol"
+        )
+    if bias is not None and bias.any():
+        raise KDBenchError("these weights have a bias of the logits (Marian's `final_logits_bias`): leave it at zero")
+
+
 class TranslationNetwork(Network):
     """A network that reads and writes the data's vocabulary.
 
@@ -45,7 +67,8 @@ class TranslationNetwork(Network):
         super().__init__()
         self.name, self.vocabulary, self.never = name, vocabulary.digest, vocabulary.never
         self.model = core
-        self.head = Head(core.lm_head, getattr(core, "final_logits_bias", None), len(vocabulary))
+        known_to(core, vocabulary.digest)
+        self.head = Head(core.lm_head, None, len(vocabulary))
         self.start = int(core.config.decoder_start_token_id)
         self.shapes = Shapes(len(vocabulary), int(core.config.d_model))
 
@@ -143,8 +166,6 @@ class Replayed:
         self._never = torch.tensor(never, dtype=torch.int64, device=sources.device)
 
     def step(self, tokens: Tensor | None) -> Tensor:
-        from kdbench.method import answer_of
-
         token = self._sources.new_full((len(self._sources),), PAD) if tokens is None else tokens
         self._prefix = torch.cat([self._prefix, token[:, None]], 1)
         rows, length = len(self._sources), max(self._sources.shape[1], self._prefix.shape[1])
