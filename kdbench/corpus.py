@@ -54,7 +54,7 @@ class Corpus:
             raise unknown("choice of hypotheses", self.choice, CHOICES)
         if not 1 <= self.taken <= self.drawn:
             raise KDBenchError(
-                f"{self.taken} of {self.drawn} hypotheses cannot be taken: take at least 1 and at most all that are drawn"
+                f"{self.taken} of {self.drawn} hypotheses cannot be taken: take at least 1, and at most all"
             )
         if self.rule == "greedy" and self.drawn > 1:
             raise KDBenchError(f"greedy decoding has one hypothesis, not {self.drawn}: take 'beam', or draw 1")

@@ -36,7 +36,8 @@ def check(suite: Suite) -> None:
 def _check_name(suite: Suite) -> None:
     if not (isinstance(suite.name, str) and re.fullmatch(r"\w[\w.-]*", suite.name)) or suite.name in KEPT:
         raise KDBenchError(
-            f"the suite's name is {suite.name!r}, but it names a folder beside 'teachers' and 'corpora': use letters, digits, _ and -"
+            f"the suite's name is {suite.name!r}, but it names a folder beside 'teachers' and "
+            "'corpora': use letters, digits, _ and -"
         )
     if len(suite.name.encode()) > LONGEST_NAME:
         raise KDBenchError(

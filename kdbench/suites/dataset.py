@@ -13,38 +13,32 @@ from kdbench.suites.added import added
 from kdbench.suites.folders import content
 
 
-# what of a protocol holds for teachers, too
-HELD = {
-    "validation": "holds the same samples out for teachers",
-    "translation": "gives teachers the same languages, vocabulary and test set",
-}
-
-
 @dataclass(frozen=True)
 class DatasetSpec:
     """A data set by name, the task it belongs to (see kdbench.tasks), and what is done to it.
 
     Attributes:
+        options: how the task is to read it, for tasks that have a choice (docs/tasks.md); None: as it does by itself.
         teacher_protocol: what is done to it while its teachers are trained; None: the same. What `validation` holds out
-            for students is held out for them as well: they must not have seen what is scored. What `translation` says
-            of the data is said of theirs.
+            for students is held out for them as well: they must not have seen what is scored.
     """
 
     name: str
     task: str = "image"
     protocol: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     teacher_protocol: Mapping[str, Mapping[str, Any]] | None = added(None)
+    options: Mapping[str, Any] | None = added(None)
 
     def __post_init__(self) -> None:
         if self.teacher_protocol is None:
             return
-        held = {key: self.protocol[key] for key in HELD if key in self.protocol}
+        held = {key: self.protocol[key] for key in ("validation",) if key in self.protocol}
         taught = {**held, **self.teacher_protocol}
-        for key, why in HELD.items():
-            if taught.get(key) != held.get(key):
-                raise KDBenchError(
-                    f"teacher_protocol of dataset {self.name!r} has a {key} of its own: give it in protocol, which {why}"
-                )
+        if taught.get("validation") != held.get("validation"):
+            raise KDBenchError(
+                f"teacher_protocol of dataset {self.name!r} has a validation of its own: give it in protocol, which "
+                "holds the same samples out for teachers"
+            )
         object.__setattr__(self, "teacher_protocol", None if taught == self.protocol else taught)
 
     @property

@@ -111,6 +111,7 @@ class Corpora:
             "seed": cell.seed if corpus.draws else 0,
             "dataset": cell.dataset.name,
             "task": cell.dataset.task,
+            "options": plain(cell.dataset.options),
             "protocol": plain(cell.dataset.protocol),
             "data": task.content,
             "sources": task.sources(),
@@ -149,7 +150,7 @@ class _Made:
             return Written(rows, record)
         aside = set_aside(path)
         self.tell(
-            f"corpus {self.identity} is not what was written: its record is now {aside.name!r}, and what lacks is written"
+            f"corpus {self.identity} is not what was written: its record is now {aside.name!r}, what lacks is made"
         )
         return None
 

@@ -86,9 +86,9 @@ class TranslationTask(Task):
     ) -> None:
         if recipe.augment or recipe.image_size:
             raise KDBenchError(
-                "the recipe has 'augment' or 'image_size', which are for images: take them out of a suite of translation"
+                "the recipe has 'augment' or 'image_size', which are for images: take them out of the suite"
             )
-        self._set_up(load_data(dataset.name, dataset.protocol, root), recipe.batch_size, numerics)
+        self._set_up(load_data(dataset.name, dataset.options, dataset.protocol, root), recipe.batch_size, numerics)
 
     def _set_up(self, data: TranslationData, batch_size: int, numerics: Numerics) -> None:
         self.data, self.batch_size, self.numerics = data, batch_size, numerics
@@ -201,7 +201,7 @@ class TranslationTask(Task):
         hypotheses = [[text for text, _ in row] for row in written]
         return about(self.data.train, hypotheses, self.data.options.target)
 
-    # ------------------------------------------------------------------------------------------ what the engine counts with
+    # ------------------------------------------------------------------------------------------ what the engine counts
 
     def _set(self, pairs: Sequence[Any], seed: int, firsts: Sequence[Any] | None = None) -> ParallelSet:
         vocabulary, longest = self.data.vocabulary, self.data.options.longest

@@ -40,4 +40,4 @@ def data(samples: int = 21, tested: int = 3, longest: int = 16, **options: objec
         "source": "words", "target": "backwards", "vocabulary": 32, "longest": longest, "beams": 2, **options,
     }  # fmt: skip
     splits = Splits(found[tested:], found[:tested])
-    return make("toy", splits, resolve({"translation": translation}, "toy"))
+    return make("toy", splits, resolve(translation, {}, "toy"))

@@ -15,13 +15,15 @@ from kdbench.tasks.translation.data.sets import TranslationData, make
 NAMES = ("iso_codes", "sword", "tsv:PATH", "moses:PATH", "hub:ID")
 
 
-def load_data(name: str, protocol: Mapping[str, Any], root: Path | None = None) -> TranslationData:
-    """A data set of parallel text under a protocol.
+def load_data(
+    name: str, options: Mapping[str, Any] | None, protocol: Mapping[str, Any], root: Path | None = None
+) -> TranslationData:
+    """A data set of parallel text with its options under a protocol (`protocol.resolve`).
 
     Raises:
-        KDBenchError: for an unknown name, a wrong protocol, or data that is absent or damaged.
+        KDBenchError: for an unknown name, a wrong option or protocol, or data that is absent or damaged.
     """
-    resolved = resolve(protocol, name)
+    resolved = resolve(options, protocol, name)
     return make(name, read(name, resolved.translation, root), resolved)
 
 

@@ -37,15 +37,6 @@ def read(kind: str, path: Path, source: str, target: str, others: tuple[str, ...
     return Splits(train, test, extra, left_out)
 
 
-def files_of(kind: str, path: Path) -> list[Path]:
-    """The files that a data set of this name may consist of, in order of name."""
-    if path.is_dir():
-        return sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
-    if kind == "tsv":
-        return [path] if path.is_file() else []
-    return sorted(file for file in path.parent.glob(f"{path.name}.*") if file.is_file())
-
-
 def tsv(path: Path, source: str, target: str) -> Rows:
     """Two columns of a tab-separated file, by the names in its first line; quotes are letters like others."""
     rows: Rows = []

@@ -1,4 +1,4 @@
-"""Parallel text of the Hugging Face hub, by the library `datasets`: `hub:ID`, `hub:ID/CONFIGURATION`, or a local folder.
+"""Parallel text of the Hugging Face hub, by `datasets`: `hub:ID`, `hub:ID/CONFIGURATION`, or a local folder.
 
 Its rows have a column `translation` of sentences by language, as WMT's, OPUS' and FLORES' sets do, or a column each.
 """

@@ -1,12 +1,13 @@
-"""What is done to parallel text, under the keys of a suite's `protocol`.
+"""What a data set of parallel text is (its `options` in a suite), and what is done to it (its `protocol`).
 
-    translation  = {source, target, others, test, vocabulary, longest, beams, length_penalty}      what the data set is
+    options      = {source, target, others, test, vocabulary, longest, beams, length_penalty}
+
     validation   = {fraction}      cut a part from the training set and score on it, not on the test set
     subset       = {pairs}         keep so many pairs of the training set
     multilingual = {per_language}  train on the other languages, too, on at most so many pairs of each (0: all)
 
-`translation` is the same for teachers and students: it decides the vocabulary and what is scored. The others take an
-optional `seed`.
+The options are the same for teachers and students: they decide the vocabulary and what is scored. Each part of the
+protocol takes an optional `seed`, apart from the seed of training.
 """
 
 from __future__ import annotations
@@ -58,45 +59,47 @@ class Protocol:
     multilingual: Mapping[str, Any] | None = None
 
 
-def resolve(protocol: Mapping[str, Any], dataset: str) -> Protocol:
-    """Check a protocol.
+def resolve(given: Mapping[str, Any] | None, protocol: Mapping[str, Any], dataset: str) -> Protocol:
+    """Check the options and the protocol of a data set.
 
     Raises:
         KDBenchError: for an unknown key, or a value that cannot be.
     """
     for key in protocol:
-        if key not in ("translation", *OPTIONS):
-            raise unknown("protocol", key, ("translation", *OPTIONS))
+        if key not in OPTIONS:
+            raise unknown("protocol", key, OPTIONS, "of translation")
     parts: dict[str, Any] = {}
     for key, allowed in OPTIONS.items():
         if key in protocol:
             parts[key] = _options(key, protocol[key], allowed)
-    return Protocol(_translation(protocol.get("translation", {}), dataset), **parts)
+    return Protocol(_translation(given or {}, dataset), **parts)
 
 
 def _translation(given: Any, dataset: str) -> Translation:
     fields = Translation.__dataclass_fields__
     if not isinstance(given, Mapping):
-        raise KDBenchError(f"protocol translation is {given!r}: give a table, e.g. {{ source = 'en', target = 'uk' }}")
+        raise KDBenchError(
+            f"the options of dataset {dataset!r} are {given!r}: give a table, e.g. {{ source = 'en', target = 'uk' }}"
+        )
     for key in given:
         if key not in fields:
-            raise unknown("key of protocol translation", key, fields)
+            raise unknown(f"option of dataset {dataset!r}", key, fields)
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
     made = Translation(**values)
     for key in ("source", "target"):
         if not isinstance(getattr(made, key), str) or not getattr(made, key):
             raise KDBenchError(
                 f"dataset {dataset!r} names no {key} language: give it, e.g. "
-                "protocol = { translation = { source = 'en', target = 'uk' } }"
+                "options = { source = 'en', target = 'uk' }"
             )
     if not isinstance(made.others, tuple) or not all(isinstance(each, str) and each for each in made.others):
-        raise KDBenchError(f"translation.others is {made.others!r}: give a list of languages")
+        raise KDBenchError(f"options.others is {made.others!r}: give a list of languages")
     if made.target in made.others or len(set(made.others)) < len(made.others):
-        raise KDBenchError(f"translation.others is {list(made.others)}: name each other language once")
+        raise KDBenchError(f"options.others is {list(made.others)}: name each other language once")
     for key, least in (("test", 1), ("vocabulary", 8), ("longest", 4), ("beams", 1)):
-        _whole(f"translation.{key}", getattr(made, key), least)
+        _whole(f"options.{key}", getattr(made, key), least)
     if isinstance(made.length_penalty, bool) or not isinstance(made.length_penalty, int | float):
-        raise KDBenchError(f"translation.length_penalty is {made.length_penalty!r}: give a number")
+        raise KDBenchError(f"options.length_penalty is {made.length_penalty!r}: give a number")
     return made
 
 

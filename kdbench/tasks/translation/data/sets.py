@@ -106,7 +106,7 @@ def _of_each(
 ) -> list[Pair]:
     """Pairs of the other languages."""
     if not options.others:
-        raise KDBenchError(f"dataset {name!r} is multilingual, but translation.others names no language: name some")
+        raise KDBenchError(f"dataset {name!r} is multilingual, but options.others names no language: name some")
     found = []
     for language in options.others:
         mine = [pair for pair in others if pair.language == language and _fits(pair, learned, options.longest)]

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, M2M100Config, M2M100ForConditionalGeneration, MarianConfig
-from transformers import MarianMTModel
+from transformers import (
+    AutoConfig,
+    AutoModelForSeq2SeqLM,
+    M2M100Config,
+    M2M100ForConditionalGeneration,
+    MarianConfig,
+    MarianMTModel,
+)
 from transformers.utils import logging
 
 from kdbench.errors import KDBenchError, unknown
@@ -48,7 +54,8 @@ def create(
 
     Args:
         name: a family with options, `marian(layers=2, width=128)`, or a checkpoint of transformers: its identity on
-            the hub, or a folder.
+            the hub, or a folder; with `(source='eng_Latn', target='ukr_Cyrl')` where it names languages otherwise
+            than the data.
         longest: tokens of a sentence, at most.
         source, target: languages, for a checkpoint that knows several.
         pretrained: a checkpoint with its own weights and vocabulary; else its architecture with the data's vocabulary
@@ -62,13 +69,19 @@ def create(
     if base in FAMILIES:
         if pretrained:
             raise KDBenchError(
-                f"network {name!r} has no pretrained weights: name a checkpoint, e.g. 'facebook/nllb-200-distilled-600M'"
+                f"network {name!r} has no pretrained weights: name a checkpoint, e.g. "
+                "'facebook/nllb-200-distilled-600M'"
             )
         return _build(name, *_of_family(name, base, options, width_factor, vocabulary, longest), vocabulary)
-    if options or not ("/" in base or "." in base):
+    if "/" not in base and "." not in base:
         raise unknown("translation network", base, FAMILIES, "or a checkpoint: OWNER/NAME of the hub, or a folder")
+    for key in options:
+        if key not in ("source", "target"):
+            raise unknown("option", key, ("source", "target"), f"of checkpoint {base!r}")
     if pretrained:
-        return PretrainedTranslator(name, longest, source, target)
+        return PretrainedTranslator(
+            name, base, longest, options.get("source", source), options.get("target", target)
+        )
     config = _loaded(AutoConfig, base)
     config.update(_ids(vocabulary, config.model_type))
     return _build(name, config, AutoModelForSeq2SeqLM.from_config, vocabulary)
@@ -101,8 +114,8 @@ def _of_family(
 
 
 def _ids(vocabulary: Vocabulary, family: str) -> dict[str, Any]:
-    """The data's ids. A decoder starts with the padding as Marian's do, or with the end as those of M2M100, which do not
-    count padding as a place.
+    """The data's ids. A decoder starts with the padding as Marian's do, or with the end as those of M2M100, to which
+    padding is no place.
     """
     return {
         "vocab_size": len(vocabulary),

@@ -45,7 +45,7 @@ def _check_loaded(core: Any, _: object) -> None:
     if core.vocabulary_digest.item() != int(core.kdbench_vocabulary, 16) >> 1:
         raise KDBenchError(
             "these weights were trained with another vocabulary, whose tokens are not the data's: train the teacher on "
-            "this data set with the same `translation` protocol"
+            "this data set with the same `options`"
         )
     if bias is not None and bias.any():
         raise KDBenchError("these weights have a bias of the logits (Marian's `final_logits_bias`): leave it at zero")

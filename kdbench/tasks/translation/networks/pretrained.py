@@ -21,17 +21,17 @@ class PretrainedTranslator(Network):
 
     offers = frozenset({"sequences"})
 
-    def __init__(self, name: str, longest: int, source: str, target: str) -> None:
+    def __init__(self, name: str, checkpoint: str, longest: int, source: str, target: str) -> None:
         from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
         super().__init__()
         self.name, self.longest = name, longest
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(name)
-            self.model = AutoModelForSeq2SeqLM.from_pretrained(name)
+            self.tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+            self.model = AutoModelForSeq2SeqLM.from_pretrained(checkpoint)
         except Exception as error:  # transformers and the hub raise a dozen kinds
             why = " ".join(str(error).split())[:200].rstrip(".:") or type(error).__name__
-            raise KDBenchError(f"checkpoint {name!r} could not be loaded ({why})") from error
+            raise KDBenchError(f"checkpoint {checkpoint!r} could not be loaded ({why})") from error
         self.forced = _language(self.tokenizer, name, source, target)
         self.end = int(self.model.config.eos_token_id)
         self.padding = int(self.model.config.pad_token_id)
@@ -57,7 +57,7 @@ class PretrainedTranslator(Network):
     def stage_parameters(self) -> list[frozenset[str]]:
         return [frozenset(name for name, _ in self.named_parameters()), frozenset()]
 
-    # ------------------------------------------------------------------------------------------ `decoding_rules.Translator`
+    # ---------------------------------------------------------------------------------- `decoding_rules.Translator`
 
     def ids(self, source: str) -> list[int]:
         return self.tokenizer(source, truncation=True, max_length=self.longest)["input_ids"]
@@ -99,8 +99,8 @@ def _code(tokenizer: Any, name: str, language: str) -> str:
     if language in known:
         return language
     raise KDBenchError(
-        f"checkpoint {name!r} does not know the language {language!r}: name it as the checkpoint does, "
-        f"e.g. {', '.join(known[:6]) or 'ukr_Cyrl'}"
+        f"checkpoint {name!r} does not know the language {language!r}: give its own names in the network's, "
+        f"NAME(source='eng_Latn', target='ukr_Cyrl'); it knows {', '.join(known[:6])} and others"
     )
 
 
