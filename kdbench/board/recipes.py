@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kdbench.board.runs import protocol_text
+from kdbench.board.runs import protocol_of
 from kdbench.records import Record
 from kdbench.suites.grid import Cell
 
@@ -36,7 +36,7 @@ def other_recipes(records: Sequence[Record], cells: Sequence[Cell]) -> tuple[str
 
 def _place(cell: Mapping[str, Any]) -> tuple[Any, ...]:
     keys = ("role", "dataset", "task", "pair", "student", "seed")
-    return (*(cell[key] for key in keys), protocol_text(cell["protocol"]))
+    return (*(cell[key] for key in keys), protocol_of(cell))
 
 
 def _difference(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:

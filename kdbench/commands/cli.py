@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import typer
 
-from kdbench.commands import methods, publishing, reproduce, results, run, sweep, tune
+from kdbench.commands import maps, methods, publishing, reproduce, results, run, sweep, tune
 from kdbench.errors import KDBenchError
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -17,6 +17,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "leaderboard": results.leaderboard,
     "report": results.report,
     "compare": results.compare,
+    "map": maps.map_,
     "power": results.power,
     "list": methods.list_,
     "show": methods.show,

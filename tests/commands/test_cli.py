@@ -25,6 +25,7 @@ TAKES = {
     "sweep": f"{NARROW} {RUNNING} --trials --epochs-share --dry-run",
     "leaderboard": f"{GRID} --common --teachers",
     "report": f"{GRID} --site -o --latex --plots --no-plots --all --teachers",
+    "map": GRID,
     "compare": "A B --suite --epochs --set --teacher --precision --out",
     "power": "SUITE --methods --delta --sd --pairs --seeds --epochs --set --teacher --precision --out",
     "list": "WHAT --papers --task",
@@ -38,7 +39,17 @@ TAKES = {
     "merge": "FOLDER... --to",
     "tune": "SUITE --pairs --out --data --device --threads",
 }
-OPTIONAL = {"run", "status", "sweep", "leaderboard", "report", "power", "tune", "list"}  # their argument has a default
+OPTIONAL = {
+    "run",
+    "status",
+    "sweep",
+    "leaderboard",
+    "report",
+    "map",
+    "power",
+    "tune",
+    "list",
+}  # their argument has a default
 
 
 def parameters(command: str) -> list[Any]:

@@ -18,18 +18,22 @@ from plotly.offline import get_plotlyjs
 from kdbench import __version__
 from kdbench.board.captions import correction
 from kdbench.board.grid import STATES
+from kdbench.board.maps.gains import map_of
+from kdbench.board.maps.gains import table as map_table
 from kdbench.board.numbers import capital, decimals, fixed, in_unit, known, scaled, with_unit
-from kdbench.board.page import plots, summary, trials
+from kdbench.board.page import maps, plots, summary, trials
 from kdbench.board.page.cells import Column, columns, rounded
 from kdbench.board.page.data import Board, Results
 from kdbench.board.page.latex import latex_tables
 from kdbench.board.page.methods import method_page
 from kdbench.board.seen import CLASSES
 from kdbench.board.tables import write_csv
+from kdbench.board.teachers import teacher_seeds
 from kdbench.info import FIDELITIES
 from kdbench.papers.reported import metric as reported_metric
 from kdbench.records import Record
 from kdbench.records.files import write_atomically
+from kdbench.suites.teacher_seeds import ONE, PAIRED, SAID
 from kdbench.tasks.metrics import Metrics
 
 HERE = files("kdbench.board.page")
@@ -66,6 +70,8 @@ def build(
     site.text("assets/plotly.min.js", get_plotlyjs())
     for name, table in results.files.items():
         write_csv(table, site.place(f"data/{name}"))
+    if maps.shown(results):
+        write_csv(map_table(map_of(results)), site.place("data/map.csv"))
     for board in results.boards:
         site.text(f"data/{board.place.key}.js", _plot_data(results, board))
     for record in results.shown_records:
@@ -199,8 +205,11 @@ def _write_pages(results: Results, site: _Site, latex: bool, pictures: bool) -> 
         "several_pairs": any(board.overall for board in results.boards),
         "several_settings": len({board.place.where for board in results.boards}) > 1,
         "few_seeds": seeds < summary.FEW,
+        "teacher_seeds": PAIRED if teacher_seeds(results.records) == SAID[PAIRED] else ONE,
+        "tuned": any(results.grid.trials),
         "states": STATES,
         "heat": summary.heat(results),
+        "map": maps.shown(results),
         "ranks": summary.ranks(results),
         "aggregates": summary.aggregates(results) if len(results.places) > 1 else [],
         "compared": first.compared,

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from kdbench.board.numbers import known
-from kdbench.board.page import summary
+from kdbench.board.page import maps, static_map, summary
 from kdbench.board.page.data import Board, Results
 from kdbench.board.page.plots import cost_key, cost_ticks, cost_title, score_title, short
 from kdbench.board.page.series import Curve, Reliability, unit_of
@@ -53,6 +53,8 @@ def draw_all(results: Results) -> Iterator[tuple[str, bytes]]:
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE)  # type: ignore[arg-type]
         yield from _saved("heat", heat(results))
+        if found := maps.shown(results):
+            yield from _saved("map", static_map.draw(found, results.metrics.primary, DIVERGING, "#18202a"))
         for place, ranks in enumerate(summary.ranks(results)):
             yield from _saved(f"ranks-{ranks.key}" if place else "ranks", critical_difference(ranks))
         for board in results.boards:

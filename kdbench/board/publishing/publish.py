@@ -32,7 +32,7 @@ from kdbench.suites.sweep import Sweep
 from kdbench.suites.trials import FOLDER
 
 CURVES = "curves.parquet"
-PLOTS = ("pareto", "ranks", "heat")
+PLOTS = ("pareto", "ranks", "heat", "map")
 
 
 @dataclass(frozen=True)
