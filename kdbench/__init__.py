@@ -9,7 +9,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kdbench.corpus import Corpus
     from kdbench.errors import KDBenchError, NotApplicable
     from kdbench.info import Paper
     from kdbench.method import (
@@ -26,11 +25,12 @@ if TYPE_CHECKING:
     )
     from kdbench.registry import register
     from kdbench.space import Around, Choice, Integer, LogUniform, Space, Uniform
+    from kdbench.suites.corpus import Corpus
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "Corpus": "corpus",
+    "Corpus": "suites.corpus",
     "KDBenchError": "errors",
     "NotApplicable": "errors",
     "Paper": "info",

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench.corpus import Corpus
 from kdbench.errors import NotApplicable
 from kdbench.info import TAPS, Info, Paper  # noqa: F401  (Paper: it was defined here)
 from kdbench.space import Dimension
+
+if TYPE_CHECKING:
+    from kdbench.suites.corpus import Corpus
 
 
 @dataclass(frozen=True)

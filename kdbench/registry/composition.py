@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
-from kdbench.corpus import Corpus
 from kdbench.errors import KDBenchError
 from kdbench.info import FIDELITIES, Info
 from kdbench.method import Batch, Dataset, Method, MultiTeacherMethod, MutualMethod, Network, Output, of_labels
+
+if TYPE_CHECKING:
+    from kdbench.suites.corpus import Corpus
 
 OWN_LOOP = ("step", "members", "phases", "compute", "bind")  # what a part must have left as it is
 

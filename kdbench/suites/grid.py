@@ -24,7 +24,7 @@ from kdbench.suites.sweep import DEFAULT, Sweep
 from kdbench.suites.teacher_seeds import ONE, PAIRED, paired
 
 if TYPE_CHECKING:
-    from kdbench.corpus import Corpus
+    from kdbench.suites.corpus import Corpus
     from kdbench.suites.members import Members
 
 ENGINE = 2  # raise it when the loop, the networks or the data change what a cell's result would be

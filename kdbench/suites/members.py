@@ -10,8 +10,8 @@ from kdbench.errors import KDBenchError
 from kdbench.hardware.settings import Surroundings, restore, settings
 
 if TYPE_CHECKING:
-    from kdbench.corpus import Corpus
     from kdbench.method import Method
+    from kdbench.suites.corpus import Corpus
     from kdbench.suites.grid import MethodSpec
 
 ROLE = re.compile(r"student|teacher|assistant|student\*\d*\.?\d+")

@@ -11,10 +11,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from kdbench.corpus import Corpus
 from kdbench.errors import KDBenchError, explained_absence, unknown
 from kdbench.hardware.numerics import Numerics
 from kdbench.method import Batch, Dataset, Network
+from kdbench.suites.corpus import Corpus
 from kdbench.suites.grid import DatasetSpec, Recipe
 from kdbench.tasks.metrics import Metrics
 

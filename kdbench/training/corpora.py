@@ -16,13 +16,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from kdbench.corpus import Corpus
 from kdbench.errors import KDBenchError
 from kdbench.hardware.numerics import Numerics
 from kdbench.method import Network
 from kdbench.records import Tell
 from kdbench.records.files import read_bytes, set_aside, write_atomically
 from kdbench.suites.added import plain
+from kdbench.suites.corpus import Corpus
 from kdbench.suites.grid import Cell, TeacherSpec, digest
 from kdbench.tasks import Task, TrainingSet
 from kdbench.training.provenance import provenance

@@ -5,7 +5,7 @@ begins as `seq_kd`, on the best translation, and is fine-tuned on these.
 
     L = NLL(z_s, y'),   y' = argmax_{y in K-best(x)} BLEU(y, reference), BLEU of a sentence, smoothed
 
-Paper: K 35, fine-tuned from a finished Seq-KD student at a smaller rate.
+Paper: K 35 (as it is cited; its text was not at hand), fine-tuned from a finished Seq-KD student at a smaller rate.
 
 Deviations:
 - Fine-tuning is the last part of the same training (`fine_tuning` of it), with the recipe's schedule begun anew: all

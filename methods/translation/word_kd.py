@@ -7,7 +7,7 @@ over all tokens; both networks have read the reference's tokens before it.
 
 Both terms are means over the real target tokens, ends of sentences included and padding left out.
 
-Paper: weight 0.5 (its grid's; T is not in it). Passban et al. 2021 (CKD): 0.5, label smoothing 0.1.
+CKD (Wu et al. 2020), whose code this was held against: weight 0.5, T 1; label smoothing 0.1.
 
 Deviations:
 - The paper's KD term is a cross-entropy; the divergence has the same gradient, and is zero where student is teacher.

@@ -14,6 +14,7 @@ from kdbench.seeding import derive_seed
 from kdbench.tasks.translation.data.pairs import Pair
 from kdbench.tasks.translation.vocabulary import END, PAD, Vocabulary
 
+POOL = 8  # batches that are sorted by length together, at most
 STEP = 8  # lengths are rounded up to a multiple of it, so that compiled networks meet few shapes
 
 
@@ -86,7 +87,11 @@ def collate(
 
 
 class ParallelSet:
-    """A training set of sentences; each epoch's order is decided by the seed and the epoch's number."""
+    """A training set of sentences; each epoch's order is decided by the seed and the epoch's number.
+
+    Sentences of like length stand in a batch, so that little of it is padding: an epoch is shuffled and cut into pools
+    of a few batches, each pool is sorted by length and cut into batches, and these are shuffled again.
+    """
 
     def __init__(
         self,
@@ -95,11 +100,16 @@ class ParallelSet:
         device: torch.device,
         seed: int,
         firsts: Sequence[Example] | None = None,
+        vocabulary: int = 0,
     ) -> None:
+        self.num_classes = vocabulary  # what a token is one of
         self._examples, self._firsts = list(examples), None if firsts is None else list(firsts)
         self._batch_size, self._device, self._seed = batch_size, device, seed
         self.targets = torch.tensor([token for each in examples for token in each.target]).to(device)
         self.steps_per_epoch = -(-len(self._examples) // batch_size)
+        self._lengths = torch.tensor([max(len(each.source), len(each.target)) for each in examples])
+        # in a small set a pool of many batches would leave nothing to chance
+        self._pool = max(1, min(POOL, self.steps_per_epoch // 4))
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -111,7 +121,10 @@ class ParallelSet:
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         draws = torch.Generator().manual_seed(derive_seed(self._seed, "order", epoch))
-        return map(self._batch, torch.randperm(len(self), generator=draws).split(self._batch_size))
+        batches: list[Tensor] = []
+        for pool in torch.randperm(len(self), generator=draws).split(self._pool * self._batch_size):
+            batches += pool[self._lengths[pool].sort(stable=True).indices].split(self._batch_size)
+        return (self._batch(batches[place]) for place in torch.randperm(len(batches), generator=draws).tolist())
 
     def batches(self) -> Iterator[Batch]:
         return map(self._batch, torch.arange(len(self)).split(self._batch_size))

@@ -5,10 +5,10 @@ among the first `beams` is finished; the first `beams` of the others live on. A 
 hypotheses are finished (fairseq's rule); what still lives at the last step counts as it is.
 
 Diverse beam search cuts the beams into groups, which choose one after the other at each step: from a token's score the
-diversity strength is subtracted for each beam of earlier groups that lives on with it at this step (the end, with which
-none does, is never penalised, as in transformers' former code, by which the field's corpora were made). The penalty decides
-what is chosen, summed over steps as in the authors' and fairseq's code; hypotheses of all groups are then ranked by the
-model's own score.
+diversity strength is subtracted for each beam of earlier groups that lives on with it at this step. The end, with which
+none does, is never penalised, as in transformers' former code, by which the field's corpora were made. The penalty
+decides what is chosen, summed over steps as in the authors' and fairseq's code; hypotheses of all groups are then
+ranked by the model's own score.
 """
 
 from __future__ import annotations

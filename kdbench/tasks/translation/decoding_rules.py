@@ -1,4 +1,4 @@
-"""The decoding rules by name (`kdbench.corpus.RULES`): text in, hypotheses as text out."""
+"""The decoding rules by name (`kdbench.suites.corpus.RULES`): text in, hypotheses as text out."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from kdbench.corpus import Corpus
+from kdbench.suites.corpus import Corpus
 from kdbench.tasks.translation.decoding import Hypothesis, State, decode_sorted
 from kdbench.tasks.translation.decoding_beam import beam_search
 from kdbench.tasks.translation.decoding_mbr import ranked
-from kdbench.tasks.translation.decoding_sampling import everything, greedy, likeliest, nucleus, sample, uniforms
+from kdbench.tasks.translation.decoding_sampling import Keep, everything, greedy, likeliest, nucleus, sample, uniforms
 
 BUDGET = 4096  # tokens of a padded batch of sources, over all its hypotheses
 
@@ -87,7 +87,7 @@ def _decoded(
         return beam_search(begin, inputs, beams=rule.drawn, end=end, longest=longest, length_penalty=penalty, **diverse)
     if rule.rule == "greedy":
         return greedy(begin, inputs, end=end, longest=longest)
-    keep = everything
+    keep: Keep = everything
     if rule.rule == "top_k":
         keep = likeliest(rule.setting("top_k"))
     elif rule.rule == "nucleus":

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench.corpus import Corpus
 from kdbench.errors import KDBenchError
 from kdbench.hardware.numerics import Numerics
 from kdbench.method import Network, answer_of
+from kdbench.suites.corpus import Corpus
 from kdbench.suites.grid import DatasetSpec, Recipe
 from kdbench.tasks.task import Task, TrainingSet
 from kdbench.tasks.translation import scoring
@@ -207,7 +207,7 @@ class TranslationTask(Task):
         vocabulary, longest = self.data.vocabulary, self.data.options.longest
         other = None if firsts is None else examples_of(firsts, vocabulary, longest)
         examples = examples_of(pairs, vocabulary, longest)
-        return ParallelSet(examples, self.batch_size, self.numerics.device, seed, other)
+        return ParallelSet(examples, self.batch_size, self.numerics.device, seed, other, len(vocabulary))
 
     def _translator(self, model: nn.Module) -> Any:
         return model if isinstance(model, PretrainedTranslator) else _Translator(model, self)

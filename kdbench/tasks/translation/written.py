@@ -7,7 +7,7 @@ from typing import Any
 
 from sacrebleu.metrics import BLEU
 
-from kdbench.corpus import Corpus
+from kdbench.suites.corpus import Corpus
 from kdbench.tasks.translation import scoring
 from kdbench.tasks.translation.data.pairs import Pair
 

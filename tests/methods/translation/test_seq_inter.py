@@ -10,7 +10,7 @@ from support import goldens
 from support.loops import float64  # noqa: F401  (a fixture for every test here)
 
 from kdbench import KDBenchError, registry
-from kdbench.corpus import Corpus
+from kdbench.suites.corpus import Corpus
 from kdbench.tasks.translation.batches import TranslationBatch
 
 

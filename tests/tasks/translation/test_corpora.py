@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from kdbench.corpus import RULES, Corpus
 from kdbench.errors import KDBenchError
 from kdbench.hardware.numerics import Numerics
 from kdbench.method import Network
+from kdbench.suites.corpus import RULES, Corpus
 from kdbench.suites.grid import Cell, DatasetSpec, MethodSpec, Pair, TeacherSpec
 from kdbench.tasks.translation import toy
 from kdbench.tasks.translation.data.pairs import Pair as Sentences

@@ -1,4 +1,4 @@
-"""Translation networks: what their rows are, what a batch does to them, and which weights and vocabularies they take."""
+"""Translation networks: their rows, what a batch does to them, which weights and vocabularies they take."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from transformers import MarianConfig, MarianMTModel
 
 from kdbench import registry
-from kdbench.corpus import Corpus
 from kdbench.errors import KDBenchError, NotApplicable
 from kdbench.hardware.numerics import Numerics
 from kdbench.losses import kl
 from kdbench.method import Output, Shapes
+from kdbench.suites.corpus import Corpus
 from kdbench.tasks.translation import toy
 from kdbench.tasks.translation.batches import Example, collate
 from kdbench.tasks.translation.decoding_beam import beam_search

@@ -135,7 +135,7 @@ def test_stopped_between_epochs_it_ends_with_the_same_record(
     assert without_times(stopped) == without_times(records[name])
 
 
-# ------------------------------------------------------------------------------------------------ what holds of teachers
+# ---------------------------------------------------------------------------------------------- what holds of teachers
 
 
 def test_a_teacher_is_as_it_was_whatever_mode_a_wrapper_is_put_into(bench: Bench) -> None:
@@ -174,7 +174,7 @@ def test_a_divergence_without_labels_moves_the_student_and_no_teacher(bench: Ben
     assert all(p.grad is None for p in teacher.parameters())
 
 
-# ------------------------------------------------------------------------------------------------ which methods apply
+# ---------------------------------------------------------------------------------------------- which methods apply
 
 
 def test_what_reads_logits_or_sequences_applies_and_what_reads_maps_does_not() -> None:

@@ -84,7 +84,7 @@ def _translation(given: Any, dataset: str) -> Translation:
     for key in given:
         if key not in fields:
             raise unknown(f"option of dataset {dataset!r}", key, fields)
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
     made = Translation(**values)
     for key in ("source", "target"):
         if not isinstance(getattr(made, key), str) or not getattr(made, key):

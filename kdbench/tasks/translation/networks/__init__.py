@@ -79,9 +79,7 @@ def create(
         if key not in ("source", "target"):
             raise unknown("option", key, ("source", "target"), f"of checkpoint {base!r}")
     if pretrained:
-        return PretrainedTranslator(
-            name, base, longest, options.get("source", source), options.get("target", target)
-        )
+        return PretrainedTranslator(name, base, longest, options.get("source", source), options.get("target", target))
     config = _loaded(AutoConfig, base)
     config.update(_ids(vocabulary, config.model_type))
     return _build(name, config, AutoModelForSeq2SeqLM.from_config, vocabulary)

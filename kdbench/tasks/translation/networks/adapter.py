@@ -154,7 +154,7 @@ class Cached:
 
     def take(self, rows: Tensor) -> None:
         self._encoded, self._mask = self._encoded[rows], self._mask[rows]
-        self._cache.reorder_cache(rows)
+        self._cache.reorder_cache(rows)  # type: ignore[arg-type]  # any int64 tensor
 
 
 class Replayed:

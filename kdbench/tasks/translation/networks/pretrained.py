@@ -73,7 +73,7 @@ class PretrainedTranslator(Network):
         return Cached(self.model, self.head, inputs, mask, start, (self.padding,), self.forced)
 
     def text(self, tokens: Sequence[int]) -> str:
-        return self.tokenizer.decode(list(tokens), skip_special_tokens=True)
+        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
 
 
 def _language(tokenizer: Any, name: str, source: str, target: str) -> int | None:
