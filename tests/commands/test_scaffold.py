@@ -12,7 +12,7 @@ from kdbench import registry
 from kdbench.commands import cli
 from kdbench.commands.scaffold import families, method_source, write_method
 from kdbench.errors import KDBenchError
-from kdbench.testing.checks import trains
+from kdbench.testing.checks import first_task, trains
 from kdbench.testing.trial import Bench
 
 pytestmark = pytest.mark.usefixtures("temporary")
@@ -31,7 +31,7 @@ def test_a_template_registers_a_method_that_trains(tmp_path: Path, family: str) 
     assert registry.load_file(path) == ["my_method"]
     info = registry.get("my_method").info
     assert (info.name, info.family, info.fidelity) == ("my_method", family, "unchecked")
-    trains(Bench(tmp_path), "my_method")
+    trains(Bench.of(first_task("my_method"), tmp_path), "my_method")
 
 
 def test_the_templates_pass_lint_and_format(tmp_path: Path) -> None:
