@@ -58,13 +58,13 @@ def suite(folder: Path) -> Any:
             ],
             "pairs": [{"teacher": toy.TEACHER, "student": toy.STUDENT}],
             "recipe": {
-                "updates": 20,
+                "updates": 40,
                 "batch_size": 8,
                 "learning_rate": 0.05,
                 "schedule": "cosine",
                 "warmup_share": 0.5,
             },
-        }  # fmt: skip
+        }
     )
 
 

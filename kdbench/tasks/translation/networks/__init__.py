@@ -107,7 +107,14 @@ def _of_family(
         )
     values = {key: given[option] for option in OPTIONS if option in given for key in OPTIONS[option]}
     config, model = FAMILIES[base]
-    extra = {"scale_embedding": True, "max_position_embeddings": longest + 2, "share_encoder_decoder_embeddings": True}
+    extra = {
+        "scale_embedding": True,
+        # Vaswani et al.'s and fairseq's: embeddings of size 1 beside the positions'; transformers' 0.02 learns no
+        # alignment for the first thousand updates
+        "init_std": given["width"] ** -0.5,
+        "max_position_embeddings": longest + 2,
+        "share_encoder_decoder_embeddings": True,
+    }
     return config(**values, **extra, **_ids(vocabulary, base)), model
 
 
