@@ -7,7 +7,7 @@ the work is compared and not the number of processes; the row with workers says 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -92,13 +92,13 @@ def exhaust(batches: Iterator[object]) -> None:
 class FreshWorkers(StreamLoader):
     """Ends its workers with each epoch, as torch's DataLoader does by default and the field's loops do."""
 
-    def _views(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def _views(self, epoch: int) -> Iterator[tuple[Sequence[Tensor], Tensor, Tensor]]:
         cuda = self.device.type == "cuda"
         batches = list(itertools.islice(Epochs(self.order, views=1).row(epoch), self.steps_per_epoch))
         samples = Samples(self.data.train, self.crop)
         for tensors in DataLoader(samples, batch_sampler=batches, num_workers=self.workers, pin_memory=cuda):
             indices, images = (tensor.to(self.device, non_blocking=cuda) for tensor in tensors)
-            yield indices, images, images
+            yield (indices,), images, images
 
 
 class Walk:

@@ -372,3 +372,54 @@ class Fusion(nn.Module):
             result, residual = abf(level, residual, space)
             results.append(result)
         return results[::-1]
+
+
+def require_same_tokens(method: str, student: Any, teacher: Any) -> None:
+    """Hold that two text networks read the same tokens, for methods that compare them place by place.
+
+    Raises:
+        NotApplicable: if their vocabularies differ, in size or in order.
+    """
+    if student.vocabulary != teacher.vocabulary:
+        raise NotApplicable(
+            f"{method} compares tokens place by place, but networks {student.name!r} and {teacher.name!r} read other "
+            "tokens: give them one tokenizer, or use a method on logits or on [CLS]"
+        )
+
+
+def require_same_heads(method: str, student: Any, teacher: Any) -> None:
+    """Hold that two text networks have as many attention heads.
+
+    Raises:
+        NotApplicable: if not; nothing is broadcast.
+    """
+    if student.heads != teacher.heads:
+        raise NotApplicable(
+            f"{method} compares head by head, but network {student.name!r} has {student.heads} heads and "
+            f"{teacher.name!r} {teacher.heads}: give the student `heads={teacher.heads}`"
+        )
+
+
+def uniform_layers(method: str, student: Network, teacher: Network) -> list[int]:
+    """The teacher's layer that each of a student's layers meets, from layer 1 on: k meets k * L_T / L_S.
+
+    Raises:
+        NotApplicable: if the student's number of layers does not divide the teacher's.
+    """
+    ours, theirs = len(student.shapes.features), len(teacher.shapes.features)
+    if not ours or theirs % ours:
+        raise NotApplicable(
+            f"{method} maps the layers of {student.name!r} evenly onto those of {teacher.name!r}, but {ours} does not "
+            f"divide {theirs}"
+        )
+    return [theirs // ours * k for k in range(1, ours + 1)]
+
+
+def width_of(network: Network) -> int:
+    """The width D of a text network's hidden states."""
+    return network.shapes.features[-1][0]
+
+
+def fitted(student: int, teacher: int) -> nn.Module:
+    """A linear layer between two widths; none where they agree."""
+    return nn.Identity() if student == teacher else nn.Linear(student, teacher)

@@ -136,3 +136,68 @@ def attention_map(feature: Tensor, power: float = 2.0) -> Tensor:
 def sample_norms(x: Tensor) -> Tensor:
     """The L2 norm of each sample of `[B, C, H, W]`, never zero, in a shape that divides it: `[B, 1, 1, 1]`."""
     return x.flatten(1).norm(dim=1).clamp(min=torch.finfo(torch.float32).tiny)[:, None, None, None]
+
+
+def answer_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """`kl` of logits `[N, K]`; of a regression, K = 1, the mean squared difference from the teacher's number."""
+    return F.mse_loss(wide(student), wide(teacher)) if student.shape[1] == 1 else kl(student, teacher, temperature)
+
+
+def answer_cross_entropy(student: Tensor, teacher: Tensor, class_mean: bool = False) -> Tensor:
+    """Mean soft cross-entropy of logits `[N, K]` at temperature 1; of a regression, K = 1, the mean squared difference.
+
+    Args:
+        class_mean: divide by K too, as a mean over all elements does (the code of TinyBERT and what is made of it).
+    """
+    if student.shape[1] == 1:
+        return F.mse_loss(wide(student), wide(teacher))
+    return soft_cross_entropy(wide(student), wide(teacher)).mean() / (student.shape[1] if class_mean else 1)
+
+
+def token_mean(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean of one value per token, `[B, L]` or `[B, H, L]`, over the real tokens of a batch; padding counts nowhere.
+
+    Args:
+        mask: what is a real token, `[B, L]`, bool; None takes every position for one.
+    """
+    if mask is None:
+        return values.mean()
+    real = (mask if values.dim() == 2 else mask[:, None]).expand_as(values)
+    return values.masked_fill(~real, 0.0).sum() / real.sum().clamp(min=1)
+
+
+def sentence_mean(values: Tensor, mask: Tensor | None) -> Tensor:
+    """As `token_mean`, but over each sentence's tokens first: a long sentence weighs as much as a short one."""
+    if mask is None:
+        return values.mean()
+    real = (mask if values.dim() == 2 else mask[:, None]).expand_as(values)
+    return (values.masked_fill(~real, 0.0).sum(-1) / real.sum(-1).clamp(min=1)).mean()
+
+
+def token_mse(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean squared difference of hidden states `[B, L, D]` over the real tokens and D (see `token_mean`)."""
+    return token_mean((wide(student) - wide(teacher)).square().mean(2), mask)
+
+
+def relation_scores(states: Tensor, heads: int) -> Tensor:
+    """Scaled products of all pairs of tokens: `[B, L, D]` to `[B, heads, L, L]`, each of `heads` slices of D by itself.
+
+    The scale is 1 / sqrt(D / heads), as between queries and keys; D must be divisible by `heads`.
+    """
+    with torch.autocast(states.device.type, enabled=False):
+        cut = wide(states).unflatten(2, (heads, -1)).transpose(1, 2)  # [B, heads, L, D / heads]
+        return cut @ cut.transpose(2, 3) / cut.shape[3] ** 0.5
+
+
+def attention_kl(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
+    """KL(softmax(teacher) ‖ softmax(student)) of each row of scores `[B, H, L, L]`: `[B, H, L]`.
+
+    Args:
+        mask: the keys that take part, `[B, L]`, bool: others get no mass, whatever their scores. None: all.
+    """
+    if mask is not None:
+        student, teacher = (
+            wide(x).masked_fill(~mask[:, None, None], torch.finfo(wide(x).dtype).min) for x in (student, teacher)
+        )
+    ours, theirs = (F.log_softmax(wide(x), dim=3) for x in (student, teacher))
+    return (theirs.exp() * (theirs - ours)).sum(3)

@@ -230,6 +230,13 @@ class Network(nn.Module):
         """
         raise NotApplicable(f"network {self.name!r} cannot be entered in its middle")
 
+    def inherit(self, teachers: Sequence[Network]) -> None:
+        """Take the first weights from the teachers', for networks whose name says so; once, before training.
+
+        Raises:
+            KDBenchError: if it cannot, or there is no teacher.
+        """
+
     def stage_parameters(self) -> list[frozenset[str]]:
         """Names of the parameters of stage 1 (with the stem), stage 2, ..., and last of the head."""
         raise NotImplementedError

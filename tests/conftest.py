@@ -58,6 +58,12 @@ def temporary(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def saved_each_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints at each epoch's end, however short; a run has them every 30 seconds at most."""
+    monkeypatch.setattr("kdbench.training.saving.EVERY", 0.0)
+
+
+@pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
     """A machine that says it has GPUs: nothing can be computed on them. All that kdbench sets for them is put back."""
     with pretended(monkeypatch) as found:

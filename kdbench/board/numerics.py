@@ -10,7 +10,7 @@ from kdbench.records import Record
 from kdbench.suites.fixed import shown
 from kdbench.suites.grid import digest
 
-DECIDES = ("device", "precision", "compile", "threads")
+DECIDES = ("device", "precision", "compile", "threads", "cuda_graphs")
 Used = tuple[tuple[str, Any], ...]  # key of DECIDES, value
 
 
@@ -21,13 +21,14 @@ def used(record: Record) -> Used:
 
 def decisive(numerics: Mapping[str, Any]) -> Used:
     """The same, of numerics as a record keeps them."""
-    keys = DECIDES if numerics["device"] == "cpu" else DECIDES[:-1]  # a host's threads change no accelerator's result
-    return tuple((key, numerics.get(key)) for key in keys)
+    left_out = () if numerics["device"] == "cpu" else ("threads",)  # a host's change no accelerator's result
+    found = [(key, numerics.get(key)) for key in DECIDES[:-1] if key not in left_out]
+    return (*found, ("cuda_graphs", True)) if numerics.get("cuda_graphs") else tuple(found)
 
 
 def unlike(mine: Used, theirs: Used) -> tuple[str, str]:
     """Both in words, where they differ; nothing where they do not."""
-    a, b = dict(mine), dict(theirs)
+    a, b = ({"cuda_graphs": False, **dict(side)} for side in (mine, theirs))
     keys = [key for key in DECIDES if a.get(key) != b.get(key)]
     words = (" and ".join(f"{key} {shown(side.get(key))}" for key in keys) for side in (a, b))
     return next(words), next(words)

@@ -72,6 +72,10 @@ class Selection:
         int | None,
         typer.Option(help="of the CPU, for each learner; default: one, or what the suite fixes", min=1),
     ] = None
+    graphs: Annotated[
+        int,
+        typer.Option(help="of whole training steps, replayed on so many streams (CUDA only; 0: none)", min=0),
+    ] = 0
     cohort_size: Annotated[int, typer.Option(help="train at most so many cells side by side (0: no limit)", min=0)] = 0
     sources: Annotated[
         list[Path] | None,
@@ -195,7 +199,7 @@ class Selection:
 # what most commands take from it
 RECIPE = ("epochs", "settings", "checkpoints", "precision", "out")
 GRID = ("suite_name", "methods", "pairs", "seeds", *RECIPE, "tuned")
-RUNNING = ("data", "device", "compile", "threads", "cohort_size", "sources", "stop_after", "retry_failed")
+RUNNING = ("data", "device", "compile", "threads", "graphs", "cohort_size", "sources", "stop_after", "retry_failed")
 
 
 def selecting(*names: str, **others: Any) -> Callable[[Command], Command]:

@@ -108,6 +108,7 @@ def print_plan(
     device: str | None,
     compile: str,
     threads: int | None,
+    graphs: int = 0,
     sources: Sequence[Path] = (),
 ) -> None:
     """The cells by pair and state, the methods, the teachers still to train, and an estimate of the time left.
@@ -118,7 +119,11 @@ def print_plan(
     come = Arrivals()
     if sources:
         come = taking.look(
-            sources, cells, store, Store(teachers), lambda cell: _numerics(cell, device, compile, threads).describe()
+            sources,
+            cells,
+            store,
+            Store(teachers),
+            lambda cell: _numerics(cell, device, compile, threads, graphs).describe(),
         )
         console.print(taking.told(sources, come), markup=False, highlight=False, soft_wrap=True)
     records = [*records_of(store), *(entry.record for entry in come.records.values())]
@@ -138,7 +143,7 @@ def print_plan(
     for group in _by_pair([*todo, *trainings.values()]):
         known = _seconds_per_epoch(group, records)
         try:
-            numerics = _numerics(group[0], device, compile, threads)
+            numerics = _numerics(group[0], device, compile, threads, graphs)
             each = known if known is not None else measure(group[0], numerics, data_root)
         except KDBenchError as error:
             console.print(f"cost unknown: {error}", markup=False, highlight=False)
@@ -154,10 +159,10 @@ def _state(cell: Cell, store: Store, come: Arrivals, older: Mapping[tuple[str, s
     return arriving.record["status"].replace("_", " ") if arriving else state(cell, store, False, older)
 
 
-def _numerics(cell: Cell, device: str | None, compile: str, threads: int | None) -> Numerics:
+def _numerics(cell: Cell, device: str | None, compile: str, threads: int | None, graphs: int = 0) -> Numerics:
     from kdbench.training.precision import numerics_of  # not at the top: it loads timm
 
-    return numerics_of(cell, device, compile, threads=threads)
+    return numerics_of(cell, device, compile, threads=threads, graphs=graphs)
 
 
 def measure(cell: Cell, numerics: Numerics, data_root: Path | None, steps: int = 5) -> float:

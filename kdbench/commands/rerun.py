@@ -15,7 +15,7 @@ from kdbench.errors import KDBenchError
 from kdbench.executors.local import LocalExecutor
 from kdbench.records import Record, Store
 from kdbench.suites.tables import cells_of
-from kdbench.training.cohort import Listener
+from kdbench.training.listener import Listener
 
 DECIDES = (("numerics",), ("hardware", "processor"), ("versions", "torch"))  # of the provenance: the bits of a result
 

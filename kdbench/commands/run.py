@@ -79,6 +79,7 @@ def plan(chosen: Selection, cells: Sequence[Cell], store: Store) -> None:
         device=chosen.device,
         compile=chosen.compile,
         threads=chosen.threads,
+        graphs=chosen.graphs,
         teachers=chosen.out / "teachers",
         sources=chosen.sources or (),
     )
@@ -116,13 +117,13 @@ def train(chosen: Selection, cells: Sequence[Cell], store: Store) -> str:
                 executor = LocalExecutor(
                     chosen.out, display, chosen.data, chosen.device, chosen.compile, chosen.cohort_size, chosen.threads
                 )
-                executor.deadline = _deadline(chosen, seconds, store)
+                executor.graphs, executor.deadline = chosen.graphs, _deadline(chosen, seconds, store)
                 own = [cell for cell in cells if cell.id not in same]
                 executor.run(own, chosen.retry_failed)
             copy_records(cells, store)
             return _told(chosen, executor.late(own), len(cells), done)
     except KeyboardInterrupt:
-        print("kdbench: interrupted; the same command goes on from the last finished epoch", file=sys.stderr)
+        print("kdbench: interrupted; the same command goes on from the last checkpoints", file=sys.stderr)
         raise typer.Exit(130) from None
 
 
@@ -159,7 +160,8 @@ def _take(chosen: Selection, sources: Sequence[Path], cells: Sequence[Cell], sto
     def numerics(cell: Cell) -> NumericsConfig:
         from kdbench.training.precision import numerics_of  # not at the top: it loads timm
 
-        return numerics_of(cell, chosen.device, chosen.compile, chosen.out, chosen.threads).describe()
+        how = chosen.device, chosen.compile, chosen.out, chosen.threads, chosen.graphs
+        return numerics_of(cell, *how).describe()
 
     teachers = chosen.store_of("teachers")
     found = taking.look(sources, cells, store, teachers, numerics)

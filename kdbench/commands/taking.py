@@ -14,7 +14,12 @@ from kdbench.records.types import NumericsConfig
 from kdbench.suites.fixed import refusal
 from kdbench.suites.grid import BASELINES, Cell
 
-OPTIONS = {"device": "--device {}", "threads": "--threads {}", "compile": "--compile {}"}
+OPTIONS = {
+    "device": "--device {}",
+    "threads": "--threads {}",
+    "compile": "--compile {}",
+    "cuda_graphs": "--graphs {:d}",
+}
 
 
 def look(
@@ -74,7 +79,7 @@ def _compare(todo: Iterable[Cell], records: Iterable[Record], numerics: Callable
 
 def _refusal(cell: Cell, record: Record, mine: Used) -> str:
     ours, theirs = unlike(mine, used(record))
-    wanted, have = dict(used(record)), dict(mine)
+    wanted, have = ({"cuda_graphs": False, **dict(side)} for side in (used(record), mine))
     apart = [key for key in (*OPTIONS, "precision") if key in wanted and wanted[key] != have.get(key)]
     wanted["compile"] = "on" if wanted["compile"] else "off"
     options = " ".join(OPTIONS[key].format(wanted[key]) for key in apart if key in OPTIONS)

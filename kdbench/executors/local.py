@@ -18,8 +18,9 @@ from kdbench.suites.fixed import refusal
 from kdbench.suites.grid import Cell, digest
 from kdbench.tasks import Task
 from kdbench.training import machine_faults
-from kdbench.training.cohort import Cohort, Listener, leave_record
+from kdbench.training.cohort import Cohort, leave_record
 from kdbench.training.guard import Shared, Spoiled
+from kdbench.training.listener import Listener
 from kdbench.training.precision import numerics_of
 from kdbench.training.teachers import Teachers
 
@@ -34,6 +35,7 @@ class LocalExecutor:
         device, compile: as on the command line; the precision is in each cell's recipe.
         cohort_size: the most cells that train side by side, 0 for no limit.
         threads: of the CPU, for each learner; None: one, or what the suite fixes.
+        graphs: on how many streams whole steps are replayed as CUDA graphs; 0: none are.
         deadline: the end of the time that there is, if there is one.
     """
 
@@ -45,6 +47,7 @@ class LocalExecutor:
     cohort_size: int = 0
     threads: int | None = None
     deadline: Deadline | None = None
+    graphs: int = 0
     _tasks: dict[str, Task] = field(default_factory=dict)
 
     def run(self, cells: Sequence[Cell], retry_failed: bool = False) -> None:
@@ -160,7 +163,7 @@ class LocalExecutor:
                     raise
                 workers_died = True
                 self._tasks.clear()  # and with the data its dead workers
-                self.listener.notice("a process that reads the data died: going on from the last finished epoch")
+                self.listener.notice("a process that reads the data died: going on from the last checkpoints")
                 left = [cell for cell in part if not store.has(cell.id)]
             except Spoiled as error:
                 left = [cell for cell in part if not store.has(cell.id)]
@@ -214,7 +217,7 @@ class LocalExecutor:
         return [left[:half], left[half:]]
 
     def numerics(self, cell: Cell) -> Numerics:
-        return numerics_of(cell, self.device, self.compile, self.out, self.threads)
+        return numerics_of(cell, self.device, self.compile, self.out, self.threads, self.graphs)
 
     def _task(self, cell: Cell, numerics: Numerics) -> Task:
         """The cell's data; the last one is kept, since neighbouring cohorts share it."""

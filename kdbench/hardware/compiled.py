@@ -7,6 +7,7 @@ learners compiles its student once for each set of maps that methods read. The g
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -56,3 +57,11 @@ def prepare() -> None:
     dynamo.accumulated_recompile_limit = max(dynamo.accumulated_recompile_limit, 4 * GRAPHS)
     # torch's own default lies in /tmp and is lost with it
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path("~/.cache/kdbench/compiled").expanduser()))
+
+
+def without_guards() -> AbstractContextManager[None]:
+    """A block in which compiled networks are only told from one another, and not asked whether they still hold.
+
+    Safe where everything that is called has been called before, with the same shapes and the same parts frozen.
+    """
+    return torch.compiler.set_stance("default", skip_guard_eval_unsafe=True)

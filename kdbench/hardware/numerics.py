@@ -40,6 +40,10 @@ class Numerics:
         threads: how many of the CPU's compute; None: as many as the process has.
         precision_rule, compile_rule: why, in words, for the record.
         unordered: operators that were seen to add in no fixed order (`kdbench.hardware.determinism`).
+        graphs: on CUDA, on how many streams the learners' whole steps are replayed as graphs; 0: none are.
+        uncaptured: why a learner's steps were not (`kdbench.training.graphs`).
+        skip_guards: whether a compiled network's guards are passed over once its graphs are known.
+        augmented_together: how many numbers of images are augmented at a time; None: as the loader has it.
     """
 
     device: torch.device
@@ -52,6 +56,10 @@ class Numerics:
     precision_rule: str = "given"
     compile_rule: str = "given"
     unordered: tuple[str, ...] = ()
+    graphs: int = 0
+    uncaptured: str = ""
+    skip_guards: bool = False
+    augmented_together: int | None = None
 
     def apply(self) -> None:
         """Set the process's switches, where training or evaluation begins.
@@ -125,18 +133,26 @@ class Numerics:
             "precision_rule": self.precision_rule,
             "compile": self.compiles,
             "compile_rule": self.compile_rule,
-            "cuda_graphs": False,  # older versions could: readers of records know the key
+            "cuda_graphs": self.graphs > 0,
             "channels_last": self.channels_last,
             "threads": torch.get_num_threads() if self.threads is None else self.threads,
             "tf32": self.tf32,
         }
         if self.device.type == "cuda":
             kept["deterministic"], kept["deterministic_rule"] = determinism.described(self.unordered)
+        if self.graphs:
+            streams = f"{self.graphs} stream{'s' * (self.graphs > 1)}"
+            why = f"as they are: {self.uncaptured}" if self.uncaptured else "as graphs"
+            kept["cuda_graphs_rule"] = f"asked for, on {streams}; this one's steps ran {why}"
         return kept
 
 
 def resolve(
-    device: str | None = None, precision: str = "auto", compile: str = "auto", threads: int | None = None
+    device: str | None = None,
+    precision: str = "auto",
+    compile: str = "auto",
+    threads: int | None = None,
+    graphs: int = 0,
 ) -> Numerics:
     """The device rules: CUDA if there, else MPS, else CPU with one thread; bf16 where it is native.
 
@@ -148,8 +164,8 @@ def resolve(
     that is `Numerics.apply`.
 
     Raises:
-        KDBenchError: for an unknown or absent device, a precision or compile mode that is unknown, TF32 where there is
-            none, or less than one thread.
+        KDBenchError: for an unknown or absent device, a precision or compile mode that is unknown, TF32 or graphs where
+            there are none, or less than one thread.
     """
     if precision not in PRECISIONS:
         raise unknown("precision", precision, PRECISIONS)
@@ -160,6 +176,8 @@ def resolve(
     chosen = _device(device)
     if precision == "tf32" and not multiplies_tf32(chosen):
         raise KDBenchError(f"device {str(chosen)!r} has no TF32, which is NVIDIA's: give the precision as fp32 here")
+    if graphs and (chosen.type != "cuda" or torch.version.hip):
+        raise KDBenchError(f"device {str(chosen)!r} has no CUDA graphs, which are NVIDIA's: leave --graphs out here")
     precision_rule = compile_rule = "given"
     if precision == "auto":
         native = multiplies_bf16(chosen)
@@ -169,7 +187,7 @@ def resolve(
         compile_rule = "on where there is CUDA"
     if threads is None and chosen.type == "cpu":
         threads = 1
-    numerics = Numerics(chosen, precision, compile == "on", chosen.type != "mps", threads=threads)
+    numerics = Numerics(chosen, precision, compile == "on", chosen.type != "mps", threads=threads, graphs=graphs)
     return dataclasses.replace(numerics, precision_rule=precision_rule, compile_rule=compile_rule)
 
 

@@ -100,6 +100,7 @@ class NumericsConfig(TypedDict):
     tf32: bool
     deterministic: NotRequired[bool]  # on CUDA: whether equal bits are promised
     deterministic_rule: NotRequired[str]
+    cuda_graphs_rule: NotRequired[str]  # where they were asked for: on how many streams, and whether they could be
 
 
 class Provenance(TypedDict):

@@ -28,8 +28,8 @@ def split(folder: Path, names: Sequence[str]) -> Path | None:
 
 
 def content(dataset: str) -> str | None:
-    """16 hex digits over the files of `folder:PATH`, and of parallel text in `tsv:PATH` or `moses:PATH`: their names,
-    their sizes and, below 1 GB in all, what is in them.
+    """16 hex digits over the files of `folder:PATH`, `table:PATH` and of parallel text in `tsv:PATH` or `moses:PATH`:
+    names, sizes and, below 1 GB in all, what is in them.
 
     Returns:
         `ABSENT` if there is no such folder here, None for other data sets (what those are their name says).
@@ -38,7 +38,7 @@ def content(dataset: str) -> str | None:
         KDBenchError: if a file or folder in it cannot be read.
     """
     kind, _, path = dataset.partition(":")
-    if kind not in ("folder", *PARALLEL):
+    if kind not in ("folder", "table", *PARALLEL):
         return None
     folder = Path(path).expanduser()
     if kind in PARALLEL and not folder.is_dir():

@@ -45,7 +45,11 @@ class ClassificationTask(Task):
         model.eval()
         run = self.numerics.compiled(model, self.test_batch_size, taps=Taps())
         with self.numerics.autocast():
-            return torch.cat([answer_of(run(inputs)).float() for inputs, _ in self.test_batches()])
+            return torch.cat([answer_of(run(inputs)).float() for inputs in self.test_inputs(model)])
+
+    def test_inputs(self, model: nn.Module) -> Iterable[Tensor]:
+        """The test set's inputs in order, as a network is given them; called in eval mode, under autocast."""
+        return (inputs for inputs, _ in self.test_batches())
 
     def scores(self, predictions: Tensor, teacher: Tensor | None = None) -> dict[str, float | None]:
         return classification(predictions, self.targets, teacher)

@@ -233,7 +233,7 @@ class Bench:
         shared = Shared(self._watchful)
         try:
             cohort = Cohort(cells, self.task, self.teachers, store, self.numerics, listener, keep, shared=shared)
-            return dataclasses.replace(cohort, timed=self.timed).run()
+            return dataclasses.replace(cohort, timed=self.timed, every=0.0).run()
         except Spoiled as error:
             self._watchful = not error.known
             self.__post_init__()

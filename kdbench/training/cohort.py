@@ -10,7 +10,8 @@ tested in tests/training/test_cohort.py:
 2. for one seed, all methods see the same initial student, batches and augmentations;
 3. a learner fails alone: its record says why, the others go on; only when memory runs out all stop, and whoever runs
    the cohort starts it again in smaller parts (kdbench/executors/local.py);
-4. the process may be killed at any instruction: the same command goes on from each learner's last epoch.
+4. the process may be killed at any instruction: the same command goes on from each learner's last checkpoint, an
+   epoch or 30 seconds old at most, whichever is more.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from kdbench import records
 from kdbench.errors import KDBenchError, NotApplicable, explained_absence
@@ -40,28 +41,15 @@ from kdbench.training.guard import Shared, Spoiled, Tampered
 from kdbench.training.hooks import Misbehaved, first_line
 from kdbench.training.layouts import told
 from kdbench.training.learner import Learner
+from kdbench.training.listener import Listener
 from kdbench.training.machine_faults import fault_of
 from kdbench.training.pace import Pace
 from kdbench.training.passes import Passes
 from kdbench.training.provenance import provenance
 from kdbench.training.resume import resumed
+from kdbench.training.saving import Saving
+from kdbench.training.steps import steps_of
 from kdbench.training.teachers import Teacher, Teachers
-
-
-class Listener(Protocol):
-    """Who is told how far a cohort is; the terminal's progress display is one."""
-
-    def cohort_started(self, cells: Sequence[Cell]) -> None: ...
-
-    def step_done(self, epoch: int, epochs: int, step: int, steps: int) -> None: ...
-
-    def epoch_done(self, cell: Cell, epoch: int, scores: dict[str, Any]) -> None: ...
-
-    def cell_ended(self, cell: Cell, status: str, reason: str, scores: dict[str, Any]) -> None: ...
-
-    def cohort_split(self, sizes: Sequence[int], reason: str) -> None: ...
-
-    def notice(self, sentence: str) -> None: ...
 
 
 @dataclass
@@ -74,8 +62,9 @@ class Cohort:
         keep: called with a finished learner's cell and first student before the record is written; the digest of what
             it keeps goes into the record.
         timed: whether steps are timed beside a plain student's; trials of a method do without.
-        after_epoch: called at each epoch's end, when all checkpoints are written, with the learners that trained in it
-            and with those that are not finished; what it raises ends the cohort there.
+        after_epoch: called at each epoch's end with the learners that trained in it and with those that are not
+            finished; what it raises ends the cohort there, with all of them saved.
+        every: seconds between a learner's checkpoints, at least; None: as `kdbench.training.saving` has it.
     """
 
     cells: Sequence[Cell]
@@ -91,9 +80,11 @@ class Cohort:
     shared: Shared = field(default_factory=Shared)
     taught: dict[str, Any] = field(default_factory=dict)  # of the corpus that a teacher wrote for them
     after_epoch: Callable[[Sequence[Learner], Sequence[Learner]], None] | None = None
+    every: float | None = None
 
     def __post_init__(self) -> None:
         self._passes = Passes(self.cells[0].recipe)
+        self._saving, self._steps = Saving(self.store, self.every), steps_of(self.numerics)
 
     def run(self) -> list[Cell]:
         """Train cells to their end, from wherever an earlier run left them: as many as fit into the device's memory.
@@ -118,7 +109,7 @@ class Cohort:
             self.data = self._training_set()
         with self._in_memory(_title(self.cells[0]) if len(self.cells) == 1 else f"a cohort of {len(self.cells)} cells"):
             learners, waiting = self._gather()
-            with closing(self._passes):
+            with closing(self._passes), self._saving:
                 self._train(learners)
         return waiting
 
@@ -147,7 +138,8 @@ class Cohort:
             self._train_epoch(epoch, running)
             if self.after_epoch:
                 ran = [learner for learner in running if learner.epoch > epoch]
-                self.after_epoch(ran, [each for each in learners if not self.store.has(each.cell.id)])
+                with self._saving.all_if_it_ends():
+                    self.after_epoch(ran, [each for each in learners if not self.store.has(each.cell.id)])
 
     # ------------------------------------------------------------------------------------------ one epoch
 
@@ -163,7 +155,7 @@ class Cohort:
         steps = recipe.steps(epoch, self.data.steps_per_epoch)
         for number, batch in enumerate(_timed(self._batches(epoch, strong), batch_clock)):
             self._settle(self.shared.weights(), suspects)
-            outputs = self._run_teachers(batch, active, teacher_clocks)
+            batch, outputs = self._steps.lend(batch, self._run_teachers(batch, active, teacher_clocks))
             self.shared.lend(batch, outputs.values(), thorough=number == 0)
             if number == 0 and self.timed:
                 self._time(active, batch)
@@ -172,6 +164,7 @@ class Cohort:
                 step = partial(self._step, learner, number, batch, mine)
                 if not self._guard(learner.cell, step, after):
                     active.remove(learner)
+            self._steps.join()
             if not active:
                 return
             self.listener.step_done(epoch, recipe.length, number + 1, steps)
@@ -199,10 +192,9 @@ class Cohort:
         data = self.strong_data if strong and self.strong_data is not None else self.data
         return self._passes.epoch(data, epoch)
 
-    @staticmethod
-    def _step(learner: Learner, number: int, batch: Batch, outputs: Sequence[Output]) -> None:
-        with learner.clock.running(), noting(learner.unordered):
-            learner.train_step(number, batch, outputs)
+    def _step(self, learner: Learner, number: int, batch: Batch, outputs: list[Output]) -> None:
+        with noting(learner.unordered):
+            self._steps.take(learner, number, batch, outputs)
 
     def _run_teachers(
         self, batch: Batch, active: Sequence[Learner], clocks: dict[TeacherSpec, Clock]
@@ -220,7 +212,7 @@ class Cohort:
         with noting(learner.unordered):
             learner.end_epoch(first.predictions if first else None, shared_seconds, watts)
         self.listener.epoch_done(learner.cell, learner.epoch, learner.curve[-1])
-        self.store.save_checkpoint(learner.cell.id, learner.state_dict())
+        self._saving.offer(learner)
         if learner.finished:
             self._finish(learner)
 
@@ -272,7 +264,8 @@ class Cohort:
             **self.taught,
             **({"weights_sha256": digest} if digest else {}),
         }
-        self._write(learner.cell, "done", unordered=sorted(learner.unordered), **outcome)
+        ran = replace(self.numerics, unordered=tuple(sorted(learner.unordered)), uncaptured=learner.uncaptured)
+        self._write(learner.cell, "done", numerics=ran, **outcome)
 
     # ------------------------------------------------------------------------------------------ records and failures
 
@@ -299,7 +292,7 @@ class Cohort:
             if fault := fault_of(error, _title(cell)):
                 raise fault from error  # it concerns the whole run, and no method is to blame
             own = isinstance(error, Misbehaved)
-            told = {"traceback": traceback.format_exc()} if error.__context__ or not own else {}
+            told: dict[str, Any] = {"traceback": traceback.format_exc()} if error.__context__ or not own else {}
             self._write(cell, "failed", reason=_reason(cell, error), **told)
             if isinstance(error, Tampered):
                 raise Spoiled(known=True) from None
@@ -313,10 +306,9 @@ class Cohort:
             names = [learner.cell.method.name for learner in suspects]
             self._guard(suspects[0].cell, partial(self.shared.settle, changed, names), lambda: "")
 
-    def _write(self, cell: Cell, status: str, reason: str = "", unordered: Sequence[str] = (), **parts: Any) -> None:
-        data = {"data": self.task.content} if self.task.content else {}
-        numerics = replace(self.numerics, unordered=tuple(unordered))
-        leave_record(cell, status, reason, self.store, numerics, self.listener, **parts, **data)
+    def _write(self, cell: Cell, status: str, reason: str = "", numerics: Numerics | None = None, **parts: Any) -> None:
+        parts |= {"data": self.task.content} if self.task.content else {}
+        leave_record(cell, status, reason, self.store, numerics or self.numerics, self.listener, **parts)
 
 
 def leave_record(

@@ -89,6 +89,8 @@ class Learner:
         kept: what the task keeps of the predictions after the last epoch (`Task.keeps`).
         step_times: of the phases so far, its steps beside a plain student's (`kdbench.training.pace`).
         unordered: what of it adds in no fixed order on CUDA (`kdbench.hardware.determinism`).
+        uncaptured: why its steps are no graphs where graphs were asked for (`kdbench.training.graphs`).
+        sums, steps: of this epoch: of each loss term, and how many.
     """
 
     def __init__(
@@ -107,6 +109,9 @@ class Learner:
         self._check_assistants()
         self.students = [self._member(index, role) for index, role in enumerate(self.roles)]
         self.teachers = teachers
+        if teachers or cell.role == "teacher":  # a student that is only timed has none
+            for student in self.students:
+                student.inherit(teachers)
         applies.check(type(self.method), cell.dataset.task)
         self._seed("build")
         with Calling(self.name, "build"):
@@ -132,8 +137,9 @@ class Learner:
         self.peak_memory_mb: float | None = None
         self.step_times: list[dict[str, Any]] = []
         self.unordered: set[str] = set()
-        self._sums: dict[str, Tensor] = {}
-        self._steps = 0
+        self.sums: dict[str, Tensor] = {}
+        self.steps = 0
+        self.uncaptured = ""
         self._tried = False
         self._enter_phase(0)
 
@@ -254,7 +260,7 @@ class Learner:
         if self.scheduler is not None:
             self.scheduler.step(self.epoch - self._phase_start(index))
         self._set_modes()
-        self._sums, self._steps = {}, 0
+        self.sums, self.steps = {}, 0
 
     def _set_modes(self) -> None:
         self.method.train()
@@ -268,7 +274,17 @@ class Learner:
 
     def train_step(self, number: int, batch: Batch, outputs: Sequence[Output]) -> None:
         """One update on batch `number` of the epoch, in a random stream of its own."""
+        self.seed_step(number)
+        self.compute(batch, outputs)
+        self.steps += 1
+        if not self._tried:
+            self._try_deployed(batch.inputs[:1])
+
+    def seed_step(self, number: int) -> None:
         self._seed("step", self.epoch, number)
+
+    def compute(self, batch: Batch, outputs: Sequence[Output]) -> None:
+        """What a step is to the device: forward, losses, backward, update, and the sums of the terms."""
         step = _Step(self, batch, self.teachers, outputs)
         with self.numerics.autocast(), self._memory_measured(), Calling(self.name, "step"):
             terms = self.method.step(step)
@@ -276,10 +292,7 @@ class Learner:
             check_terms(self.name, terms)
         for name, term in terms.items():
             value = term.detach().float()
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
-        self._steps += 1
-        if not self._tried:
-            self._try_deployed(batch.inputs[:1])
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
 
     @torch.no_grad()
     def _try_deployed(self, example: Tensor) -> None:
@@ -313,7 +326,7 @@ class Learner:
         Raises:
             NonFinite: if a loss term, an output or a watched number was NaN or infinite.
         """
-        terms = {name: float(total) / self._steps for name, total in self._sums.items()}
+        terms = {name: float(total) / self.steps for name, total in self.sums.items()}
         for name, value in terms.items():
             if not math.isfinite(value):
                 raise NonFinite(f"loss term {name!r} became {value} in epoch {self.epoch + 1}")
@@ -363,6 +376,7 @@ class Learner:
             "peak_memory_mb": self.peak_memory_mb,
             "step_times": self.step_times,
             **({"unordered": sorted(self.unordered)} if self.unordered else {}),
+            **({"uncaptured": self.uncaptured} if self.uncaptured else {}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -376,6 +390,7 @@ class Learner:
         self.peak_memory_mb = state["peak_memory_mb"]
         self.step_times = state.get("step_times", [])
         self.unordered |= set(state.get("unordered", ()))
+        self.uncaptured = state.get("uncaptured", "")
 
     def result(self) -> dict[str, Any]:
         """The record's `result`, from the finished curve."""

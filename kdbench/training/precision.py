@@ -30,6 +30,7 @@ def numerics_of(
     compile: str = "auto",
     runs: Path | None = None,
     threads: int | None = None,
+    graphs: int = 0,
 ) -> Numerics:
     """The device rules for one cell; all cells of a cohort share its student and so have the same.
 
@@ -40,6 +41,7 @@ def numerics_of(
 
     Args:
         compile, threads: as on the command line; the suite may fix them.
+        graphs: on how many streams whole steps are replayed as CUDA graphs.
         runs: the results folder, where verdicts of `kdbench tune` may lie.
 
     Raises:
@@ -48,7 +50,7 @@ def numerics_of(
     """
     precision = cell.recipe.precision
     compile, threads = cell.fixed.choose(compile, threads)
-    numerics = resolve(device, precision, compile, threads)
+    numerics = resolve(device, precision, compile, threads, graphs)
     slow = precision == "auto" and numerics.precision == "bf16" and numerics.device.type == "cpu"
     if slow and layers_of(cell.pair.student).grouped:
         rule = "grouped convolutions train slower in bf16 on a CPU"

@@ -27,6 +27,7 @@ OTHERS = [
     ("threads", 2, "threads 2", "threads 1"),
     ("precision", "bf16", "precision bf16", "precision fp32"),
     ("compile", True, "compile true", "compile false"),
+    ("cuda_graphs", True, "cuda_graphs true", "cuda_graphs false"),
     ("device", "cuda", "device cuda and threads unknown", "device cpu and threads 1"),
     ("threads", None, "threads unknown", "threads 1"),  # a record that does not say is like nothing else
 ]

@@ -147,6 +147,7 @@ def test_a_wrong_suite_is_refused(run: Command, text: str, parts: list[str]) -> 
         (["--precision", "fp16"], ["unknown precision 'fp16': did you mean 'bf16'"]),
         (["--compile", "graphs"], ["unknown compile mode 'graphs'", "auto, off, on"]),
         (["--precision", "tf32"], ["device 'cpu' has no TF32", "give the precision as fp32"]),
+        (["--graphs", "8"], ["device 'cpu' has no CUDA graphs", "leave --graphs out"]),
         (["--compile", "maybe"], ["unknown compile mode 'maybe'", "auto, off, on"]),
         (["--device", "cdua"], ["unknown device 'cdua': did you mean 'cuda'"]),
         (["--device", "xpu"], ["device 'xpu' is not available here"]),
@@ -588,7 +589,7 @@ def test_ctrl_c_says_how_to_go_on_and_gives_status_130(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err == "kdbench: interrupted; the same command goes on from the last finished epoch\n"
+    assert err == "kdbench: interrupted; the same command goes on from the last checkpoints\n"
 
 
 def test_a_suite_that_is_nested_without_end_is_refused(run: Command) -> None:

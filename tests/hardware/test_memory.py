@@ -57,7 +57,8 @@ def splits(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 def execute(out: Path, cells: list[Cell]) -> tuple[dict[str, Record], str]:
     """Run a suite's cells; its records by method, without times, and what the terminal showed."""
     console = Console(file=io.StringIO(), width=300)
-    with Display(console, len(cells), 0) as display:
+    with Display(console, len(cells), 0) as display, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kdbench.training.saving.EVERY", 0.0)  # from a checkpoint of each epoch the halves go on
         LocalExecutor(out, display, device="cpu").run(cells)
     records = {cell.method.label: Store(out / cell.suite).read(cell.id) for cell in cells}
     shown: Any = console.file

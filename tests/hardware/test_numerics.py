@@ -291,3 +291,21 @@ def test_a_device_that_torch_calls_otherwise_is_named_as_torch_does() -> None:
     for given, right in (("gpu", "cuda"), ("gpu:1", "cuda"), ("metal", "mps")):
         with pytest.raises(KDBenchError, match=f"unknown device '{given}': did you mean '{right}'"):
             resolve(device=given)
+
+
+@pytest.mark.usefixtures("gpu")
+def test_graphs_are_off_unless_they_are_asked_for_and_are_nvidias(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resolve("cuda").describe()["cuda_graphs"] is False
+    asked = resolve("cuda", graphs=4)
+    assert (asked.graphs, asked.describe()["cuda_graphs"]) == (4, True)
+    monkeypatch.setattr(torch.version, "hip", "6.0")
+    for device in ("cuda", "cpu"):
+        with pytest.raises(
+            KDBenchError, match=f"device '{device}' has no CUDA graphs, which are NVIDIA's: leave --graphs"
+        ):
+            resolve(device, graphs=1)
+
+
+def test_what_only_a_measurement_may_choose_is_off() -> None:
+    numerics = resolve("cpu")
+    assert (numerics.graphs, numerics.skip_guards, numerics.augmented_together) == (0, False, None)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from kdbench import Batch, Method, Output, register, registry
+from kdbench.commands.cli import app
 from kdbench.errors import KDBenchError
 from kdbench.suites import names, parse
 from kdbench.suites.grid import Cell, Suite
@@ -175,7 +178,30 @@ def test_only_the_suites_of_fashion_and_small_ones_have_a_teacher_for_each_seed(
 
 @pytest.mark.parametrize("name", [name for name in names() if name.startswith("fashion")])
 def test_the_suites_of_fashion_fix_their_precision(name: str) -> None:
-    assert {r.precision for cell in parse.load(name).cells() for r in (cell.recipe, *cell.teacher_recipes)} == {"fp32"}
+    """That of all images is for a GPU, the others are for CPUs."""
+    found = {r.precision for cell in parse.load(name).cells() for r in (cell.recipe, *cell.teacher_recipes)}
+    assert found == {"bf16" if name == "fashion_full" else "fp32"}
+
+
+def test_all_of_fashion_is_every_method_on_all_images_with_three_paired_seeds() -> None:
+    grid = parse.load("fashion_full")
+    cells = grid.cells()
+    methods = {cell.method.name for cell in cells}
+    assert methods == {cell.method.name for cell in parse.load("fashion").cells()}
+    assert {str(cell.pair) for cell in cells} == {"cifar_resnet32x4 -> cifar_resnet8x4"}
+    assert [(dataset.name, dataset.protocol) for dataset in grid.datasets] == [("fashion_mnist", {})]
+    assert len(cells) == 3 * len(methods)
+    assert len({cell.training_of(teacher).id for cell in cells for teacher in cell.teachers}) == 9
+
+
+def test_a_dry_run_of_all_of_fashion_says_what_a_gpu_would_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdbench.commands.plan.measure", lambda *_: 1.0)  # it needs the data
+    words = ["run", "fashion_full", "--dry-run", "--device", "cpu", "--out", str(tmp_path)]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    count = len(parse.load("fashion_full").cells())
+    assert f"{count} of {count} cells to run" in result.output
+    assert result.output.count("teacher to train: cifar_resnet32x4@") == 9
 
 
 # ------------------------------------------------------------------------------------------ protocols of teachers

@@ -15,11 +15,15 @@ import torch
 
 from kdbench import records
 from kdbench.commands.cli import main
+from kdbench.records.writer import Writer
+from kdbench.training import saving
 from kdbench.training.cohort import Cohort
 from kdbench.training.learner import Learner
 
 torch.set_num_threads(1)
 left = int(sys.argv[2])
+# so that there are checkpoints to be killed at: a run this short would have those of its last epoch only
+saving.EVERY = float(os.environ.get("CHECKPOINTS_EVERY", "0"))
 
 
 def count_down() -> None:
@@ -51,8 +55,12 @@ if point == "step":  # inside an epoch, some learners a step ahead of others
     before(Learner, "train_step")
 elif point == "epoch":  # between epochs, some learners an epoch ahead of others
     before(Learner, "end_epoch")
-elif point == "checkpoint":
+elif point == "checkpoint":  # in the thread that writes, while others train
     before(records.Store, "save_checkpoint")
+elif point == "snapshot":  # a state copied, not yet handed over
+    before(Writer, "bring")
+elif point == "waiting":  # for the disk, after a cell's last epoch
+    before(Writer, "wait")
 elif point == "rename":
     os.replace = replace_by_half
 elif point == "finish":  # after the last checkpoint, before the record

@@ -390,6 +390,7 @@ def test_a_run_goes_on_with_the_data_loaded_anew(tmp_path: Path) -> None:
     assert results[3][2] == results[1][0]
 
 
+@pytest.mark.usefixtures("saved_each_epoch")
 def test_the_innocent_go_on_from_their_last_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whose fault it is shows when the epoch is run a second time, with a look at all after each step."""
     epochs: list[int] = []

@@ -27,6 +27,7 @@ from kdbench.training.learner import Learner
 from kdbench.training.machine_faults import MachineFault, explained, is_machines
 from kdbench.training.pace import Pace
 
+pytestmark = pytest.mark.usefixtures("saved_each_epoch")
 SUITE = {
     "seeds": [0],
     "methods": ["student", "kd"],
@@ -233,7 +234,7 @@ def test_a_poisoned_context_ends_the_run_of_five_learners_with_no_record_for_any
 
 def test_a_dead_worker_is_tried_again_once_from_the_checkpoints(out: Path, whole: Path, failing: Failing) -> None:
     failing(WORKER, LATE)
-    assert run(out) == ["a process that reads the data died: going on from the last finished epoch"]
+    assert run(out) == ["a process that reads the data died: going on from the last checkpoints"]
     assert results(out) == results(whole)
 
 

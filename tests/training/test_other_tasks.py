@@ -116,6 +116,7 @@ def test_the_terminal_shows_it(records: dict[str, Record]) -> None:
     assert f"seed 1: perplexity {result['perplexity']:.3f}\n" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
+@pytest.mark.usefixtures("saved_each_epoch")
 def test_stopped_between_epochs_it_ends_with_the_same_record(records: dict[str, Record], tmp_path: Path) -> None:
     with pytest.raises(trial._Stop):
         train(tmp_path, stop_after=2)

@@ -37,7 +37,7 @@ def train(bench: Bench, cells: list[Cell], stop_after: int = 0) -> list[str]:
     """Train cells side by side, maybe leave after some epochs; returns what was said."""
     listener = Listening(stop_after)
     with contextlib.suppress(trial._Stop):
-        Cohort(cells, bench.task, bench.teachers, store_of(bench), bench.numerics, listener).run()
+        Cohort(cells, bench.task, bench.teachers, store_of(bench), bench.numerics, listener, every=0.0).run()
     return listener.said
 
 

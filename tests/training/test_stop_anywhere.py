@@ -66,6 +66,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         [("step", "45"), ("step", "30")],  # twice
         [("epoch", "5")],  # between the learners' ends of one epoch
         [("checkpoint", "8"), ("rename", "3")],
+        [("snapshot", "4"), ("waiting", "1")],
         [("rename", "9"), ("rename", "1")],  # a file written, not yet in its place
         [("finish", "2")],  # a teacher done, its record not written
         [("finish", "5")],  # a cell done, its record not written
@@ -83,6 +84,18 @@ def test_a_killed_run_ends_like_an_undisturbed_one(
     assert len([name for name in undisturbed if name.startswith("stop/records")]) == len(METHODS)
     assert not list(tmp_path.rglob("*.partial"))
     assert not list(tmp_path.rglob("checkpoints/*.pt"))
+
+
+@pytest.mark.slow
+def test_a_run_with_few_checkpoints_ends_like_one_with_many(
+    tmp_path: Path, undisturbed: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As users have it: none of these epochs is long enough, so that the cohort begins again."""
+    monkeypatch.setenv("CHECKPOINTS_EVERY", "30")
+    assert run(tmp_path, "step", "45").returncode == -signal.SIGKILL
+    assert not list(tmp_path.glob("runs/stop/checkpoints/*"))
+    assert run(tmp_path).returncode == 0
+    assert outcome(tmp_path / "runs") == undisturbed
 
 
 @pytest.mark.slow

@@ -121,7 +121,7 @@ def _field(grid: Grid, differences: np.ndarray, where: np.ndarray) -> Field:
         seeds[:, y, x] = own
         known = own[np.isfinite(own)]
         if len(known):
-            found = paired(known, np.zeros(len(known)))
+            found = paired(known.tolist(), [0.0] * len(known))
             n[y, x] = found.n
             for name, array in parts.items():
                 array[y, x] = getattr(found, name)

@@ -6,15 +6,18 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from kdbench.errors import KDBenchError
 from kdbench.hardware.numerics import Numerics
-from kdbench.method import Network
+from kdbench.method import Network, answer_of
 from kdbench.suites.grid import DatasetSpec, Recipe
 from kdbench.tasks.classification import ClassificationTask
 from kdbench.tasks.image.data import load_data, make_loader
+from kdbench.tasks.image.data.augment import works_behind
 from kdbench.tasks.image.metrics import METRICS
 from kdbench.tasks.image.networks import create
 from kdbench.tasks.task import TrainingSet
@@ -28,6 +31,8 @@ class ImageTask(ClassificationTask):
     def __init__(
         self, dataset: DatasetSpec, recipe: Recipe, numerics: Numerics, root: Path | None, download: bool = True
     ) -> None:
+        if dataset.options:
+            raise KDBenchError(f"dataset {dataset.name!r} has options, which sets of images have not: take them out")
         self.numerics, self.recipe = numerics, recipe
         size = recipe.image_size or None
         self.data = load_data(
@@ -36,6 +41,7 @@ class ImageTask(ClassificationTask):
         self.num_classes = self.data.num_classes
         self.content = self.data.content
         self._test = self._loader(seed=0, strong_view=False)
+        self._rounding = WeakKeyDictionary[nn.Module, bool]()
         self.test_batch_size: int = self._test.test_batch_size
 
     def training_set(self, seed: int, strong_view: bool) -> TrainingSet:
@@ -50,6 +56,7 @@ class ImageTask(ClassificationTask):
             seed=seed,
             strong=strong_view,
             channels_last=self.numerics.channels_last,
+            together=self.numerics.augmented_together,
         )
 
     def network(self, name: str, pretrained: bool = False, **options: Any) -> Network:
@@ -73,9 +80,31 @@ class ImageTask(ClassificationTask):
     def test_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         return self._test.test_batches()
 
+    def test_inputs(self, model: nn.Module) -> Iterator[Tensor]:
+        return self._test.test_inputs(self._dtype_for(model))
+
+    def _dtype_for(self, model: nn.Module) -> torch.dtype:
+        """bf16 on a GPU where the cell runs in it and a network begins by rounding to it, as autocast has a convolution
+        do; not where it resizes or normalises its inputs anew. Compiled, the order of both is the compiler's.
+        """
+        if self.numerics.precision != "bf16" or self.numerics.compiles or not works_behind(self.numerics.device):
+            return torch.float32
+        if model not in self._rounding:
+            few = next(self._test.test_inputs(torch.float32))[:2]
+            self._rounding[model] = _rounds_first(model, few)
+        return torch.bfloat16 if self._rounding[model] else torch.float32
+
     @cached_property
     def targets(self) -> Tensor:
         return self.data.test_targets.to(self.numerics.device)  # without opening the images
 
     def example(self) -> Tensor:
         return torch.zeros(1, *self.input_size)
+
+
+def _rounds_first(model: nn.Module, inputs: Tensor) -> bool:
+    """Whether a network says the same to the bit about inputs that are rounded to bf16 already."""
+    try:
+        return torch.equal(*(answer_of(model(some)).float() for some in (inputs.clone(), inputs.bfloat16())))
+    except Exception:  # it cannot take such; what else is wrong shows where it is evaluated
+        return False

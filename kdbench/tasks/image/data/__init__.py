@@ -41,8 +41,12 @@ def load_data(
     return data
 
 
-def make_loader(data: Data, batch_size: int, *, workers: int | None = None, **options: Any) -> Loader:
-    """The loader of a set in memory or on disk; `options` as in `Loader`, `workers` only for the latter."""
+def make_loader(
+    data: Data, batch_size: int, *, workers: int | None = None, together: int | None = None, **options: Any
+) -> Loader:
+    """The loader of a set in memory or on disk; `options` as in `Loader`, `together` of the former, `workers` of the
+    latter only.
+    """
     if isinstance(data, ImageData):
-        return DeviceLoader(data, batch_size, **options)
+        return DeviceLoader(data, batch_size, together=together, **options)
     return StreamLoader(data, batch_size, workers=workers, **options)

@@ -26,9 +26,16 @@ Size = Sequence[int]  # H, W
 
 def sent(numbers: Tensor, device: torch.device) -> Tensor:
     """Numbers of the CPU on a device. From pinned memory, so that the CPU does not wait until a GPU has caught up."""
+    if numbers.device == device:
+        return numbers
     if device.type != "cuda":
         return numbers.to(device)
     return numbers.pin_memory().to(device, non_blocking=True)
+
+
+def works_behind(device: torch.device) -> bool:
+    """Whether a device works behind its host, which waits for it whenever it reads something there."""
+    return device.type == "cuda"
 
 
 def take(images: Tensor, index: Tensor) -> Tensor:
@@ -63,7 +70,13 @@ def draw_flip(batch: int, size: Size, draws: torch.Generator, probability: float
 
 
 def flip(images: Tensor, drawn: Tensor, fill: Fill, probability: float = 0.5) -> Tensor:
-    """Mirror left to right with the given probability."""
+    """Mirror left to right with the given probability.
+
+    On a CPU only the chosen ones are moved; which they are a GPU would have to tell its host, so that it mirrors all.
+    """
+    if works_behind(images.device):
+        chosen = sent(drawn, images.device) < probability
+        return torch.where(chosen[:, None, None, None], images.flip(-1), images)
     chosen = (drawn < probability).nonzero().flatten()
     if not len(chosen):
         return images
@@ -177,6 +190,8 @@ RAND_AUGMENT: dict[str, Callable[[Tensor, float, list[float]], Tensor]] = {
 UNSIGNED = ("identity", "posterize", "solarize", "autocontrast", "equalize")
 
 GEOMETRIC = (pad_crop, flip, random_resized_crop)  # they move pixels and change no colour
+READ_BY_THE_HOST = (rand_augment,)  # what was drawn decides there how images are grouped
+IN_FP32 = 4.0
 
 Limits = tuple[tuple[str, type, float, float], ...]
 
@@ -225,13 +240,34 @@ class Augment:
         return self.apply(images, self.draw(len(images), images.shape[-2:], draws))
 
     def several(
-        self, batches: tuple[Tensor, ...], draws: torch.Generator
+        self, images: Tensor, sizes: Sequence[int], draws: torch.Generator
     ) -> tuple[Sequence[Tensor], list[list[Tensor]]]:
-        """Augment batches at a time, to the same images as one after the other; also gives what was drawn for each."""
-        drawn = [self.draw(len(images), images.shape[-2:], draws) for images in batches]
+        """Augment batches at a time, to the same images as one after the other.
+
+        Args:
+            images: of all batches, one after the other.
+            sizes: how many each batch has.
+
+        Returns:
+            the batches, and what was drawn for each: for `follow` on the device, whatever number of steps ask for it.
+        """
+        drawn = [self.draw(size, images.shape[-2:], draws) for size in sizes]
         joined = [torch.cat(numbers, dim=-1) for numbers in zip(*drawn, strict=True)]
-        augmented = self.apply(torch.cat(batches), joined)
-        return augmented.split([len(images) for images in batches]), drawn
+        there = [
+            numbers if step.func in READ_BY_THE_HOST else sent(numbers, images.device)
+            for step, numbers in zip(self.steps, joined, strict=True)
+        ]
+        augmented = self.apply(images, there).split(list(sizes))
+        parts = [numbers.split(list(sizes), dim=-1) for numbers in there]
+        return augmented, [[part[number] for part in parts] for number in range(len(sizes))]
+
+    def growth(self, size: Size) -> float:
+        """How many times the memory of images of a size the chain works on at most: padding, and numbers in fp32."""
+        padding = [step.keywords.get("padding", 4) for step in self.steps if step.func is pad_crop]
+        padded = [(size[0] + 2 * px) * (size[1] + 2 * px) / (size[0] * size[1]) for px in padding]
+        return max(
+            [1.0, *padded, *(IN_FP32 for step in self.steps if step.func in (random_resized_crop, rand_augment))]
+        )
 
     def draw(self, batch: int, size: Size, draws: torch.Generator) -> list[Tensor]:
         """What each step does to so many images of a size: `[..., B]`, on the CPU."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import islice
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -16,13 +16,17 @@ from torch import Tensor
 from kdbench.errors import KDBenchError
 from kdbench.method import Batch
 from kdbench.seeding import generator
-from kdbench.tasks.image.data.augment import Augment, sent, strong_spec, take
+from kdbench.tasks.image.data.augment import Augment, sent, strong_spec, take, works_behind
 from kdbench.tasks.image.data.sets import Data, ImageData
 
 SMALLEST_TEST_BATCH = 512
 # How many numbers of uint8 images are augmented at a time: few batches of small images, so that the time goes into the
 # pixels and not the calls, and all stay in the cache. RandAugment parts them by operation, and gains from more.
 AUGMENTED_TOGETHER, STRONGLY_AUGMENTED_TOGETHER = 2**20, 2**22
+# On a GPU as much as memory bears, since the host waits for nothing and issues a step's operators once for all batches:
+# an epoch of CIFAR is 1.5e8. Chains that pad or compute in fp32 take so many times fewer.
+AUGMENTED_TOGETHER_ON_GPUS = 2**28
+TESTED_AT_MOST = 2**29  # bytes of a normalised test set that stays on a GPU
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,6 @@ class Loader(ABC):
     """
 
     knows_crops = False
-    _together = 1  # how many batches are augmented at a time; streamed ones are not waited for
 
     def __init__(
         self,
@@ -107,6 +110,7 @@ class Loader(ABC):
         self.input_size = data.input_size
         self.targets = data.train_targets.to(self.device)
         self.clean_targets = data.clean_targets.to(self.device)
+        self.test_targets = data.test_targets.to(self.device)
         full, rest = divmod(len(self), batch_size)
         self.steps_per_epoch = full + (not drop_last and rest > 1)
         if not self.steps_per_epoch:
@@ -131,13 +135,12 @@ class Loader(ABC):
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The shuffled, augmented training batches of one epoch."""
         draws, strong_draws = generator(self.seed, "view", epoch), generator(self.seed, "strong view", epoch)
-        views = self._views(epoch)
-        while several := list(islice(views, self._together)):
-            indices, images, second = zip(*several, strict=True)
-            shown, drawn = self.augment.several(images, draws)
-            strong = self.augment_strong.several(second, strong_draws)[0] if self.strong else ()
+        for indices, images, second in self._views(epoch):
+            sizes = [len(index) for index in indices]
+            shown, drawn = self.augment.several(images, sizes, draws)
+            strong = self.augment_strong.several(second, sizes, strong_draws)[0] if self.strong else ()
             for number, index in enumerate(indices):
-                follow = partial(self._follow, drawn[number], images[0].shape[-2:]) if self.knows_crops else None
+                follow = partial(self._follow, drawn[number], images.shape[-2:]) if self.knows_crops else None
                 other = self._finish(strong[number]) if self.strong else None
                 yield Batch(self._finish(shown[number]), self.targets[index], index, other, follow)
 
@@ -156,24 +159,27 @@ class Loader(ABC):
 
     def test_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The test set's (inputs, targets) in order, in batches of `test_batch_size`."""
-        targets = self.data.test_targets.to(self.device)
-        for images, part in zip(
-            self._images(train=False, batch_size=self.test_batch_size), targets.split(self.test_batch_size), strict=True
-        ):
-            yield self._finish(images), part
+        yield from zip(self.test_inputs(self.dtype), self.test_targets.split(self.test_batch_size), strict=True)
+
+    def test_inputs(self, dtype: torch.dtype) -> Iterator[Tensor]:
+        """The inputs alone, in a dtype."""
+        for images in self._images(train=False, batch_size=self.test_batch_size):
+            yield self._finish(images, dtype)
 
     @abstractmethod
-    def _views(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """(indices `[B]`, images, images of the second view) on the device, uint8, before augmentation."""
+    def _views(self, epoch: int) -> Iterator[tuple[Sequence[Tensor], Tensor, Tensor]]:
+        """Some batches that are augmented at a time: each one's indices `[B]`, and of all, one after the other, the
+        images and those of the second view, on the device, uint8.
+        """
 
     @abstractmethod
     def _images(self, train: bool, batch_size: int) -> Iterable[Tensor]:
         """All images of a split in order, uint8 `[B, C, H, W]` on the device."""
 
-    def _finish(self, images: Tensor) -> Tensor:
+    def _finish(self, images: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """uint8 -> resized to `image_size` where they are stored at another one, normalised, in `dtype`."""
         inputs = _resized(images.to(torch.float32), self.input_size[1:]).contiguous(memory_format=self._format)
-        return inputs.sub_(self._mean).div_(self._std).to(self.dtype)  # in place: `inputs` is a copy of uint8
+        return inputs.sub_(self._mean).div_(self._std).to(dtype or self.dtype)  # in place: `inputs` is a copy of uint8
 
 
 def _resized(images: Tensor, size: Sequence[int]) -> Tensor:
@@ -184,24 +190,60 @@ def _resized(images: Tensor, size: Sequence[int]) -> Tensor:
 
 
 class DeviceLoader(Loader):
-    """Batches of an `ImageData` that lies on the device as a whole."""
+    """Batches of an `ImageData` that lies on the device as a whole.
+
+    On a GPU nothing in an epoch waits for the device but what the strong view's operations copy to it, once for all
+    batches that are augmented together: indices and drawn numbers come in one copy each.
+    """
 
     data: ImageData
     knows_crops = True
 
-    def __init__(self, data: ImageData, batch_size: int, *, test_batch_size: int | None = None, **options: Any):
-        """As `Loader`; test batches hold at least 512 images."""
+    def __init__(
+        self,
+        data: ImageData,
+        batch_size: int,
+        *,
+        test_batch_size: int | None = None,
+        together: int | None = None,
+        **options: Any,
+    ):
+        """As `Loader`; test batches hold at least 512 images.
+
+        Args:
+            together: how many numbers of images are augmented at a time; it changes no image. None: what was found
+                best on a CPU, and on a GPU 2**28, divided by what the chain takes more (`Augment.growth`).
+        """
         super().__init__(
             data, batch_size, test_batch_size=test_batch_size or max(batch_size, SMALLEST_TEST_BATCH), **options
         )
         self.train_images, self.test_images = data.on(self.device, self.augment.format)
-        together = STRONGLY_AUGMENTED_TOGETHER if self.strong else AUGMENTED_TOGETHER
-        self._together = max(1, together // (batch_size * self.train_images[0].numel()))
+        image = self.train_images[0]
+        if together is None:
+            together = STRONGLY_AUGMENTED_TOGETHER if self.strong else AUGMENTED_TOGETHER
+            if works_behind(self.device):
+                chains = [self.augment, *([self.augment_strong] if self.strong else [])]
+                growth = max(chain.growth(image.shape[-2:]) for chain in chains)
+                together = int(AUGMENTED_TOGETHER_ON_GPUS / growth)
+        self._together = max(1, together // (batch_size * image.numel()))
+        self._normalised = cache(self._normalise)  # no attribute that holds tensors: each reader gets copies
 
-    def _views(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        for indices in self.order.batches(epoch):
-            indices = sent(indices, self.device)
-            images = take(self.train_images, indices)
+    def test_inputs(self, dtype: torch.dtype) -> Iterator[Tensor]:
+        """Normalised once on a GPU that has room for them; a network may do anything with its copy of a batch."""
+        size = len(self.test_images) * math.prod(self.input_size) * dtype.itemsize
+        if works_behind(self.device) and size <= TESTED_AT_MOST:
+            return (inputs.clone() for inputs in self._normalised(dtype))
+        return super().test_inputs(dtype)
+
+    def _normalise(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        return tuple(super().test_inputs(dtype))
+
+    def _views(self, epoch: int) -> Iterator[tuple[Sequence[Tensor], Tensor, Tensor]]:
+        batches = self.order.batches(epoch)
+        everyone = sent(torch.cat(batches), self.device).split([len(batch) for batch in batches])
+        for start in range(0, len(everyone), self._together):
+            indices = everyone[start : start + self._together]
+            images = take(self.train_images, torch.cat(indices))
             yield indices, images, images
 
     def _images(self, train: bool, batch_size: int) -> Iterable[Tensor]:

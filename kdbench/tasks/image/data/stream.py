@@ -58,10 +58,10 @@ class StreamLoader(Loader):
         key = split, crop, self.workers, cuda
         return self.data.workers.setdefault(key, Workers(images, transform, self.workers, pin_memory=cuda))
 
-    def _views(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def _views(self, epoch: int) -> Iterator[tuple[Sequence[Tensor], Tensor, Tensor]]:
         passes = Epochs(self.order, 2 if self.strong else 1)
         for indices, *images in self._read(self._train, passes, epoch):
-            yield indices, images[0], images[-1]
+            yield (indices,), images[0], images[-1]  # batch by batch: none is waited for
 
     def _images(self, train: bool, batch_size: int) -> Iterator[Tensor]:
         workers, size = self._test, len(self.data.test)

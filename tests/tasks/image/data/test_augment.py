@@ -116,7 +116,7 @@ def test_randaugment_treats_images_in_groups_as_it_would_one_by_one():
 @pytest.mark.parametrize("spec", [("pad_crop:2", "flip", "rand_augment", "cutout:4"), ("random_resized_crop",), ()])
 def test_several_batches_at_a_time_become_what_each_would_after_the_other(spec: tuple[str, ...]) -> None:
     chain, batches = Augment(spec, mean=(0.5,) * 3), images(batch=20).split(8)
-    together, drawn = chain.several(batches, draws())
+    together, drawn = chain.several(torch.cat(batches), [8, 8, 4], draws())
     state = draws()
     assert all(torch.equal(ours, chain(batch, state)) for ours, batch in zip(together, batches, strict=True))
     assert all(torch.equal(ours, chain.apply(*pair)) for ours, *pair in zip(together, batches, drawn, strict=True))

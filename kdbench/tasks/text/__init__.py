@@ -1,0 +1,1 @@
+"""Text classification, and regression on texts: transformers' encoders, GLUE, tables, WordNet's glosses."""
