@@ -92,6 +92,19 @@ class DetectionTask(Task):
         names, numbers = self.data.classes, self.data.categories
         return [{"box": b, "score": s, "name": names[label], "category": numbers[label]} for b, s, label in rows]
 
+    def answer(self, model: nn.Module, given: Sequence[str]) -> list[str]:
+        """Of each picture how many boxes were found, and a line for each box: its class, its score, and x0 y0 x1 y1 in
+        pixels of the picture.
+        """
+        lines = []
+        for picture in given:
+            found = self.detect(model, picture)
+            lines.append(f"{picture}: {len(found)} box{'es' * (len(found) != 1)}")
+            for each in found:
+                corners = " ".join(f"{corner:.0f}" for corner in each["box"])
+                lines.append(f"  {each['name']} {each['score']:.2f}, {corners}")
+        return lines
+
     def scores(self, predictions: Predictions, teacher: Predictions | None = None) -> dict[str, float | None]:
         return average_precision(predictions, self.data.test, self.data.categories, CAP)
 
