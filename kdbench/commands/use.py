@@ -81,10 +81,18 @@ def _chosen(chosen: Selection, method: str, dataset: str) -> Cell:
     Raises:
         KDBenchError: if there is none, or several.
     """
-    if not _in(chosen.suite, method):
-        chosen = dataclasses.replace(chosen, methods=method)  # one that was run beside the suite's own
+    if beside := not _in(chosen.suite, method):
+        chosen = dataclasses.replace(chosen, methods=method)
     cells = [cell for cell in chosen.shown if cell.seed == int(chosen.seeds)]
-    named = [cell for cell in cells if cell.method.label == method] or [c for c in cells if _is_of(c, method)]
+    named = [cell for cell in cells if cell.method.label == method]
+    named = named or [cell for cell in cells if cell.tuning is None and (beside or cell.method.name == method)]
+    if not named:
+        raise KDBenchError(
+            f"suite {chosen.suite.name!r} has no cell of method {method!r} with seed {chosen.seeds} on these pairs: "
+            f"`kdbench status {chosen.suite_name}` shows those that it has"
+        )
+    # one pair's name may be a part of another's
+    named = [c for c in named if chosen.pairs in (str(c.pair), c.pair.student)] or named
     for what, option, of in (
         ("method", "METHOD", lambda cell: cell.method.label),
         ("pair", "--pair", lambda cell: str(cell.pair)),
@@ -102,11 +110,8 @@ def _chosen(chosen: Selection, method: str, dataset: str) -> Cell:
 
 
 def _in(suite: Suite, method: str) -> bool:
+    """Whether it is one of the suite's own, and not one that was run beside them."""
     return any(method in (spec.label, spec.name, f"{spec.label} (tuned)") for spec in suite.methods)
-
-
-def _is_of(cell: Cell, method: str) -> bool:
-    return not method.endswith(" (tuned)") and cell.tuning is None
 
 
 def _place(cell: Cell) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,8 +19,10 @@ from kdbench.seeding import seed_all
 from kdbench.suites.grid import Cell, TeacherSpec
 from kdbench.tasks import Task
 from kdbench.training.layouts import OWN, fitted
-from kdbench.training.learner import Learner
 from kdbench.training.weights import digest_of, fault_of_trained, read_weights, save_trained
+
+if TYPE_CHECKING:
+    from kdbench.training.learner import Learner  # it loads timm, which commands that only look do without
 
 
 class Teachers:
