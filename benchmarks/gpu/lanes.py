@@ -101,8 +101,8 @@ def as_processes(sheet: Sheet, count: int) -> list[Row]:
     rate = sum(each["rate"] for each in found)
     alone = ends(learners(sheet, 1, streams=0))
     equal = all(each["start"] == alone for each in found)
-    about = {"learners": count, "steps": found[0]["steps"], "learner-steps/s": rate, "equal": equal}
-    return [{"way": "graphs in processes", **about}]
+    told = {"learners": count, "steps": found[0]["steps"], "learner-steps/s": rate, "equal": equal}
+    return [{"way": "graphs in processes", **told}]
 
 
 def as_one(sheet: Sheet, way: str) -> list[Row]:
