@@ -14,7 +14,7 @@ from kdbench.errors import KDBenchError, unknown
 from kdbench.info import FIDELITIES, Info, Paper
 from kdbench.registry.about import source_of
 from kdbench.registry.applies import OFFERS
-from kdbench.registry.catalogue import DATASETS, TEXTS, Entry, entries
+from kdbench.registry.catalogue import DATASETS, SCENES, TEXTS, Entry, entries
 from kdbench.suites.parse import ALL, SEEDS
 
 IMAGE = "image"  # a data set's task where it names none
@@ -45,7 +45,9 @@ def print_list(console: Console, what: str, papers: bool = False, task: str = ""
 
         print("\n".join(list_networks()))
     else:
-        print("\n".join([*DATASETS, *(f"{name} (text)" for name in TEXTS)]))
+        print(
+            "\n".join([*DATASETS, *(f"{name} (text)" for name in TEXTS), *(f"{name} (detection)" for name in SCENES)])
+        )
 
 
 def _print_methods(console: Console, papers: bool, task: str) -> None:

@@ -24,6 +24,8 @@ from kdbench.registry.applies import tasks_of
 DATASETS = ("digits", "fashion_mnist", "cifar10", "cifar100", "tiny_imagenet", "imagenet", "folder:PATH", "timm:NAME")
 # what `kdbench.tasks.text.data.load` knows, with `task = "text"`
 TEXTS = ("wordnet", "glue:TASK", "table:FOLDER", "datasets:ID")
+# what `kdbench.tasks.detection.data.load` knows, with `task = "detection"`
+SCENES = ("fashion_scenes", "coco", "voc2007", "voc2012", "folder:PATH")
 GROUP = "kdbench.methods"  # the package, and the entry points of other packages
 TRAITS = ("needs", "min_teachers", "reads_logits")  # what a list shows of a class, or chooses by, beside its entry
 

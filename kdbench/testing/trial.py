@@ -174,7 +174,8 @@ class Bench:
     _watchful: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
-        self.recipe, self.task = RECIPE, self._task()
+        self.recipe = RECIPE
+        self.task = self._task()  # which may have a recipe of its own
         self.teachers = RandomTeachers(self.folder / "teachers")
 
     def _task(self) -> Task:

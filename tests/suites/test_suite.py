@@ -50,11 +50,15 @@ def test_every_network_of_a_suite_exists(name: str) -> None:
 
     import kdbench.tasks.image.networks
 
-    known = set(kdbench.tasks.image.networks.list_networks())
-    suite = parse.load(name)
-    for pair in suite.pairs if suite.datasets[0].task == "image" else ():  # text: tests/suites/test_text_suites.py
+    suite, known = parse.load(name), set(kdbench.tasks.image.networks.list_networks())
+    if suite.datasets[0].task not in ("image", "detection"):
+        return  # no timm models; text: tests/suites/test_text_suites.py
+    for pair in suite.pairs:
         for network in (pair.student, pair.teacher.network, *(t.network for t in pair.pool)):
-            base, _ = split(network)
+            base = split(network)[0]
+            if suite.datasets[0].task == "detection":
+                form, _, base = base.partition("_")
+                assert form in ("fcos", "gfl", "retinanet")
             assert base.partition(".")[0] in known or timm.is_model(base)
 
 
