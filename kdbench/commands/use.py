@@ -126,7 +126,9 @@ def _check_done(chosen: Selection, cell: Cell) -> None:
         KDBenchError: saying how it comes to be.
     """
     store, what = chosen.store, f"{cell.method.label!r} on {cell.pair}, seed {cell.seed},"
-    options = dataclasses.replace(chosen, methods=cell.method.name, pairs=str(cell.pair)).typed
+    alone = [spec.name for spec in chosen.suite.methods].count(cell.method.name) < 2
+    # several settings of one method cannot be told apart there: all methods, then, since finished cells are no work
+    options = dataclasses.replace(chosen, methods=cell.method.name if alone else "", pairs=str(cell.pair)).typed
     train = f"`kdbench run {options} --keep-students`"
     if not store.has(cell.id):
         raise KDBenchError(f"{what} has no record in {str(store.folder)!r}: run {train} first")
