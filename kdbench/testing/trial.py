@@ -217,8 +217,9 @@ class Bench:
         """
         store = Store(self.folder / name)
 
-        def keep(cell: Cell, network: Network) -> None:
-            self.weights[name, cell.id] = {key: tensor.clone() for key, tensor in network.state_dict().items()}
+        def keep(learner: Learner) -> None:
+            weights = learner.students[0].state_dict()
+            self.weights[name, learner.cell.id] = {key: tensor.clone() for key, tensor in weights.items()}
 
         for listener in (_Silent(stop_after), _Silent()):
             todo = [cell for cell in cells if not store.has(cell.id)]
@@ -231,9 +232,7 @@ class Bench:
                 continue
         return [store.read(cell.id) for cell in cells]
 
-    def _train(
-        self, cells: list[Cell], store: Store, listener: _Silent, keep: Callable[[Cell, Network], None]
-    ) -> list[Cell]:
+    def _train(self, cells: list[Cell], store: Store, listener: _Silent, keep: Callable[[Learner], None]) -> list[Cell]:
         shared = Shared(self._watchful)
         try:
             cohort = Cohort(cells, self.task, self.teachers, store, self.numerics, listener, keep, shared=shared)
