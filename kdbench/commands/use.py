@@ -57,7 +57,10 @@ def use(
 
 def not_kept(cells: Sequence[Cell], store: Store) -> list[str]:
     """A sentence about finished cells whose student `--keep-students` did not keep, for they were finished before."""
-    lost = [cell for cell in cells if store.has(cell.id) and _lacks_student(cell, store)]
+    from kdbench.board.sweeps.twins import twins
+
+    same = twins(cells)  # tuned cells that have the record of another, whose student is theirs
+    lost = [c for c in cells if c.id not in same and store.has(c.id) and _lacks_student(c, store)]
     if not lost:
         return []
     names = [store.path(cell.id).name for cell in lost]
@@ -106,7 +109,9 @@ def _chosen(chosen: Selection, method: str, dataset: str) -> Cell:
         if len(found := dict.fromkeys(map(of, named))) > 1:
             known = ", ".join(map(repr, found))
             raise KDBenchError(f"which {what} is meant? suite {chosen.suite.name!r} has {known}: give one as {option}")
-    return named[0]
+    from kdbench.board.sweeps.twins import twins
+
+    return twins(chosen.shown).get(named[0].id, named[0])  # a tuned cell's record may be that of another's training
 
 
 def _in(suite: Suite, method: str) -> bool:
