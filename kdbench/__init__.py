@@ -25,15 +25,23 @@ if TYPE_CHECKING:
     )
     from kdbench.registry import register
     from kdbench.space import Around, Choice, Integer, LogUniform, Space, Uniform
+    from kdbench.suites.corpus import Corpus
 
 __version__ = "0.1.0"
 
-_HOME = {"KDBenchError": "errors", "NotApplicable": "errors", "Paper": "info", "register": "registry"}
+_HOME = {
+    "Corpus": "suites.corpus",
+    "KDBenchError": "errors",
+    "NotApplicable": "errors",
+    "Paper": "info",
+    "register": "registry",
+}
 _HOME |= dict.fromkeys(("Around", "Choice", "Integer", "LogUniform", "Space", "Uniform"), "space")
 __all__ = [
     "Around",
     "Batch",
     "Choice",
+    "Corpus",
     "Dataset",
     "Integer",
     "KDBenchError",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from kdbench.errors import NotApplicable
 from kdbench.info import TAPS, Info, Paper  # noqa: F401  (Paper: it was defined here)
 from kdbench.space import Dimension
+
+if TYPE_CHECKING:
+    from kdbench.suites.corpus import Corpus
 
 
 @dataclass(frozen=True)
@@ -339,6 +342,13 @@ class Method(nn.Module):
 
     def prepare(self, data: Dataset, teachers: Sequence[Network]) -> None:
         """Once before training: memory banks, attribution maps, statistics of the teacher. State goes into buffers."""
+
+    def corpus(self) -> Corpus | None:
+        """The corpus that the first teacher writes and that is trained on in place of the training set; None: that one.
+
+        A method that needs nothing else of the teacher has `uses_teacher = False`: it does not run in the steps.
+        """
+        return None
 
     def phases(self) -> Sequence[Phase]:
         """The stages of training; most methods have one."""

@@ -223,7 +223,8 @@ class LocalExecutor:
         """The cell's data; the last one is kept, since neighbouring cohorts share it."""
         recipe = cell.recipe
         of_data = [recipe.batch_size, recipe.augment, recipe.image_size, numerics.describe()]
-        key = digest(plain([cell.dataset.task, cell.dataset.name, cell.dataset.protocol, *of_data]))
+        data = cell.dataset
+        key = digest(plain([data.task, data.name, data.protocol, data.options or {}, *of_data]))
         if key not in self._tasks:
             self._tasks.clear()
             numerics.apply()  # what is computed of the data is part of the result

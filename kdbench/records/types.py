@@ -133,5 +133,6 @@ class Record(TypedDict):
     curve: NotRequired[list[dict[str, Any]]]
     teachers: NotRequired[list[dict[str, Any]]]
     traceback: NotRequired[str]
+    corpus: NotRequired[dict[str, Any]]  # what a teacher wrote for it to train on, and what it took
     data: NotRequired[str]  # digest of the data as it was trained and scored on
     weights_sha256: NotRequired[str]  # of a teacher's: its trained weights

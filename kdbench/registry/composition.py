@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
 from kdbench.errors import KDBenchError
 from kdbench.info import FIDELITIES, Info
 from kdbench.method import Batch, Dataset, Method, MultiTeacherMethod, MutualMethod, Network, Output, of_labels
+
+if TYPE_CHECKING:
+    from kdbench.suites.corpus import Corpus
 
 OWN_LOOP = ("step", "members", "phases", "compute", "bind")  # what a part must have left as it is
 
@@ -45,6 +48,9 @@ class Composite(Method):
     def prepare(self, data: Dataset, teachers: Sequence[Network]) -> None:
         for method in self._methods():
             method.prepare(data, teachers)
+
+    def corpus(self) -> Corpus | None:
+        return next((found for method in self._methods() if (found := method.corpus())), None)
 
     def reads(self, stages: int) -> set[int]:
         return {n for m in self._methods() if m.needs & {"features", "maps"} for n in m.reads(stages)}
@@ -82,7 +88,8 @@ def compose(
     """The method class whose loss adds up those of `parts`.
 
     Raises:
-        KDBenchError: if a part stands twice, has a training loop of its own, or two change what is deployed.
+        KDBenchError: if a part stands twice, has a training loop of its own, or two change what is deployed or each
+            train on a corpus of their own.
     """
     names = [part.info.name for part in parts]
     name = "+".join(names)
@@ -99,6 +106,9 @@ def compose(
     changed = [part.info.name for part in parts if part.deploy is not Method.deploy]
     if len(changed) > 1:
         raise KDBenchError(f"{name!r} cannot be composed: {' and '.join(changed)} each deploy another network")
+    taught = [part.info.name for part in parts if part.corpus is not Method.corpus]
+    if len(taught) > 1:
+        raise KDBenchError(f"{name!r} cannot be composed: {' and '.join(taught)} each train on a corpus of their own")
     weakest = max((part.info.fidelity for part in parts), key=list(FIDELITIES).index)
     info = Info(name, parts[0].info.family, None, weakest)
     defaults = {f"{part.info.name}.{key}": v for part in parts for key, v in hyperparameters(part).items()}

@@ -10,6 +10,7 @@ from kdbench.errors import KDBenchError, unknown
 from kdbench.suites.grid import Suite
 from kdbench.suites.teacher_seeds import TEACHER_SEEDS
 
+KEPT = ("teachers", "corpora")  # folders that suites share
 LONGEST_NAME = 100  # bytes; file systems have 255, of which temporary files need some
 
 
@@ -33,9 +34,10 @@ def check(suite: Suite) -> None:
 
 
 def _check_name(suite: Suite) -> None:
-    if not (isinstance(suite.name, str) and re.fullmatch(r"\w[\w.-]*", suite.name)) or suite.name == "teachers":
+    if not (isinstance(suite.name, str) and re.fullmatch(r"\w[\w.-]*", suite.name)) or suite.name in KEPT:
         raise KDBenchError(
-            f"the suite's name is {suite.name!r}, but it names a folder beside 'teachers': use letters, digits, _ and -"
+            f"the suite's name is {suite.name!r}, but it names a folder beside 'teachers' and "
+            "'corpora': use letters, digits, _ and -"
         )
     if len(suite.name.encode()) > LONGEST_NAME:
         raise KDBenchError(

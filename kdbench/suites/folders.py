@@ -15,6 +15,7 @@ from kdbench.errors import KDBenchError
 
 TRAIN = ("train", "training")
 TEST = ("val", "validation", "valid", "test")
+PARALLEL = ("tsv", "moses")  # kinds of parallel text in files
 ABSENT = "absent"  # in place of the digest where the folder is not at hand
 READ_BELOW = 10**9  # bytes up to which the files' contents count, not their names and sizes alone
 
@@ -27,7 +28,8 @@ def split(folder: Path, names: Sequence[str]) -> Path | None:
 
 
 def content(dataset: str) -> str | None:
-    """16 hex digits over the files of `folder:PATH` or `table:PATH`: names, sizes and, below 1 GB, what is in them.
+    """16 hex digits over the files of `folder:PATH`, `table:PATH` and of parallel text in `tsv:PATH` or `moses:PATH`:
+    names, sizes and, below 1 GB in all, what is in them.
 
     Returns:
         `ABSENT` if there is no such folder here, None for other data sets (what those are their name says).
@@ -36,9 +38,11 @@ def content(dataset: str) -> str | None:
         KDBenchError: if a file or folder in it cannot be read.
     """
     kind, _, path = dataset.partition(":")
-    if kind not in ("folder", "table"):
+    if kind not in ("folder", "table", *PARALLEL):
         return None
     folder = Path(path).expanduser()
+    if kind in PARALLEL and not folder.is_dir():
+        return _of_files(folder)
     splits = {name: found for name, names in (("train", TRAIN), ("test", TEST)) if (found := split(folder, names))}
     try:
         files = tuple(file for name, found in (splits or {"": folder}).items() for file in _files(name, found))
@@ -47,6 +51,13 @@ def content(dataset: str) -> str | None:
         raise KDBenchError(
             f"dataset {dataset!r} cannot be read ({error.strerror}: {error.filename!r}): make its files readable"
         ) from error
+
+
+def _of_files(path: Path) -> str:
+    """Of one file, or of those whose names only add an ending to it."""
+    found = [path] if path.is_file() else sorted(each for each in path.parent.glob(f"{path.name}.*") if each.is_file())
+    files = [(each.name, str(each), (stat := each.stat()).st_size, stat.st_mtime_ns) for each in found]
+    return _digest(tuple(files)) if files else ABSENT
 
 
 def _files(name: str, folder: Path) -> Iterator[File]:

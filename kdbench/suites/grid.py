@@ -24,6 +24,7 @@ from kdbench.suites.sweep import DEFAULT, Sweep
 from kdbench.suites.teacher_seeds import ONE, PAIRED, paired
 
 if TYPE_CHECKING:
+    from kdbench.suites.corpus import Corpus
     from kdbench.suites.members import Members
 
 ENGINE = 2  # raise it when the loop, the networks or the data change what a cell's result would be
@@ -176,6 +177,11 @@ class Cell:
         """Why the method cannot even be created with these hyperparameters, in a sentence; empty if it can."""
         return self._members.fault
 
+    @property
+    def corpus(self) -> Corpus | None:
+        """What its first teacher writes for it to train on, where its method asks for such a corpus."""
+        return self._members.corpus if self.role == "student" else None
+
     @cached_property
     def _members(self) -> Members:
         """Which networks train together (`Method.members`) and which teachers are seen, or the fault."""
@@ -197,9 +203,10 @@ class Cell:
     @property
     def cohort(self) -> str:
         """Cells with the same key train side by side: same data, same batches, same teachers, same seed."""
-        recipe = self.recipe
+        recipe, corpus = self.recipe, self.corpus
         return digest(
             {
+                **({"corpus": [corpus.written, corpus.view]} if corpus else {}),
                 "data": [plain(self.dataset), recipe.image_size, list(recipe.augment)],
                 "batches": [recipe.batch_size, recipe.span, recipe.precision],
                 "teacher": plain(self.pair.teacher),

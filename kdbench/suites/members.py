@@ -11,6 +11,7 @@ from kdbench.hardware.settings import Surroundings, restore, settings
 
 if TYPE_CHECKING:
     from kdbench.method import Method
+    from kdbench.suites.corpus import Corpus
     from kdbench.suites.grid import MethodSpec
 
 ROLE = re.compile(r"student|teacher|assistant|student\*\d*\.?\d+")
@@ -23,11 +24,13 @@ class Members(NamedTuple):
         roles: that its `members` names.
         fault: why it has none, in a sentence; one of the two is empty.
         sees: `none`, `one` or `several` teachers.
+        corpus: that a teacher writes for it, if one does.
     """
 
     roles: tuple[str, ...]
     fault: str
     sees: str
+    corpus: Corpus | None = None
 
 
 def members_of(spec: MethodSpec) -> Members:
@@ -42,13 +45,14 @@ def members_of(spec: MethodSpec) -> Members:
         if "_modules" not in vars(method):
             fault = f"method {spec.name!r} does not call super().__init__() in its __init__: begin with it"
             return Members((), fault, _sees(cls, cls.uses_teacher))
-        roles, uses = method.members(), method.uses_teacher
+        roles, corpus = method.members(), method.corpus()
+        uses = method.uses_teacher or corpus is not None
     except (Exception, SystemExit) as error:
         return Members((), _sentence(spec, error), _sees(cls, cls.uses_teacher))
     finally:
         around.restore()
         restore(before)
-    return Members(*_checked(spec.name, roles), _sees(cls, uses))
+    return Members(*_checked(spec.name, roles), _sees(cls, uses), corpus)
 
 
 def _sees(cls: type[Method], uses_teacher: bool) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from kdbench.errors import KDBenchError, explained_absence, unknown
 from kdbench.hardware.numerics import Numerics
 from kdbench.method import Batch, Dataset, Network
+from kdbench.suites.corpus import Corpus
 from kdbench.suites.grid import DatasetSpec, Recipe
 from kdbench.tasks.metrics import Metrics
 
@@ -73,6 +74,28 @@ class Task(ABC):
         predictions.
         """
         return {}
+
+    def sources(self) -> int:
+        """How many of the training set's inputs a teacher can write an answer to; 0 where answers are not sequences."""
+        return 0
+
+    def write(self, corpus: Corpus, teacher: Network, seed: int, start: int, stop: int) -> list[Any]:
+        """What a teacher writes to the sources `start` to `stop`: a plain value for each.
+
+        A source's answer depends on neither the others nor on where the parts begin, but for rounding.
+
+        Args:
+            seed: of what the rule draws at random.
+        """
+        raise NotImplementedError
+
+    def corpus_set(self, corpus: Corpus, written: Sequence[Any], seed: int) -> tuple[TrainingSet, Mapping[str, Any]]:
+        """The training set of what a teacher wrote, and its sizes for a record."""
+        raise NotImplementedError
+
+    def about_corpus(self, written: Sequence[Any]) -> Mapping[str, Any]:
+        """What the corpus is like, for its record: sizes, duplicates, diversity."""
+        raise NotImplementedError
 
     @abstractmethod
     def example(self) -> Tensor:

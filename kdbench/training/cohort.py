@@ -34,6 +34,7 @@ from kdbench.method import Batch, Network, Output
 from kdbench.seeding import derive_seed
 from kdbench.suites.grid import Cell, TeacherSpec
 from kdbench.tasks import Task, TrainingSet
+from kdbench.training.corpora import Corpora
 from kdbench.training.folding import light
 from kdbench.training.footprint import Room
 from kdbench.training.guard import Shared, Spoiled, Tampered
@@ -77,6 +78,7 @@ class Cohort:
     timed: bool = True
     strong_data: TrainingSet | None = None
     shared: Shared = field(default_factory=Shared)
+    taught: dict[str, Any] = field(default_factory=dict)  # of the corpus that a teacher wrote for them
     after_epoch: Callable[[Sequence[Learner], Sequence[Learner]], None] | None = None
     every: float | None = None
 
@@ -98,13 +100,13 @@ class Cohort:
         self.numerics.apply()
         if self.numerics.device.type == "cpu":
             heap.keep()
-        with self._in_memory(f"data set {self.cells[0].dataset.name!r}", alone=True):
-            self.data = self._training_set()
         for cell in self.cells:
             if cell.role == "student":
                 for spec in cell.teachers:
                     with self._in_memory(f"teacher {spec}", alone=True):
                         self._load_teacher(cell, spec)
+        with self._in_memory(f"data set {self.cells[0].dataset.name!r}", alone=True):
+            self.data = self._training_set()
         with self._in_memory(_title(self.cells[0]) if len(self.cells) == 1 else f"a cohort of {len(self.cells)} cells"):
             learners, waiting = self._gather()
             with closing(self._passes), self._saving:
@@ -217,8 +219,12 @@ class Cohort:
     # ------------------------------------------------------------------------------------------ beginning and end
 
     def _training_set(self, strong: bool = False) -> TrainingSet:
-        cell = self.cells[0]
-        return self.task.training_set(derive_seed(cell.role, cell.seed, "data"), strong)
+        cell, seed = self.cells[0], derive_seed(self.cells[0].role, self.cells[0].seed, "data")
+        if cell.corpus is None or not self.task.sources():  # whoever asks for one there is not applicable
+            return self.task.training_set(seed, strong)
+        corpora, first = Corpora.beside(self.teachers, self.listener.notice), self.loaded[cell.pair.teacher]
+        data, self.taught = corpora.training_set(cell, first, self.task, self.numerics, seed)
+        return data
 
     def _load_teacher(self, cell: Cell, spec: TeacherSpec) -> None:
         if spec not in self.loaded:
@@ -255,6 +261,7 @@ class Cohort:
             "cost": learner.cost(),
             "curve": learner.curve,
             "teachers": about,
+            **self.taught,
             **({"weights_sha256": digest} if digest else {}),
         }
         ran = replace(self.numerics, unordered=tuple(sorted(learner.unordered)), uncaptured=learner.uncaptured)

@@ -172,7 +172,7 @@ def _evaluate(twin: Learner, deployed: nn.Module, scale: int = 1) -> None:
 
 def _inputs(twin: Learner, samples: int) -> Tensor:
     example = twin.task.example()
-    return twin.numerics.place_inputs(torch.zeros(samples, *example.shape[1:], dtype=example.dtype))
+    return twin.numerics.place_inputs(example.repeat(samples, *[1] * (example.dim() - 1)))
 
 
 class _Alive(TorchDispatchMode):

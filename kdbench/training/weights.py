@@ -42,11 +42,22 @@ def digest_of(weights: Weights) -> str:
 
 def save_trained(path: Path, identity: str, weights: Weights) -> str:
     """Write a trained teacher's weights with their cell's id and their digest, which is returned."""
-    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    kept = _apart({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()})
     digest = digest_of(kept)
     about = json.dumps({"cell": identity, "sha256": digest})  # one entry: safetensors writes several in any order
     write_atomically(path, safetensors.torch.save(kept, metadata={"kdbench": about}))
     return digest
+
+
+def _apart(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights that share no memory, which safetensors refuses: tied ones stand in the file once for each name."""
+    seen: set[int] = set()
+    found = {}
+    for name, tensor in weights.items():
+        place = tensor.untyped_storage().data_ptr()
+        found[name] = tensor.clone() if place in seen else tensor
+        seen.add(place)
+    return found
 
 
 def fault_of_trained(path: Path, identity: str, record: Record) -> str:
