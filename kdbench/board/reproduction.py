@@ -111,7 +111,7 @@ def _row(
     metrics: Metrics,
 ) -> dict[str, Any]:
     found = [by_id[cell.id] for cell in entry.cells if cell.id in by_id]
-    done = [record["result"] for record in found if record["status"] == "done"]
+    done: list[Mapping[str, Any]] = [record["result"] for record in found if record["status"] == "done"]
     primary, reported = metrics.primary, entry.reported
     score = reported.score if reported is not None else primary
     last, best = (_scores(done, name) for name in (primary.name, metrics.best_name))

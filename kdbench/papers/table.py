@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -52,11 +52,12 @@ class Choice:
 
 @dataclass(frozen=True)
 class Protocol:
-    """A paper's table: its values in order, with the cells that measure them."""
+    """A paper's table: its values in order, with the cells that measure them, and the suite of each recipe."""
 
     method: str
     paper: str
     entries: tuple[Entry, ...]
+    recipes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def suite(self) -> str:
@@ -117,7 +118,7 @@ def protocol(method: str, choice: Choice | None = None, folder: Path | None = No
     for spec in builder.teachers:
         if spec.network not in networks_here:
             raise unknown("teacher", spec.network, networks_here, "in this table")
-    return Protocol(info.name, paper, tuple(entries))
+    return Protocol(info.name, paper, tuple(entries), builder.suites(entries))
 
 
 def _nothing(name: str, folder: Path | None) -> str:
@@ -237,6 +238,12 @@ class _Builder:
         if mine != theirs:
             return cells, f"trained for {mine}, the paper's recipe has {theirs}"
         return cells, recipe.caveat
+
+    def suites(self, entries: Sequence[Entry]) -> dict[str, str]:
+        """Recipe -> the suite that it is like, of the rows that have one."""
+        rows = [entry.reported for entry in entries if entry.reported]
+        defined = [row for row in rows if row.recipe in self._tables_of(row.task)]
+        return {row.recipe: self._recipe(row.recipe, row.task).grid.name for row in defined}
 
     def _tables_of(self, task: str) -> Mapping[str, Mapping[str, Any]]:
         if task not in self._tables:

@@ -265,6 +265,14 @@ def test_the_command_says_which_files_are_missing_and_where_they_go(
         cli.main()
     text = " ".join(capsys.readouterr().out.split())
     assert end.value.code == 0
-    for part in ("15", "cross_kd+pkd", "43.70", "instances_train2017.json", "train2017 and val2017", "6 not run"):
+    for part in (
+        "coco-1x is of suite coco",
+        "15",
+        "cross_kd+pkd",
+        "43.70",
+        "instances_train2017.json",
+        "train2017 and val2017",
+        "6 not run",
+    ):
         assert part in text, part
     assert not list(tmp_path.iterdir())
