@@ -57,6 +57,21 @@ class _Pace:
         raise AssertionError(sentence)  # there is no earlier run to go on from
 
 
+@dataclass
+class _Marks(_Pace):
+    """Notes when an epoch's first step was done."""
+
+    device: torch.device | None = None
+    begin: float = 0.0
+
+    def step_done(self, epoch: int, epochs: int, step: int, steps: int) -> None:
+        if step == 1:
+            assert self.device is not None
+            synchronize(self.device)
+            self.begin = time.perf_counter()
+        super().step_done(epoch, epochs, step, steps)
+
+
 class Paced(Cohort):
     """A cohort whose teachers and learners are built by its own `run`, and which then trains step by step.
 
@@ -80,10 +95,14 @@ class Paced(Cohort):
         with suppress(_Leave):
             self.run()
         if last_epoch:
-            self.epoch = self.cells[0].recipe.epochs - 1
-            for learner in self.learners:
-                learner.epoch = self.epoch
+            self.go_to(self.cells[0].recipe.epochs - 1)
         return self
+
+    def go_to(self, epoch: int) -> None:
+        """Train in this epoch from now on."""
+        self.epoch = epoch
+        for learner in self.learners:
+            learner.epoch = epoch
 
     def _train_epoch(self, epoch: int, learners: list[Learner]) -> None:
         self.learners = learners
@@ -100,6 +119,19 @@ class Paced(Cohort):
         synchronize(self.numerics.device)
         failed = [str(learner.cell.method.label) for learner in self.learners if self.store.has(learner.cell.id)]
         assert not failed, f"these learners failed: {failed}"
+
+    def seconds(self, count: int) -> float:
+        """Seconds of a step, the mean of `count` that follow an epoch's first.
+
+        Before that one a GPU makes the images of many batches ready, and after it the first batch is looked at.
+        """
+        marks = _Marks(device=self.numerics.device)
+        before, self.listener = self.listener, marks
+        try:
+            self.steps(1 + count)
+        finally:
+            self.listener = before
+        return (time.perf_counter() - marks.begin) / count
 
     def step_of_one(self) -> Callable[[], None]:
         """One update of the only learner, on its first batch and with the teachers' outputs at hand."""

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
+from support.fake_graphs import FakeGraph, FakeLanes
 from typer.testing import CliRunner
 
-from benchmarks.gpu import show
+from benchmarks.gpu import bits, cohorts, lanes, networks, show, training
 from benchmarks.gpu.__main__ import CORRECT, SPEED, USER, app
 from benchmarks.gpu.bits import agreed
 from benchmarks.gpu.scale import TOY
@@ -96,6 +97,80 @@ def test_without_a_gpu_it_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(KDBenchError, match="there is no CUDA device here: --toy"):
         CliRunner().invoke(app, ["speed", "--device", "cpu", "--out", str(tmp_path)], catch_exceptions=False)
     assert list(tmp_path.iterdir()) == []
+
+
+# ------------------------------------------------------------------------------------------ graphs
+
+
+@pytest.fixture
+def streams(monkeypatch: pytest.MonkeyPatch) -> list[FakeLanes]:
+    """A CPU with streams and graphs; those that were asked for."""
+    made: list[FakeLanes] = []
+
+    def fake(device: torch.device, count: int) -> FakeLanes:
+        made.append(FakeLanes(count))
+        return made[-1]
+
+    monkeypatch.setattr("kdbench.training.steps.CudaLanes", fake)
+    for module in (bits, cohorts, networks, training):
+        monkeypatch.setattr(module, "has_graphs", lambda numerics: True)
+    return made
+
+
+@pytest.fixture
+def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replays that do nothing."""
+    monkeypatch.setattr(FakeGraph, "replay", lambda graph: None)
+
+
+def replayed(streams: list[FakeLanes]) -> list[int]:
+    found = [sum(graph.replays for graph in each.graphs) for each in streams if each.happened]
+    assert found
+    return found
+
+
+def rows_of(out: Path, part: Part) -> list[Row]:
+    found = sheet(out)
+    assert found.run([part]) == []
+    for key, step in found.parts[part.name].items():
+        assert "error" not in step, f"{key}: {step['error']}"
+    rows, text = found.rows(part.name), DOCS.read_text()
+    assert {column for row in rows for column in row if f"`{column}`" not in text} == set()
+    return rows
+
+
+def test_final_students_of_graphs_are_compared_with_those_of_steps_as_they_are(
+    tmp_path: Path, streams: list[FakeLanes]
+) -> None:
+    rows = rows_of(tmp_path, bits.GRAPHS)
+    assert [row["method"] for row in rows] == list(TOY.methods)
+    assert {row["steps"] for row in rows} == {"as graphs"}
+    assert all(row["1 stream"] and row["8 streams"] for row in rows)
+    assert [each.count for each in streams if each.happened] == [1, 8]
+    assert min(replayed(streams)) > TOY.epochs * len(TOY.methods)
+
+
+def test_a_whole_cohort_is_timed_as_graphs_to_the_same_bits(tmp_path: Path, streams: list[FakeLanes]) -> None:
+    six = [row for row in rows_of(tmp_path, cohorts.PART) if row["learners"] == len(TOY.cohort)]
+    assert [row["way"] for row in six] == ["as they are", "1 stream", "8 streams"]
+    assert [row["as graphs"] for row in six] == [0, len(TOY.cohort), len(TOY.cohort)]
+    assert [row["equal"] for row in six] == [None, True, True]
+    assert min(replayed(streams)) > 0
+
+
+def test_learners_side_by_side_are_kdbenchs_own_graphs(tmp_path: Path, streams: list[FakeLanes]) -> None:
+    (row,) = lanes.on_streams(sheet(tmp_path), 2)
+    assert (row["learners"], row["steps"], row["equal"]) == (2, "as graphs", True)
+    assert min(replayed(streams)) > 2 * lanes.EXACT
+    (row,) = networks.student(sheet(tmp_path), "cifar_resnet8", "graph")
+    assert row["steps"] == "as graphs"
+    assert replayed(streams)[-1] > 0
+
+
+@pytest.mark.usefixtures("streams", "forgetful")
+def test_graphs_that_change_a_bit_are_answered_no(tmp_path: Path) -> None:
+    assert not any(row["1 stream"] or row["8 streams"] for row in rows_of(tmp_path, bits.GRAPHS))
+    assert [row["equal"] for row in lanes.on_streams(sheet(tmp_path), 1)] == [False]
 
 
 # ------------------------------------------------------------------------------------------ the sheet

@@ -34,10 +34,13 @@ from kdbench.hardware.numerics import resolve
 
 # in each, what matters most comes first, since the limit may cut off the rest
 CORRECT = (
-    methods.PART, bits.PART, limits.PART, teachers.PART, agreement.TF32, agreement.PART, pairs.PART, pictures.PART,
-    bits.COMPILED,
+    methods.PART, bits.PART, bits.GRAPHS, limits.PART, teachers.PART, agreement.TF32, agreement.PART, pairs.PART,
+    pictures.PART, bits.COMPILED,
 )  # fmt: skip
-SPEED = (cohorts.PART, networks.PART, lanes.PART, networks.TEACHERS, epochs.PART, networks.COMPILED)
+SPEED = (
+    cohorts.PART, networks.PART, lanes.PART, epochs.PART, networks.TEACHERS, cohorts.WHOLE, cohorts.COMPILED,
+    networks.COMPILED,
+)  # fmt: skip
 PROJECTION = Part("projection", "hours for the suite cifar100, its training steps alone", lambda sheet: iter(()))
 USER = (user.COMMANDS, user.KILLED, user.MORE)
 
@@ -51,13 +54,13 @@ OUT = Path("runs/gpu")
 
 @app.command()
 def correct(out: Out = OUT, device: Device = None, limit: Limit = 330, toy: Toy = False) -> None:
-    """Is it right? Every method, equal bits, GPU beside CPU, folding, memory, streams of pictures."""
+    """Is it right? Every method, equal bits (as graphs, too), GPU beside CPU, folding, memory, streams of pictures."""
     measure("correct", CORRECT, out, device, limit, toy)
 
 
 @app.command()
 def speed(out: Out = OUT, device: Device = None, limit: Limit = 240, toy: Toy = False) -> None:
-    """How fast is it? Steps, passes, cohorts, learners side by side, epochs, hours for cifar100."""
+    """How fast is it? Cohorts, steps and passes; as graphs, compiled; images; hours for cifar100."""
     measure("speed", SPEED, out, device, limit, toy)
 
 

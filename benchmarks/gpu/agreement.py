@@ -58,7 +58,7 @@ def first(sheet: Sheet, name: str, numerics: Numerics, tf32: bool = False) -> tu
     gradients = [p.grad for p in learner.students[0].parameters() if p.grad is not None]
     numerics.apply()
     flat = torch.cat([g.detach().double().cpu().flatten() for g in gradients] or [torch.zeros(1)])
-    return {key: float(value) for key, value in learner._sums.items()}, flat
+    return {key: float(value) for key, value in learner.sums.items()}, flat
 
 
 def apart(ours: Tensor, theirs: Tensor) -> float:

@@ -15,10 +15,10 @@ from kdbench.testing.trial import Bench
 from kdbench.training.learner import Learner
 
 
-def bench(folder: Path, scale: Scale, numerics: Numerics, epochs: int = 0) -> Bench:
+def bench(folder: Path, scale: Scale, numerics: Numerics, epochs: int = 0, samples: int = 0) -> Bench:
     return Bench(
-        folder, scale.teacher, scale.student, numerics=numerics, image_size=scale.image_size, samples=scale.samples,
-        batch_size=scale.batch_size, epochs=epochs or scale.epochs,
+        folder, scale.teacher, scale.student, numerics=numerics, image_size=scale.image_size,
+        samples=samples or scale.samples, batch_size=scale.batch_size, epochs=epochs or scale.epochs,
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Does a method end at the same bits: in a cohort, alone, in another process, after a stop; compiled, too?
+"""Does a method end at the same bits: in a cohort, alone, in another process, after a stop; compiled, as graphs?
 
 `python -m benchmarks.gpu.bits JOB.json RESULT.json` is one such training in a process of its own.
 """
@@ -24,9 +24,11 @@ import torch
 from benchmarks.gpu import bench
 from benchmarks.gpu.scale import FULL, TOY
 from benchmarks.gpu.sheet import Part, Row, Sheet
+from benchmarks.gpu.training import NO_GRAPHS, has_graphs
 from kdbench.errors import KDBenchError
 from kdbench.hardware import determinism
 from kdbench.hardware.numerics import Numerics
+from kdbench.records import Store
 from kdbench.training.weights import digest_of
 
 ROOT = Path(__file__).parents[2]
@@ -40,6 +42,8 @@ class Job:
     Attributes:
         way: one of `WAYS`.
         ordered: whether kernels that add in a fixed order are asked for.
+        graphs: on how many streams steps are replayed as graphs; 0: none are.
+        long: with more steps an epoch.
     """
 
     way: str
@@ -50,6 +54,8 @@ class Job:
     toy: bool
     compile: bool = False
     ordered: bool = True
+    graphs: int = 0
+    long: bool = False
 
 
 def steps(sheet: Sheet) -> Iterator[tuple[str, Callable[[], list[Row]]]]:
@@ -61,8 +67,17 @@ def compiled_steps(sheet: Sheet) -> Iterator[tuple[str, Callable[[], list[Row]]]
         yield f"fixed order {'asked for' if ordered else 'not asked for'}", partial(compiled, sheet, ordered)
 
 
+def graph_steps(sheet: Sheet) -> Iterator[tuple[str, Callable[[], list[Row]]]]:
+    if has_graphs(sheet.numerics):
+        yield "graphs", partial(as_graphs, sheet)
+    else:
+        yield NO_GRAPHS, lambda: [{"method": "none", "steps": NO_GRAPHS}]
+
+
 PART = Part("bits", "the final student's bits", steps)
 COMPILED = Part("compiled_bits", "the same, compiled: two processes with caches of their own", compiled_steps)
+
+GRAPHS = Part("graph_bits", "the final student's bits, steps as they are and as graphs on streams", graph_steps)
 
 
 def plain(sheet: Sheet) -> list[Row]:
@@ -73,6 +88,36 @@ def plain(sheet: Sheet) -> list[Row]:
         {"method": name, "student": found["cohort"][name][:12], **{w: agreed(found, w, name) for w in WAYS[1:]}}
         for name in names
     ]
+
+
+def as_graphs(sheet: Sheet) -> list[Row]:
+    """Each method's final student in cohorts whose steps are as they are, and graphs on so many streams."""
+    names, folder = bench.methods(sheet.scale), sheet.work / "graph_bits"
+    ways = {"cohort": 0, **{streams(count): count for count in sheet.scale.graphs}}
+    jobs = {way: job(sheet, "cohort", names, graphs=count, long=True) for way, count in ways.items()}
+    found = all_of(sheet, jobs, folder)
+    store = Store(folder / list(ways)[-1] / "results")
+    how = {record["cell"]["method"]["name"]: ran(record) for record in store.all()}
+    return [
+        {
+            "method": name,
+            "student": found["cohort"][name][:12],
+            "steps": how[name],
+            **{way: agreed(found, way, name) for way in list(ways)[1:]},
+        }
+        for name in names
+    ]
+
+
+def ran(record: Mapping[str, Any]) -> str:
+    """How a record says that its steps ran."""
+    if record["status"] != "done":
+        return str(record["status"])
+    return str(record["provenance"]["numerics"]["cuda_graphs_rule"].rpartition("steps ran ")[2])
+
+
+def streams(count: int) -> str:
+    return f"{count} stream{'s' * (count > 1)}"
 
 
 def compiled(sheet: Sheet, ordered: bool) -> list[Row]:
@@ -98,7 +143,7 @@ def agreed(found: Mapping[str, Mapping[str, str]], way: str, name: str) -> bool:
     return ours == theirs and (": " not in ours or ours.startswith("not_applicable"))
 
 
-def job(sheet: Sheet, way: str, names: tuple[str, ...], **options: bool) -> Job:
+def job(sheet: Sheet, way: str, names: tuple[str, ...], **options: Any) -> Job:
     numerics = sheet.numerics
     return Job(way, "", names, str(numerics.device), numerics.precision, sheet.scale != FULL, **options)
 
@@ -148,8 +193,9 @@ def start(each: Job, result: Path) -> subprocess.Popen[str]:
 def digests(each: Job) -> dict[str, str]:
     """By method, the sha256 of its final student, or how its cell ended."""
     backend = "aot_eager" if each.toy else "inductor"
-    numerics = Numerics(torch.device(each.device), each.precision, each.compile, backend=backend)
-    here = bench.bench(Path(each.folder), TOY if each.toy else FULL, numerics)
+    numerics = Numerics(torch.device(each.device), each.precision, each.compile, backend=backend, graphs=each.graphs)
+    scale = TOY if each.toy else FULL
+    here = bench.bench(Path(each.folder), scale, numerics, samples=scale.graph_samples if each.long else 0)
     cells = [here.cell(name) for name in each.methods]
     order: AbstractContextManager[Any] = nullcontext()
     if not each.ordered:

@@ -1,6 +1,6 @@
-"""Learners side by side on one GPU: as CUDA graphs on several streams, and as processes of their own.
+"""Learners side by side on one GPU: their steps as graphs on several streams, and in processes of their own.
 
-`python -m benchmarks.gpu.lanes FOLDER NUMBER OF NETWORK DEVICE PRECISION BATCH SECONDS` is one such process.
+`python -m benchmarks.gpu.lanes FOLDER NUMBER OF DEVICE PRECISION TOY` is one such process.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,10 @@ from torch import nn
 
 from benchmarks.batched import WAYS
 from benchmarks.gpu.bits import ROOT
+from benchmarks.gpu.scale import FULL, TOY
 from benchmarks.gpu.sheet import Part, Row, Sheet
 from benchmarks.gpu.timing import milliseconds
-from benchmarks.gpu.training import Training, captured, task_of, training
+from benchmarks.gpu.training import Training, graphed, task_of
 from benchmarks.paced import synchronize
 from kdbench.errors import KDBenchError
 from kdbench.hardware.numerics import Numerics
@@ -45,59 +45,36 @@ def steps(sheet: Sheet) -> Iterator[tuple[str, Callable[[], list[Row]]]]:
 PART = Part("lanes", "learners of one network side by side", steps)
 
 
-class Lane:
-    """One learner's whole step on a stream of its own."""
-
-    def __init__(self, name: str, numerics: Numerics, batch: int, seed: int, stream: Any) -> None:
-        self.made: Training = training(name, numerics, batch, seed)
-        self._stream, self._device = stream, numerics.device
-        self._replay = captured(self.made, numerics.device)
-
-    def step(self) -> None:
-        with self._on():
-            self._replay()
-
-    def _on(self) -> AbstractContextManager[Any]:
-        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
-
-
-def lanes(sheet: Sheet, count: int, apart: bool) -> list[Lane]:
-    """Learners with seeds of their own; on streams of their own, or all on the present one."""
-    numerics = sheet.numerics
-    numerics.apply()
-    cuda = numerics.device.type == "cuda"
-    streams = [torch.cuda.Stream(numerics.device) if cuda and apart else None for _ in range(count)]
-    name = sheet.scale.students[0]
-    made = [Lane(name, numerics, sheet.scale.batch, seed, stream) for seed, stream in enumerate(streams)]
-    synchronize(numerics.device)
-    return made
+def learners(sheet: Sheet, count: int, streams: int) -> Training:
+    """So many of them, their steps as graphs on so many streams."""
+    return Training(sheet.work / "lanes", sheet.scale, sheet.scale.students[0], graphed(sheet.numerics, streams), count)
 
 
 def on_streams(sheet: Sheet, count: int) -> list[Row]:
-    """Steps a second of all learners, and whether they end at the bits of learners one after the other."""
-    device = sheet.numerics.device
-    together, serial = lanes(sheet, count, apart=True), lanes(sheet, count, apart=False)
+    """Steps a second of all learners, and whether they end at the bits of steps as they are, one after the other."""
+    together, serial = learners(sheet, count, streams=count), learners(sheet, count, streams=0)
     for made in (together, serial):
         for _ in range(EXACT):
-            for lane in made:
-                lane.step()
-            if made is serial:
-                synchronize(device)
-        synchronize(device)
-    equal = [ends(lane) for lane in together] == [ends(lane) for lane in serial]
+            made.step()
+    equal = ends(together) == ends(serial)
+    rate = count * steps_a_second(together, sheet.numerics.device, sheet.scale.window)
+    found = {"learners": count, "steps": together.how, "learner-steps/s": rate, "equal": equal}
+    return [{"way": "graphs on streams", **found}]
+
+
+def steps_a_second(made: Training, device: torch.device, window: float) -> float:
+    """Over so many seconds."""
     done, begin = 0, time.perf_counter()
-    while time.perf_counter() - begin < sheet.scale.window:
+    while time.perf_counter() - begin < window:
         for _ in range(QUEUED):
-            for lane in together:
-                lane.step()
+            made.step()
         synchronize(device)
-        done += QUEUED * count
-    spent = time.perf_counter() - begin
-    return [{"way": "graphs on streams", "learners": count, "learner-steps/s": done / spent, "equal": equal}]
+        done += QUEUED
+    return done / (time.perf_counter() - begin)
 
 
-def ends(lane: Lane) -> str:
-    return digest_of(lane.made.network.state_dict())
+def ends(made: Training) -> list[str]:
+    return [digest_of(learner.students[0].state_dict()) for learner in made.learners]
 
 
 def as_processes(sheet: Sheet, count: int) -> list[Row]:
@@ -105,9 +82,9 @@ def as_processes(sheet: Sheet, count: int) -> list[Row]:
     folder = sheet.fresh(f"processes-{count}")
     numerics, scale = sheet.numerics, sheet.scale
     words = [sys.executable, "-m", "benchmarks.gpu.lanes", str(folder)]
-    about = [str(numerics.device), numerics.precision, str(scale.batch), str(scale.window)]
+    about = [str(numerics.device), numerics.precision, str(int(scale != FULL))]
     running = [
-        subprocess.Popen([*words, str(number), str(count), scale.students[0], *about], cwd=ROOT, text=True,
+        subprocess.Popen([*words, str(number), str(count), *about], cwd=ROOT, text=True,
                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         for number in range(count)
     ]  # fmt: skip
@@ -122,9 +99,10 @@ def as_processes(sheet: Sheet, count: int) -> list[Row]:
         raise KDBenchError(f"a process of {count} failed: {(broken[0].strip().splitlines() or [''])[-1]}")
     found = [json.loads(out.splitlines()[-1]) for out, _ in said]
     rate = sum(each["rate"] for each in found)
-    alone = ends(lanes(sheet, 1, apart=False)[0])
+    alone = ends(learners(sheet, 1, streams=0))
     equal = all(each["start"] == alone for each in found)
-    return [{"way": "graphs in processes", "learners": count, "learner-steps/s": rate, "equal": equal}]
+    told = {"learners": count, "steps": found[0]["steps"], "learner-steps/s": rate, "equal": equal}
+    return [{"way": "graphs in processes", **told}]
 
 
 def as_one(sheet: Sheet, way: str) -> list[Row]:
@@ -145,27 +123,19 @@ def as_one(sheet: Sheet, way: str) -> list[Row]:
     targets = torch.randint(0, 100, (scale.batch,), device=numerics.device)
     ms = milliseconds(lambda: step(inputs, targets), numerics.device, scale.warm, max(scale.count // 5, 1))
     rate = 1e3 * TOGETHER / ms
-    return [{"way": f"{way}, no update", "learners": TOGETHER, "learner-steps/s": rate, "equal": None}]
+    return [{"way": f"{way}, no update", "learners": TOGETHER, "steps": "-", "learner-steps/s": rate, "equal": None}]
 
 
 def process(words: Sequence[str]) -> dict[str, Any]:
     """One of several processes: ready, wait for the others, then train for so many seconds."""
-    folder, number, count, name, device, precision, batch, window = words
-    numerics = Numerics(torch.device(device), precision)
-    numerics.apply()
-    lane = Lane(name, numerics, int(batch), 0, None)
-    synchronize(numerics.device)
-    start = ends(lane)
+    folder, number, count, device, precision, toy = words
+    numerics, scale = Numerics(torch.device(device), precision), TOY if int(toy) else FULL
+    made = Training(Path(folder), scale, scale.students[0], graphed(numerics, 1))
+    start = ends(made)
     (Path(folder) / f"ready-{number}").touch()
     while len(list(Path(folder).glob("ready-*"))) < int(count):
         time.sleep(0.01)
-    done, begin = 0, time.perf_counter()
-    while time.perf_counter() - begin < float(window):
-        for _ in range(QUEUED):
-            lane.step()
-        synchronize(numerics.device)
-        done += QUEUED
-    return {"rate": done / (time.perf_counter() - begin), "start": start}
+    return {"rate": steps_a_second(made, numerics.device, scale.window), "start": start, "steps": made.how}
 
 
 if __name__ == "__main__":

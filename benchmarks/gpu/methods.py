@@ -48,7 +48,7 @@ def looked_at(sheet: Sheet, name: str) -> list[Row]:
         if is_machines(error):
             raise
         return [{**row, "status": f"failed: {first_line(error)}"}]
-    total = torch.stack([value.float() for value in learner._sums.values()]).sum()
+    total = torch.stack([value.float() for value in learner.sums.values()]).sum()
     if not total.isfinite():
         row["status"] = f"a loss of {float(total)}"
     return [

@@ -10,14 +10,14 @@ import torch
 
 from benchmarks.gpu.sheet import Part, Row, Sheet
 from benchmarks.gpu.timing import busy, milliseconds
-from benchmarks.gpu.training import captured, forward, task_of, training
+from benchmarks.gpu.training import Training, forward, graphed, has_graphs, task_of
 from kdbench.training.folding import light
 
 WAYS = ("fp32", "eager", "graph")
 
 
 def steps(sheet: Sheet) -> Iterator[tuple[str, Callable[[], list[Row]]]]:
-    ways = WAYS if sheet.numerics.device.type == "cuda" else WAYS[:2]
+    ways = WAYS if has_graphs(sheet.numerics) else WAYS[:2]
     for name in sheet.scale.students:
         for way in ways:
             yield f"{name} {way}", partial(student, sheet, name, way)
@@ -45,11 +45,10 @@ def student(sheet: Sheet, name: str, way: str) -> list[Row]:
     if way == "fp32":
         numerics = dataclasses.replace(numerics, precision="fp32")
     numerics = dataclasses.replace(numerics, compile=way.startswith("compiled"), verdicts=())
-    numerics.apply()
-    made = training(name, numerics, scale.batch)
-    call = captured(made, numerics.device) if way.endswith("graph") else made.step
-    ms = milliseconds(call, numerics.device, scale.warm, scale.count)
-    return [{"network": name, "way": way, "precision": numerics.precision, "ms": ms, **busy(call, numerics.device, ms)}]
+    made = Training(sheet.work / "students", scale, name, graphed(numerics, int(way.endswith("graph"))))
+    ms = milliseconds(made.step, numerics.device, scale.warm, scale.count)
+    shares = busy(made.step, numerics.device, ms)
+    return [{"network": name, "way": way, "precision": numerics.precision, "steps": made.how, "ms": ms, **shares}]
 
 
 def teacher(sheet: Sheet, name: str) -> list[Row]:

@@ -11,13 +11,15 @@ STEPS = 782  # batches of 64 in CIFAR's 50,000 images
 def projected(sheet: Sheet) -> list[Row]:
     """Hours of all learner-steps at a rate, as if all pairs were the one that was measured.
 
-    A way of training side by side that changed bits has no row.
+    A way that changed bits has no row.
     """
     total = sum(cell.recipe.epochs * STEPS for cell in load("cifar100").cells())
-    rows = sheet.rows("cohorts") + [row for row in sheet.rows("lanes") if row["equal"]]
+    cohorts = [row for part in ("cohorts", "whole_cohorts") for row in sheet.rows(part)]
+    cohorts = [row for row in cohorts if row["learners"] and row["equal"] is not False]
+    rows = cohorts + [row for row in sheet.rows("lanes") if row["equal"]]
     return [
         {
-            "way": row.get("way", "one cohort, as `kdbench run` trains it"),
+            "way": f"one cohort, {row['way']}" if row in cohorts else row["way"],
             "learners": row["learners"],
             "learner-steps": total,
             "hours": total / row["learner-steps/s"] / 3600,

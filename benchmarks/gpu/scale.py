@@ -28,8 +28,10 @@ class Scale:
         train_samples, test_samples: of the generated CIFAR-100.
         cohort: methods of the small cohort.
         streams, numbers_of_processes: how many learners run side by side.
+        graphs: on how many streams a cohort's steps are replayed as graphs.
+        graph_samples: of the random images when bits are looked at: enough steps an epoch for most to be replayed.
         window: seconds of running side by side.
-        together_augmented: batches that are augmented together; 0 for all of an epoch.
+        augmented: batches that are augmented together; 0 for all of an epoch.
         kills: how often a user's run is killed.
         user_methods, user_epochs: of that run.
     """
@@ -59,6 +61,9 @@ class Scale:
     cohort: tuple[str, ...] = SIX
     streams: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     numbers_of_processes: tuple[int, ...] = (2, 4, 8)
+    graphs: tuple[int, ...] = (1, 8, 16)
+    graph_samples: int = 141
+    augmented: tuple[int, ...] = (1, 5, 50, 0)
     window: float = 2.0
     kills: int = 3
     user_methods: tuple[str, ...] = ("student", "kd", "dkd", "fitnet", "at", "simkd", "aver_mkd", "camkd", "sp", "rkd")
@@ -88,6 +93,9 @@ TOY = Scale(
     cohort=("kd", "at"),
     streams=(1, 2),
     numbers_of_processes=(2,),
+    graphs=(1, 8),
+    graph_samples=34,
+    augmented=(1, 2, 0),
     window=0.1,
     kills=1,
     user_methods=("student", "kd"),

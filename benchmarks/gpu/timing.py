@@ -5,13 +5,16 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.paced import synchronize
+from kdbench.hardware import memory
 
 
 def milliseconds(call: Callable[[], object], device: torch.device, warm: int, count: int) -> float:
@@ -52,3 +55,24 @@ def busy(call: Callable[[], object], device: torch.device, ms: float) -> dict[st
     kernels = [event for event in taken.events() if event.device_type == DeviceType.CUDA]
     spent = sum(event.device_time_total for event in kernels) / 1e3
     return {"kernels": len(kernels), "busy": spent / ms}
+
+
+@dataclass
+class Peak:
+    """MiB of a device that torch reserves at most; None on a CPU."""
+
+    mb: float | None = None
+
+
+@contextmanager
+def peak_of(device: torch.device) -> Iterator[Peak]:
+    """Of a block, beyond what was reserved and in use before it."""
+    found = Peak()
+    if device.type != "cuda":
+        yield found
+        return
+    memory.release(device)
+    before = torch.cuda.memory_reserved(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    yield found
+    found.mb = (torch.cuda.max_memory_reserved(device) - before) / 2**20

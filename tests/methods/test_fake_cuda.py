@@ -108,7 +108,7 @@ def one_step(learner: Learner) -> None:
     with torch.no_grad(), learner.numerics.autocast():
         outputs = [both_views(teacher, batch.inputs, strong) for teacher in teachers]
     learner.train_step(0, batch, outputs)
-    assert all(total.device == CUDA for total in learner._sums.values())
+    assert all(total.device == CUDA for total in learner.sums.values())
 
 
 def on_gpu(found: Watch | str, pair: Mapping[str, Any], applies: bool = True) -> None:

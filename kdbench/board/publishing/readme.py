@@ -118,21 +118,31 @@ def _boards(tables: Tables, score: Metric) -> list[_Board]:
 
 
 def _summary(boards: Sequence[_Board], card: Card, runs: Sequence[Row], score: Metric) -> str:
-    """The verdict over all pairs; where no method can be compared there, the verdict on each pair."""
+    """The verdict over all pairs; where not all methods that a pair has can be compared there, that on each pair."""
     never = _never(runs)
     states = Counter(row["status"] for row in runs if row["method"] not in never)
     counts = ", ".join(f"{states[state]} {state.replace('_', ' ')}" for state in ("done", *STATES) if states[state])
     without = f"; no run at all of {len(never)} methods" if never else ""
     lines = [f"Runs: {counts}{without}; seeds {_seeds(card['suite'])}."]
-    lines += _best(boards, score)
-    tested = [board for board in boards if any(known(row["vs_kd"]) for row in board.rows)]
-    if not tested:
+    tested = {board.where: _tested(board) for board in boards}
+    most = max(tested.values())
+    if most and tested[boards[0].where] < most:
+        lines.append("Not every method has finished on every pair, so each pair is told of by itself.")
+        boards = boards[1:]
+    else:
+        boards = boards[:1]
+    for board in boards:
+        lines += _best(board, score)
+        if tested[board.where]:
+            lines += [line for part in _families(board) for line in _verdicts(part, score)]
+    if not most:
         lines.append("Nothing can be compared with kd here: there is no seed that kd and another method finished.")
-    elif tested[0] is not boards[0]:
-        lines.append("No method can be compared with kd over all pairs, so each pair is told of by itself.")
-    for board in tested if boards[0] not in tested else tested[:1]:
-        lines += [line for part in _families(board) for line in _verdicts(part, score)]
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _tested(board: _Board) -> int:
+    """How many methods of a board can be compared with kd."""
+    return sum(known(row["vs_kd"]) for row in board.rows)
 
 
 def _families(board: _Board) -> Iterator[_Board]:
@@ -145,24 +155,17 @@ def _families(board: _Board) -> Iterator[_Board]:
         yield dataclasses.replace(board, rows=tuned, where=where)
 
 
-def _best(boards: Sequence[_Board], score: Metric) -> list[str]:
-    """The highest mean among the methods that see one teacher, several, and none, over all pairs or at the first place
-    that has one.
-    """
-    for board in boards:
-        lines = []
-        for name, rows in board.classes.items():
-            best = next((row for row in rows if known(row["score_mean"])), None)
-            if best is not None:
-                gains = (
-                    f"{_difference(best, base, score)} to {base}" for base in BASELINES if known(best[f"vs_{base}"])
-                )
-                beside = f" ({', '.join(gains)})" if known(best["vs_student"]) or known(best["vs_kd"]) else ""
-                mean = fixed(best["score_mean"], score.decimals)
-                lines.append(f"**Best with {CLASSES[name]}** {board.where}: {text(best['method'])} {mean}{beside}.")
-        if lines:
-            return lines
-    return []
+def _best(board: _Board, score: Metric) -> list[str]:
+    """The highest mean among the methods that see one teacher, several, and none."""
+    lines = []
+    for name, rows in board.classes.items():
+        best = next((row for row in rows if known(row["score_mean"])), None)
+        if best is not None:
+            gains = (f"{_difference(best, base, score)} to {base}" for base in BASELINES if known(best[f"vs_{base}"]))
+            beside = f" ({', '.join(gains)})" if known(best["vs_student"]) or known(best["vs_kd"]) else ""
+            mean = fixed(best["score_mean"], score.decimals)
+            lines.append(f"**Best with {CLASSES[name]}** {board.where}: {text(best['method'])} {mean}{beside}.")
+    return lines
 
 
 def _verdicts(board: _Board, score: Metric) -> list[str]:

@@ -1,0 +1,50 @@
+"""A published README tells of all pairs together only where every method stands on all of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from support.page_records import PAIRS, synthetic
+
+from kdbench.board.publishing.readme import readme
+from kdbench.board.results import Tables
+
+CARD: dict[str, Any] = {
+    "suite": {
+        **{"name": "s", "description": "", "seeds": [0, 1, 2], "pairs": [], "recipe": {}, "teacher_recipe": {}},
+        **{"student_recipes": {}, "teacher_recipes": {}, "methods": []},
+        "datasets": [{"name": "cifar10", "task": "image", "protocol": {}}],
+    },
+    "counts": {"done": 15},
+    **{key: [] for key in ("hardware", "numerics", "versions", "engines", "git", "left_out")},
+    "dates": {"first": "2026-01-01", "last": "2026-01-02"},
+}
+APART = "Not every method has finished on every pair, so each pair is told of by itself."
+
+
+def summary(records: list[dict[str, Any]]) -> str:
+    page = readme(CARD, Tables(records), []).replace("\\", "")
+    return page.partition("- Runs: ")[2].partition("\n\n")[0]
+
+
+def test_methods_that_stand_on_all_pairs_are_told_of_together() -> None:
+    told = summary(synthetic(["student", "kd", "dkd", "dist"], gaps=False))
+    assert APART not in told
+    assert "**Above kd** (over all 2 pairs" in told
+    assert f"on cifar10, {PAIRS[0]}" not in told
+
+
+def test_where_a_pair_has_methods_of_its_own_each_pair_is_told_of_by_itself() -> None:
+    records = synthetic(["student", "kd", "dkd", "dist"], gaps=False)
+    told = summary([r for r in records if r["cell"]["method"]["label"] != "dist" or r["cell"]["pair"] == PAIRS[0]])
+    assert APART in told
+    assert "over all 2 pairs" not in told
+    for pair in PAIRS:
+        assert f"**Above kd** (on cifar10, {pair}" in told
+        assert f"**Best with one teacher** on cifar10, {pair}" in told
+
+
+def test_without_kd_nothing_is_compared() -> None:
+    told = summary([r for r in synthetic(["student", "dkd"], gaps=False) if r["cell"]["method"]["label"] != "kd"])
+    assert "Nothing can be compared with kd here" in told
+    assert APART not in told
