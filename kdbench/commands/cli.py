@@ -7,11 +7,12 @@ from collections.abc import Callable
 
 import typer
 
-from kdbench.commands import maps, methods, publishing, reproduce, results, run, sweep, tune
+from kdbench.commands import maps, methods, publishing, reproduce, results, run, sweep, tune, use
 from kdbench.errors import KDBenchError
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "run": run.run,
+    "use": use.use,
     "status": run.status,
     "sweep": sweep.sweep,
     "leaderboard": results.leaderboard,

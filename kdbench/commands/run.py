@@ -27,6 +27,9 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="print the cells, what is done, and the likely cost")
     ] = False,
+    keep_students: Annotated[
+        bool, typer.Option("--keep-students", help="keep the trained networks for `kdbench use`, in the suite's folder")
+    ] = False,
 ) -> None:
     """Run a suite: train what has no record yet, then print the leaderboard and the path of its CSV."""
     if dry_run:
@@ -35,7 +38,7 @@ def run(
     from kdbench.commands.unusable import undone
 
     bring_trials(chosen)
-    late = train(chosen, chosen.cells, chosen.store)
+    late = train(chosen, chosen.cells, chosen.store, keep_students)
     failed = leaderboard_of(chosen)
     if late:
         print(late)
@@ -45,6 +48,10 @@ def run(
             f"{str(chosen.out)!r} meanwhile; the same command trains them again"
         )
     remark(undone(chosen.store, chosen.cells))
+    if keep_students:
+        from kdbench.commands.use import not_kept
+
+        remark(not_kept(chosen.cells, chosen.store))
     if failed:
         fail(f"{failed} cells failed; `kdbench status {chosen.typed}` says why, --retry-failed runs them again")
 
@@ -85,8 +92,11 @@ def plan(chosen: Selection, cells: Sequence[Cell], store: Store) -> None:
     )
 
 
-def train(chosen: Selection, cells: Sequence[Cell], store: Store) -> str:
+def train(chosen: Selection, cells: Sequence[Cell], store: Store, keep_students: bool = False) -> str:
     """Train those of the cells that have no record, here or in the folders of `--from`.
+
+    Args:
+        keep_students: whether what they deploy is kept.
 
     Returns:
         what the time of `--stop-after` did not suffice for, in a sentence; nothing if all are done.
@@ -117,6 +127,7 @@ def train(chosen: Selection, cells: Sequence[Cell], store: Store) -> str:
                 executor = LocalExecutor(
                     chosen.out, display, chosen.data, chosen.device, chosen.compile, chosen.cohort_size, chosen.threads
                 )
+                executor.keep_students = keep_students
                 executor.graphs, executor.deadline = chosen.graphs, _deadline(chosen, seconds, store)
                 own = [cell for cell in cells if cell.id not in same]
                 executor.run(own, chosen.retry_failed)

@@ -22,6 +22,7 @@ from kdbench.training.cohort import Cohort, leave_record
 from kdbench.training.guard import Shared, Spoiled
 from kdbench.training.listener import Listener
 from kdbench.training.precision import numerics_of
+from kdbench.training.students import Students
 from kdbench.training.teachers import Teachers
 
 
@@ -37,6 +38,7 @@ class LocalExecutor:
         threads: of the CPU, for each learner; None: one, or what the suite fixes.
         graphs: on how many streams whole steps are replayed as CUDA graphs; 0: none are.
         deadline: the end of the time that there is, if there is one.
+        keep_students: whether the network that a cell deploys is kept beside its record.
     """
 
     out: Path
@@ -48,6 +50,7 @@ class LocalExecutor:
     threads: int | None = None
     deadline: Deadline | None = None
     graphs: int = 0
+    keep_students: bool = False
     _tasks: dict[str, Task] = field(default_factory=dict)
 
     def run(self, cells: Sequence[Cell], retry_failed: bool = False) -> None:
@@ -192,7 +195,8 @@ class LocalExecutor:
     ) -> list[Cell]:
         """Train cells side by side; returns those that have to wait."""
         first = cells[0]
-        keep = teachers.save if first.role == "teacher" else None
+        students = Students(store, self.listener.notice).save if self.keep_students else None
+        keep = teachers.save if first.role == "teacher" else students
         what, batch_size = f"data set {first.dataset.name!r}", first.recipe.batch_size
         with memory.explained(what, batch_size, numerics.device, alone=True):
             task = self._task(first, numerics)

@@ -53,6 +53,10 @@ class Store:
         """The file of a trained teacher's weights, whether it is there or not."""
         return self.folder / "weights" / f"{identity}.safetensors"
 
+    def student(self, identity: str) -> Path:
+        """The file of the network that a cell deploys, whether it is kept or not."""
+        return self.folder / "students" / f"{identity}.safetensors"
+
     def beside(self, name: str) -> Path:
         """Where a table that is made of the records lies."""
         return self.folder / name

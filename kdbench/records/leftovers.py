@@ -25,7 +25,7 @@ def sweep(out: Path) -> None:
     cells that a suite no longer names stay for 30 days after they were written, for they are used again if it returns.
     """
     for folder in _folders(out):
-        for part in ("records", "checkpoints", "weights"):
+        for part in ("records", "checkpoints", "weights", "students"):
             sweep_half_written(folder / part, 0)  # only runs write there
         sweep_half_written(folder)
         _sweep_checkpoints(folder)

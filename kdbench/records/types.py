@@ -135,4 +135,4 @@ class Record(TypedDict):
     traceback: NotRequired[str]
     corpus: NotRequired[dict[str, Any]]  # what a teacher wrote for it to train on, and what it took
     data: NotRequired[str]  # digest of the data as it was trained and scored on
-    weights_sha256: NotRequired[str]  # of a teacher's: its trained weights
+    weights_sha256: NotRequired[str]  # of a teacher's: its trained weights; of a student that is kept: what it deploys

@@ -97,6 +97,17 @@ class Task(ABC):
         """What the corpus is like, for its record: sizes, duplicates, diversity."""
         raise NotImplementedError
 
+    def answer(self, model: nn.Module, given: Sequence[str]) -> list[str]:
+        """What a network or deployed module says about inputs that a user gives, in lines to be read.
+
+        Args:
+            given: paths of pictures, or sentences.
+
+        Raises:
+            KDBenchError: if one is no such input, or the task answers no single inputs.
+        """
+        raise KDBenchError("this task answers no single inputs: use its networks from Python")
+
     @abstractmethod
     def example(self) -> Tensor:
         """One input, `[1, ...]`, for counting parameters and multiplications."""

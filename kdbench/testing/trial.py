@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from kdbench.errors import KDBenchError, explained_absence, unknown
+from kdbench.executors.local import cohorts
 from kdbench.hardware.numerics import Numerics
 from kdbench.method import Batch, Network
 from kdbench.records import Record, Store
@@ -208,7 +209,7 @@ class Bench:
         return Cell("check", DatasetSpec("random", self.kind), pair, spec, 0, recipe, (self.recipe, self.recipe))
 
     def run(self, cells: Sequence[Cell], stop_after: int = 0, name: str = "results") -> list[Record]:
-        """Train the cells that have no record yet side by side, and give all records.
+        """Train the cells that have no record yet, those of a cohort side by side, and give all records.
 
         Args:
             stop_after: leave the run after so many epochs and then start it again.
@@ -216,21 +217,22 @@ class Bench:
         """
         store = Store(self.folder / name)
 
-        def keep(cell: Cell, network: Network) -> None:
-            self.weights[name, cell.id] = {key: tensor.clone() for key, tensor in network.state_dict().items()}
+        def keep(learner: Learner) -> None:
+            weights = learner.students[0].state_dict()
+            self.weights[name, learner.cell.id] = {key: tensor.clone() for key, tensor in weights.items()}
 
         for listener in (_Silent(stop_after), _Silent()):
             todo = [cell for cell in cells if not store.has(cell.id)]
             try:
-                while todo:
-                    todo = self._train(todo, store, listener, keep)
+                for cohort in cohorts(todo):
+                    left = list(cohort)
+                    while left:
+                        left = self._train(left, store, listener, keep)
             except _Stop:
                 continue
         return [store.read(cell.id) for cell in cells]
 
-    def _train(
-        self, cells: list[Cell], store: Store, listener: _Silent, keep: Callable[[Cell, Network], None]
-    ) -> list[Cell]:
+    def _train(self, cells: list[Cell], store: Store, listener: _Silent, keep: Callable[[Learner], None]) -> list[Cell]:
         shared = Shared(self._watchful)
         try:
             cohort = Cohort(cells, self.task, self.teachers, store, self.numerics, listener, keep, shared=shared)
@@ -243,4 +245,8 @@ class Bench:
     def learner(self, cell: Cell) -> Learner:
         """The cell's learner at its start."""
         teachers = [self.teachers.load(cell, spec, self.task) for spec in cell.teachers]
-        return Learner(cell, self.task, self.task.training_set(0, True), self.numerics, teachers)
+        data = self.task.training_set(0, True)
+        if (corpus := cell.corpus) and (sources := self.task.sources()):
+            written = self.task.write(corpus, teachers[0], cell.seed, 0, sources)
+            data, _ = self.task.corpus_set(corpus, written, 0)
+        return Learner(cell, self.task, data, self.numerics, teachers)

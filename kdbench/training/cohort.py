@@ -30,7 +30,7 @@ from kdbench.hardware.clock import Clock
 from kdbench.hardware.determinism import noting
 from kdbench.hardware.energy import EnergyMeter
 from kdbench.hardware.numerics import Numerics
-from kdbench.method import Batch, Network, Output
+from kdbench.method import Batch, Output
 from kdbench.seeding import derive_seed
 from kdbench.suites.grid import Cell, TeacherSpec
 from kdbench.tasks import Task, TrainingSet
@@ -59,8 +59,8 @@ class Cohort:
     Attributes:
         cells: cells with the same `Cell.cohort`, none of them done.
         store: where checkpoints and records go.
-        keep: called with a finished learner's cell and first student before the record is written; the digest of what
-            it keeps goes into the record.
+        keep: called with a finished learner before the record is written; the digest of what it keeps goes into the
+            record.
         timed: whether steps are timed beside a plain student's; trials of a method do without.
         after_epoch: called at each epoch's end with the learners that trained in it and with those that are not
             finished; what it raises ends the cohort there, with all of them saved.
@@ -73,7 +73,7 @@ class Cohort:
     store: records.Store
     numerics: Numerics
     listener: Listener
-    keep: Callable[[Cell, Network], str | None] | None = None
+    keep: Callable[[Learner], str | None] | None = None
     loaded: dict[TeacherSpec, Teacher] = field(default_factory=dict)
     timed: bool = True
     strong_data: TrainingSet | None = None
@@ -254,7 +254,7 @@ class Cohort:
         return learner.cell.teachers if learner.method.uses_teacher else ()
 
     def _finish(self, learner: Learner) -> None:
-        digest = self.keep(learner.cell, learner.students[0]) if self.keep else None
+        digest = self.keep(learner) if self.keep else None
         about = [self.loaded[spec].about for spec in learner.cell.teachers if spec in self.loaded]
         outcome: dict[str, Any] = {
             "result": learner.result(),

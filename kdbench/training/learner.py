@@ -13,8 +13,7 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from torch import Tensor, nn
 
-from kdbench import registry
-from kdbench.errors import KDBenchError, NotApplicable
+from kdbench.errors import NotApplicable
 from kdbench.hardware import memory
 from kdbench.hardware.clock import Clock
 from kdbench.hardware.numerics import Numerics
@@ -37,6 +36,7 @@ from kdbench.training.hooks import (
     check_scored,
     check_terms,
 )
+from kdbench.training.members import created, members
 
 
 class _Step:
@@ -101,13 +101,10 @@ class Learner:
         self.name = cell.method.name
         if cell.fault:
             raise Misbehaved(cell.fault)
-        with Calling(self.name, "__init__"):
-            self.method: Method = registry.create(cell.method.name, dict(cell.method.hyperparameters))
-        self.method.epochs = self.recipe.length
+        self.method: Method = created(cell)
         with Calling(self.name, "members"):
             self.roles = self.method.members()
-        self._check_assistants()
-        self.students = [self._member(index, role) for index, role in enumerate(self.roles)]
+        self.students = members(cell, task, self.roles)
         self.teachers = teachers
         if teachers or cell.role == "teacher":  # a student that is only timed has none
             for student in self.students:
@@ -152,30 +149,6 @@ class Learner:
     def _seed(self, *parts: int | str) -> None:
         """The same streams for every method of one seed: common random numbers."""
         seed_all(self.cell.role, self.cell.seed, *parts)
-
-    def _member(self, index: int, role: str) -> Network:
-        pair = self.cell.pair
-        kind, _, factor = role.partition("*")
-        if kind == "assistant":
-            network = pair.assistants[self.roles[:index].count("assistant")]
-        else:
-            network = pair.student if kind == "student" else pair.teacher.network
-        self._seed("network", network, index)
-        options = {"width_factor": float(factor)} if factor else {}
-        try:
-            return self.task.network(network, pretrained=self.recipe.pretrained, **options)
-        except KDBenchError as error:
-            if not factor:
-                raise
-            raise NotApplicable(f"{self.cell.method.name} needs a student of another width: {error}") from error
-
-    def _check_assistants(self) -> None:
-        wanted, pair = self.roles.count("assistant"), self.cell.pair
-        if wanted > len(pair.assistants):
-            raise NotApplicable(
-                f"{self.cell.method.name} needs {wanted} assistants between {pair.teacher.network!r} and "
-                f"{pair.student!r}, but the pair names {len(pair.assistants)}: add `assistants = [...]` to it"
-            )
 
     def _phase_bounds(self) -> list[int]:
         """The epoch at which each phase ends."""

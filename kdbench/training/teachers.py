@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -20,6 +20,9 @@ from kdbench.suites.grid import Cell, TeacherSpec
 from kdbench.tasks import Task
 from kdbench.training.layouts import OWN, fitted
 from kdbench.training.weights import digest_of, fault_of_trained, read_weights, save_trained
+
+if TYPE_CHECKING:
+    from kdbench.training.learner import Learner  # it loads timm, which commands that only look do without
 
 
 class Teachers:
@@ -45,9 +48,9 @@ class Teachers:
     def _trainings(cell: Cell) -> list[Cell]:
         return [cell.training_of(teacher) for teacher in cell.teachers if teacher.weights == "train"]
 
-    def save(self, cell: Cell, network: Network) -> str:
+    def save(self, learner: Learner) -> str:
         """Keep a trained teacher's weights; called before its record is written, which is to hold their digest."""
-        return save_trained(self._file(cell), cell.id, network.core.state_dict())
+        return save_trained(self._file(learner.cell), learner.cell.id, learner.students[0].core.state_dict())
 
     def set_aside_unsound(self, cell: Cell, tell: Tell) -> None:
         """Take away what is not the weights that the cell's teachers were trained to, so that they train again.

@@ -40,11 +40,17 @@ def digest_of(weights: Weights) -> str:
     return found.hexdigest()
 
 
-def save_trained(path: Path, identity: str, weights: Weights) -> str:
-    """Write a trained teacher's weights with their cell's id and their digest, which is returned."""
+def save_trained(path: Path, identity: str, weights: Weights, **more: Any) -> str:
+    """Write trained weights with their cell's id and their digest, which is returned.
+
+    Args:
+        more: plain values that the file says beside these (`said_by`).
+    """
     kept = _apart({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()})
     digest = digest_of(kept)
-    about = json.dumps({"cell": identity, "sha256": digest})  # one entry: safetensors writes several in any order
+    about = json.dumps(
+        {"cell": identity, "sha256": digest, **more}
+    )  # one entry: safetensors writes several in any order
     write_atomically(path, safetensors.torch.save(kept, metadata={"kdbench": about}))
     return digest
 
@@ -61,17 +67,17 @@ def _apart(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def fault_of_trained(path: Path, identity: str, record: Record) -> str:
-    """Why a trained teacher's file cannot be used; nothing if it is what the training left.
+    """Why a file of trained weights cannot be used; nothing if it is what the training left.
 
     Args:
-        record: the teacher's; one of an older kdbench has no `weights_sha256`, and its file says nothing either.
+        record: of the training; one of an older kdbench has no `weights_sha256`, and its file says nothing either.
 
     Raises:
         Unreadable: if the operating system does not give the file.
     """
     if not path.is_file():
         return "it is no file"
-    content = read_bytes(path, "teacher's checkpoint")
+    content = read_bytes(path, "file of weights")
     try:
         weights, said = safetensors.torch.load(content), _metadata(content)
     except Exception as error:
@@ -84,7 +90,12 @@ def fault_of_trained(path: Path, identity: str, record: Record) -> str:
     return ""
 
 
-def _metadata(content: bytes) -> dict[str, str]:
+def said_by(path: Path) -> dict[str, Any]:
+    """What `save_trained` wrote into a sound file beside the weights."""
+    return _metadata(read_bytes(path, "file of weights"))
+
+
+def _metadata(content: bytes) -> dict[str, Any]:
     size = int.from_bytes(content[:8], "little")
     entries = json.loads(content[8 : 8 + size]).get("__metadata__") or {}
     return json.loads(entries.get("kdbench", "{}"))

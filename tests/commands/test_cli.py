@@ -17,10 +17,11 @@ from kdbench.hardware.numerics import Numerics
 
 NARROW = "SUITE --methods --pairs --epochs --set --teacher --precision --out"
 GRID = f"{NARROW} --seeds --tuned"
-RUNNING = "--data --device --compile --threads --cohort-size --from --stop-after --retry-failed"
+RUNNING = "--data --device --compile --threads --graphs --cohort-size --from --stop-after --retry-failed"
 # what scripts may say: nothing of it may go
 TAKES = {
-    "run": f"{GRID} {RUNNING} --dry-run",
+    "run": f"{GRID} {RUNNING} --dry-run --keep-students",
+    "use": "SUITE METHOD GIVEN... --pair --dataset --seed --epochs --set --teacher --precision --out --data --device",
     "status": GRID,
     "sweep": f"{NARROW} {RUNNING} --trials --epochs-share --dry-run",
     "leaderboard": f"{GRID} --common --teachers",

@@ -21,6 +21,7 @@ from kdbench.tasks.detection.networks import create
 from kdbench.tasks.detection.scoring import average_precision
 from kdbench.tasks.task import Task
 
+SHOWN = 0.3  # the score from which on a box is told of to a reader
 Predictions = list[dict[str, Tensor]]  # of each test picture: boxes, scores, labels
 
 
@@ -91,6 +92,21 @@ class DetectionTask(Task):
         rows = zip(found["boxes"].tolist(), found["scores"].tolist(), found["labels"].tolist(), strict=True)
         names, numbers = self.data.classes, self.data.categories
         return [{"box": b, "score": s, "name": names[label], "category": numbers[label]} for b, s, label in rows]
+
+    def answer(self, model: nn.Module, given: Sequence[str]) -> list[str]:
+        """Of each picture how many boxes have a score of at least `SHOWN`, and a line for each of them: its class, its
+        score, and x0 y0 x1 y1 in pixels of the picture.
+        """
+        lines = []
+        for picture in given:
+            found = self.detect(model, picture)
+            sure = [each for each in found if each["score"] >= SHOWN]
+            rest = f", {len(found) - len(sure)} below a score of {SHOWN}" if len(found) > len(sure) else ""
+            lines.append(f"{picture}: {len(sure)} box{'es' * (len(sure) != 1)}{rest}")
+            for each in sure:
+                corners = " ".join(f"{corner:.0f}" for corner in each["box"])
+                lines.append(f"  {each['name']} {each['score']:.2f}, {corners}")
+        return lines
 
     def scores(self, predictions: Predictions, teacher: Predictions | None = None) -> dict[str, float | None]:
         return average_precision(predictions, self.data.test, self.data.categories, CAP)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,11 @@ from kdbench.errors import KDBenchError
 from kdbench.hardware.numerics import Numerics
 from kdbench.method import Network, answer_of
 from kdbench.suites.grid import DatasetSpec, Recipe
+from kdbench.tasks.answers import likeliest, logits_of
 from kdbench.tasks.classification import ClassificationTask
-from kdbench.tasks.image.data import load_data, make_loader
+from kdbench.tasks.image.data import ImageData, load_data, make_loader
 from kdbench.tasks.image.data.augment import works_behind
+from kdbench.tasks.image.data.given import of_files
 from kdbench.tasks.image.metrics import METRICS
 from kdbench.tasks.image.networks import create
 from kdbench.tasks.task import TrainingSet
@@ -93,6 +95,21 @@ class ImageTask(ClassificationTask):
             few = next(self._test.test_inputs(torch.float32))[:2]
             self._rounding[model] = _rounds_first(model, few)
         return torch.bfloat16 if self._rounding[model] else torch.float32
+
+    def answer(self, model: nn.Module, given: Sequence[str]) -> list[str]:
+        """A line for each picture file: its three likeliest classes. Pictures are brought to the data's size and colour
+        as its test pictures are: the short side resized, the middle cut out; grey where the data are.
+        """
+        shown = make_loader(
+            of_files(self.data, given),
+            batch_size=self.recipe.batch_size,
+            device=self.numerics.device,
+            channels_last=self.numerics.channels_last,
+            **({} if isinstance(self.data, ImageData) else {"workers": 0}),
+        )
+        logits = [logits_of(model, inputs, self.numerics) for inputs in shown.test_inputs(torch.float32)]
+        lines = likeliest(torch.cat(logits), self.data.classes)
+        return [f"{name}: {line}" for name, line in zip(given, lines, strict=True)]
 
     @cached_property
     def targets(self) -> Tensor:

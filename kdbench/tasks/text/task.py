@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdbench.errors import KDBenchError
 from kdbench.hardware.numerics import Numerics
 from kdbench.method import Network
 from kdbench.suites.grid import DatasetSpec, Recipe
+from kdbench.tasks.answers import likeliest, logits_of, sentences
 from kdbench.tasks.classification import ClassificationTask, group, reliability
 from kdbench.tasks.text import scores
 from kdbench.tasks.text.data import LENGTH, load
@@ -116,6 +117,26 @@ class TextTask(ClassificationTask):
         if self.data.is_regression:
             return {}
         return group([self._part(member) for member in members], self.targets[: self._ranked])
+
+    def answer(self, model: nn.Module, given: Sequence[str]) -> list[str]:
+        """A line for each text, or for each pair of texts where the data are pairs: its three likeliest classes, or its
+        number in a regression.
+        """
+        texts = self._given(sentences(given))
+        inputs = self.planes(texts).long().to(self.numerics.device)
+        logits = logits_of(model, inputs, self.numerics)
+        if self.data.is_regression:
+            return [f"{value:.2f}" for value in logits.flatten().tolist()]
+        return likeliest(logits, self.data.classes)
+
+    def _given(self, given: Sequence[str]) -> Texts:
+        if self.data.train.second is None:
+            return Texts(tuple(given))
+        if len(given) % 2:
+            raise KDBenchError(
+                f"dataset {self.data.name!r} is of pairs of sentences, and {len(given)} given: give the second as well"
+            )
+        return Texts(tuple(given[::2]), tuple(given[1::2]))
 
     @property
     def _ranked(self) -> int:

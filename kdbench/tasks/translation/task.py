@@ -17,6 +17,7 @@ from kdbench.hardware.numerics import Numerics
 from kdbench.method import Network, answer_of
 from kdbench.suites.corpus import Corpus
 from kdbench.suites.grid import DatasetSpec, Recipe
+from kdbench.tasks.answers import sentences
 from kdbench.tasks.task import Task, TrainingSet
 from kdbench.tasks.translation import scoring
 from kdbench.tasks.translation.batches import ParallelSet, collate, examples_of
@@ -102,7 +103,7 @@ class TranslationTask(Task):
         return task
 
     def training_set(self, seed: int, strong_view: bool) -> TrainingSet:
-        _refuse_strong(strong_view)
+        """The references; a sentence has no strong view, and methods that need one do not apply."""
         return self._set(self.data.train, seed)
 
     def network(self, name: str, pretrained: bool = False, **options: Any) -> Network:
@@ -119,13 +120,25 @@ class TranslationTask(Task):
     @torch.no_grad()
     def evaluate(self, model: nn.Module) -> Translations:
         model.eval()
-        of = self.data.options
-        rule = Corpus("beam", of.beams, {"length_penalty": of.length_penalty})
         sources = [pair.source for pair in self.data.test]
         with self.numerics.autocast():
-            texts = tuple(found[0].text for found in translate(self._translator(model), sources, rule))
+            texts = tuple(found[0].text for found in translate(self._translator(model), sources, self._beams))
             nats, tokens = (0.0, 0) if isinstance(model, PretrainedTranslator) else self._likelihood(model)
         return Translations(texts, nats, tokens)
+
+    @torch.no_grad()
+    def answer(self, model: nn.Module, given: Sequence[str]) -> list[str]:
+        """The translation of each sentence, by the beam search that scores are made of."""
+        model.eval()
+        with self.numerics.autocast():
+            found = translate(self._translator(model), sentences(given), self._beams)
+        return [row[0].text for row in found]
+
+    @property
+    def _beams(self) -> Corpus:
+        """By which models are scored."""
+        of = self.data.options
+        return Corpus("beam", of.beams, {"length_penalty": of.length_penalty})
 
     def _likelihood(self, model: nn.Module) -> tuple[float, int]:
         nats, tokens = 0.0, 0
@@ -219,10 +232,3 @@ class TranslationTask(Task):
 
     def blank_targets(self, samples: int) -> Tensor:
         return torch.zeros(samples * self.example().shape[2], dtype=torch.int64)
-
-
-def _refuse_strong(strong_view: bool) -> None:
-    if strong_view:
-        raise KDBenchError(
-            "a sentence has no strongly augmented view: leave such methods out of a suite of translation"
-        )

@@ -20,6 +20,7 @@ from kdbench.tasks.image.data.sets import STORED_SIZE, ImageData, channel_statis
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 PADDED = 32  # px; the field pads the 28x28 images by 2 on each side so that they can be halved five times
+RIM = 2  # px
 CLASSES = 10
 STEMS = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
 
@@ -65,6 +66,7 @@ def load(root: Path, image_size: int | None = None, download: bool = False) -> I
         mean=mean,
         std=std,
         image_size=size,
+        rim=RIM if size == PADDED else 0,
     )
 
 
@@ -107,5 +109,5 @@ def _read_idx(path: Path, wanted: int) -> Tensor:
 
 def _fit(images: Tensor, size: int) -> Tensor:
     if size == PADDED:
-        return F.pad(images, (2, 2, 2, 2))
+        return F.pad(images, (RIM,) * 4)
     return resize(images, size) if size <= STORED_SIZE else images

@@ -44,6 +44,7 @@ class ImageData:
         image_size: side of the images a loader gives, in px; they are resized on the device where it is not H.
         clean_targets: the training targets without label noise, `[N]`, int64.
         protocol: what was done to the set (`protocols.resolve`).
+        rim: black pixels that were put around each image, within H.
     """
 
     name: str
@@ -58,6 +59,7 @@ class ImageData:
     image_size: int = 0
     clean_targets: Tensor = None  # type: ignore[assignment]  # filled in below
     protocol: Mapping[str, Any] = field(default_factory=dict)
+    rim: int = 0
     _copies: dict[tuple[torch.device, torch.memory_format], tuple[Tensor, Tensor]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
