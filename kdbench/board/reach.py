@@ -107,7 +107,8 @@ def assumed(grid: Grid) -> Spread:
         KDBenchError: if papers report no such score.
     """
     score = grid.metrics.primary
-    rows = reported.load() if score.name == reported.metric().name else []
+    wanted = (grid.metrics.task, score.name)
+    rows = [row for row in reported.load_all() if (row.task, row.metric) == wanted]
     stds = [(row.dataset, row.std) for row in rows if row.std]
     data = {place[0] for place in grid.places}
     own = [entry for entry in stds if entry[0] in data]

@@ -11,7 +11,7 @@ upper end). Everything else is `not run` or `not comparable`, with the reason.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,59 +77,84 @@ def judge(reported: Reported, last: Sequence[float], best: Sequence[float], sign
 
 
 def metrics_of_entries(entries: Sequence[Entry]) -> Metrics:
-    """Of the task that a paper's table is of; image classification's where nothing of it can be run.
+    """Of the task that a paper's table is of.
 
     Raises:
         KDBenchError: if the task is unknown, or there are several.
     """
-    return of_tasks(cell.dataset.task for entry in entries for cell in entry.cells)
+    return of_tasks(entry.reported.task for entry in entries if entry.reported is not None)
 
 
 def reproduction_table(entries: Sequence[Entry], records: Sequence[Record]) -> pd.DataFrame:
-    """One row per entry, in their order; the columns are explained in docs/papers.md."""
+    """One row per entry, in their order; the columns are explained in docs/papers.md. There is a column `metric` only
+    where a value is not of the primary score.
+    """
     metrics = metrics_of_entries(entries)
     by_id = {record["id"]: record for record in records}
-    teachers = {
-        (entry.dataset, entry.pair): by_id[cell.id]["teachers"][0][metrics.primary.name]
+    teachers: dict[tuple[str, str], Mapping[str, Any]] = {
+        (entry.dataset, entry.pair): by_id[cell.id]["teachers"][0]
         for entry in entries
         for cell in entry.cells
         if cell.id in by_id and by_id[cell.id].get("teachers")
     }
     rows = [_row(entry, by_id, teachers, metrics) for entry in entries]
-    return as_filed(pd.DataFrame(rows, columns=list(COLUMNS)), metrics)
+    columns = list(COLUMNS)
+    if any(row["metric"] != metrics.primary.name for row in rows):
+        columns.insert(columns.index("method") + 1, "metric")
+    return as_filed(pd.DataFrame(rows, columns=columns), metrics)
 
 
 def _row(
-    entry: Entry, by_id: dict[str, Record], teachers: dict[tuple[str, str], float], metrics: Metrics
+    entry: Entry,
+    by_id: dict[str, Record],
+    teachers: Mapping[tuple[str, str], Mapping[str, Any]],
+    metrics: Metrics,
 ) -> dict[str, Any]:
     found = [by_id[cell.id] for cell in entry.cells if cell.id in by_id]
-    done = [record["result"] for record in found if record["status"] == "done"]
-    last, best = ([r[name] for r in done] for name in (metrics.primary.name, metrics.best_name))
+    done: list[Mapping[str, Any]] = [record["result"] for record in found if record["status"] == "done"]
+    primary, reported = metrics.primary, entry.reported
+    score = reported.score if reported is not None else primary
+    last, best = (_scores(done, name) for name in (primary.name, metrics.best_name))
     if entry.method == TEACHER and (entry.dataset, entry.pair) in teachers:
-        last = best = [teachers[entry.dataset, entry.pair]]
-    ours, ours_best, reported = summary(last), summary(best), entry.reported
-    row: dict[str, Any] = {"dataset": entry.dataset, "pair": entry.pair, "method": entry.method}
+        done = [teachers[entry.dataset, entry.pair]]
+        last = best = _scores(done, primary.name)
+    row: dict[str, Any] = {"dataset": entry.dataset, "pair": entry.pair, "method": entry.method, "metric": score.name}
     if entry.cells:
         spec = entry.cells[0].method
         row |= {"measured_as": spec.label, "settings": ", ".join(f"{k}={v}" for k, v in spec.hyperparameters.items())}
-    row["n"] = ours.n
-    row |= {"score_mean": ours.mean, "score_std": ours.std, "best_score_mean": ours_best.mean, "measured": ours.mean}
-    row |= {"ci95_low": ours.low, "ci95_high": ours.high, "verdict": "", "reason": _reason(entry, found, len(last))}
+    ours, ours_best = summary(last), summary(best)
+    row |= {"score_mean": ours.mean, "score_std": ours.std, "best_score_mean": ours_best.mean}
+    if score.name != primary.name:  # curves keep no best epoch of it
+        last = best = _scores(done, score.name)
+        ours = ours_best = summary(last)
+    row |= {"n": ours.n, "measured": ours.mean, "ci95_low": ours.low, "ci95_high": ours.high}
+    row |= {"verdict": "", "reason": _reason(entry, found, len(last))}
     if reported is None:
         return row
     row |= {"reported": reported.value, "reported_std": reported.std, "reported_n": reported.n}
     row |= {key: getattr(reported, key) for key in ("selection", "paper", "source", "recipe", "note")}
     row["measured"] = ours_best.mean if reported.selection == "best" else ours.mean
     row["difference"] = row["measured"] - reported.value
+    unlike = f"the best epoch by {score.title} is not recorded" if _unlike(reported, metrics) else ""
     if not last:
         row["verdict"] = "not run"
-    elif entry.obstacle or ours.n < 2:
+    elif entry.obstacle or unlike or ours.n < 2:
         row["verdict"] = "not comparable"
-        row["reason"] = entry.obstacle or "one run has no interval"
+        row["reason"] = entry.obstacle or unlike or "one run has no interval"
     else:
-        found_in = judge(reported, last, best, metrics.primary.sign)
+        found_in = judge(reported, last, best, score.sign)
         row |= {"ci95_low": found_in.low, "ci95_high": found_in.high, "verdict": found_in.verdict}
     return row
+
+
+def _scores(results: Sequence[Mapping[str, Any]], name: str) -> list[float]:
+    """A score of several runs, without those that have none."""
+    return [result[name] for result in results if result.get(name) is not None]
+
+
+def _unlike(reported: Reported, metrics: Metrics) -> bool:
+    """Whether a value is of the best epoch by a score whose best epoch no record keeps."""
+    return reported.selection == "best" and reported.metric != metrics.primary.name
 
 
 def _reason(entry: Entry, found: Sequence[Record], done: int) -> str:

@@ -260,11 +260,14 @@ def reproduction(frame: pd.DataFrame, metrics: Metrics) -> Iterator[Table | Text
     """
     for (dataset, pair), part in frame.groupby(["dataset", "pair"], sort=False):
         table = Table(title=f"{dataset}: {pair}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-        for header in ("method", "reported", "epoch", "measured", "n", "95 % interval", "verdict", "why"):
+        several = "metric" in part
+        first = ("method", "metric") if several else ("method",)
+        for header in (*first, "reported", "epoch", "measured", "n", "95 % interval", "verdict", "why"):
             right = header in ("reported", "measured", "n", "95 % interval")
             table.add_column(header, justify="right" if right else "left", no_wrap=header != "why", overflow="fold")
         for row in rows_of(part, metrics):
-            table.add_row(*map(Text, _verdict_cells(row, metrics.primary.decimals)))
+            name, *cells = _verdict_cells(row, metrics.primary.decimals)
+            table.add_row(*map(Text, (name, row["metric"], *cells) if several else (name, *cells)))
         yield table
     verdicts = [verdict for verdict in VERDICTS if (frame["verdict"] == verdict).any()]
     counts = ", ".join(f"{(frame['verdict'] == verdict).sum()} {verdict}" for verdict in verdicts)

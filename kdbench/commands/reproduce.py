@@ -30,7 +30,7 @@ def reproduce(
 
     table = protocol(method, _choice(chosen, paper, datasets))
     store, failed = chosen.store_of(table.suite), 0
-    if table.cells and dry_run:
+    if dry_run:
         _plan(chosen, table, store)
     elif table.cells:
         refuse_published(store)
@@ -52,8 +52,15 @@ def _choice(chosen: Selection, paper: str, datasets: str) -> Choice:
 
 
 def _plan(chosen: Selection, table: Protocol, store: Store) -> None:
+    from kdbench.papers.reported import IMAGE
     from kdbench.papers.table import take_over
 
+    tasks = {entry.reported.task for entry in table.entries if entry.reported}
+    if tasks != {IMAGE}:  # its data sets are named as their suites
+        said = "; ".join(f"{recipe} is of suite {suite}" for recipe, suite in table.recipes.items())
+        print(f"recipes: {said or 'none that is known'}")
+    if not table.cells:
+        return
     plan(chosen, table.cells, store)
     if elsewhere := take_over(table.cells, store, chosen.out, dry=True):
         where = str(chosen.out)

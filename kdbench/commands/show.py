@@ -15,7 +15,7 @@ from rich.text import Text
 from kdbench import registry
 from kdbench.info import FIDELITIES
 from kdbench.method import Method
-from kdbench.papers.reported import Reported, by_paper, load, load_other, metric, of_method
+from kdbench.papers.reported import Reported, by_paper, load_all, load_other, of_method
 from kdbench.registry.about import sections, source_of
 from kdbench.registry.catalogue import needs_of
 from kdbench.registry.composition import Composite
@@ -84,15 +84,18 @@ def _hyperparameters(cls: type[Method]) -> RenderableType:
 
 
 def _reported(name: str) -> Iterator[RenderableType]:
-    """The table of the first paper that has the method, and where else it is reported."""
-    papers = by_paper(of_method(load(), name))
+    """For each task the table of the first paper that has the method, and where else it is reported."""
+    rows = of_method(load_all(), name)
     others = [row for row in load_other() if row["method"].partition("(")[0] == name]
-    if not papers and not others:
+    if not rows and not others:
         yield Text("No paper's numbers are known for it (results/reported).")
         return
-    if papers:
+    for task in dict.fromkeys(row.task for row in rows):
+        papers = by_paper(row for row in rows if row.task == task)
         first, *rest = papers
-        yield Text.assemble(("reported in ", "dim"), first, (f", {metric().title} in {metric().unit}", "dim"))
+        scores = dict.fromkeys(row.score for row in papers[first])
+        said_of = ", ".join(f"{s.title} in {s.unit}" if s.unit else s.title for s in scores)
+        yield Text.assemble(("reported in ", "dim"), first, (f", {said_of}", "dim"))
         for dataset in dict.fromkeys(row.dataset for row in papers[first]):
             yield _values([row for row in papers[first] if row.dataset == dataset], dataset, name)
         if rest:
@@ -111,11 +114,12 @@ def _reported(name: str) -> Iterator[RenderableType]:
 
 
 def _values(rows: Sequence[Reported], dataset: str, name: str) -> Table:
-    variants = any(row.method != name for row in rows)
+    variants, several = any(row.method != name for row in rows), len({row.metric for row in rows}) > 1
     cells = [
         (
             row.pair,
             row.method if variants else "",
+            row.score.title if several else "",
             f"{row.value:.2f}" + (f" ± {row.std:.2f}" if row.std is not None else ""),
             str(row.n or ""),
             row.selection,
@@ -124,7 +128,7 @@ def _values(rows: Sequence[Reported], dataset: str, name: str) -> Table:
         )
         for row in rows
     ]
-    return _table(dataset, ("pair", "method", "reported", "n", "epoch", "recipe", "note"), cells)
+    return _table(dataset, ("pair", "method", "metric", "reported", "n", "epoch", "recipe", "note"), cells)
 
 
 def _table(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

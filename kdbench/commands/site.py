@@ -10,7 +10,7 @@ from kdbench import registry
 from kdbench.board.page.data import Results
 from kdbench.board.views import View
 from kdbench.errors import KDBenchError
-from kdbench.papers.reported import load
+from kdbench.papers.reported import load_all
 from kdbench.records import Store
 from kdbench.registry.about import Described, described
 
@@ -48,7 +48,7 @@ def report(view: View, store: Store, folder: Path, *, latex: bool = False, pictu
         raise KDBenchError(f"{str(store.folder)!r} has no record of the suite as it is now{older}")
     names = {record["cell"]["method"]["name"] for record in view.records} | {row["name"] for row in view.expected}
     made = Results(
-        view.suite, view.about, view.records, view.expected, describe(names), load(), view.shown, view.remarks
+        view.suite, view.about, view.records, view.expected, describe(names), load_all(), view.shown, view.remarks
     )
     return build(made, folder, originals=store.path, latex=latex, pictures=pictures)
 

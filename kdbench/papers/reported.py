@@ -1,7 +1,9 @@
 """What papers report: the tables of `results/reported`, installed as `kdbench.reported`.
 
-One file per paper, one row per value: top-1 accuracy in %. `method` is a label as kdbench's own tables have it, so that
-reported and measured meet under one name. docs/papers.md explains every column and how to add a paper.
+One file per paper, one row per value. Those of image classification lie in the folder itself and have top-1 accuracy in
+%; each other task has a folder in it, whose rows name a score of `kdbench/tasks/<task>/metrics.py`. `method` is a label
+as kdbench's own tables have it, so that reported and measured meet under one name. docs/papers.md explains every column
+and how to add a paper.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,9 @@ from kdbench.registry.composition import split
 from kdbench.tasks.metrics import Metric, of
 
 SELECTIONS = ("last", "best", "unknown")  # which epoch a value is from: the last, the best on the test set
-TEACHER = "teacher"  # the label of a row that gives the teacher's own accuracy
+TEACHER = "teacher"  # the label of a row that gives the teacher's own score
+UNKNOWN = "unknown"  # a recipe, a teacher or a student that the source does not tell
+IMAGE = "image"  # the task whose tables lie in the folder itself
 
 
 @dataclass(frozen=True)
@@ -34,11 +39,13 @@ class Reported:
         source: where it was read.
         method: a label as kdbench's tables have it, or `teacher`.
         dataset, teacher, student: kdbench's names, where it has them.
-        value: top-1 accuracy in %.
+        value: of the score `metric`, in its unit.
         std, n: the spread over n runs, where the source has them.
         selection: one of `SELECTIONS`.
         recipe: how it was trained, a name of `recipes.toml` where kdbench can train it so.
         note: what a reader must know; copied, contradicted and unsupported values say so here.
+        metric: a score of the task, by its name in `kdbench/tasks/<task>/metrics.py`.
+        task: whose networks these are.
     """
 
     paper: str
@@ -53,6 +60,8 @@ class Reported:
     selection: str
     recipe: str
     note: str
+    metric: str = "top1"
+    task: str = IMAGE
 
     @property
     def pair(self) -> str:
@@ -72,20 +81,50 @@ class Reported:
         """Whether this is not from the paper's own table: a rerun, a log, an ablation, a draft."""
         return "," in self.paper
 
+    @property
+    def score(self) -> Metric:
+        """What the value is."""
+        return score_of(self.task, self.metric)
 
-# as the files call them
-COLUMNS = tuple("top1" if field.name == "value" else field.name for field in dataclasses.fields(Reported))
+
+# as the files of image classification call them; those of other tasks name the score in a column of its own
+COLUMNS = tuple("top1" if field.name == "value" else field.name for field in dataclasses.fields(Reported)[:-2])
+TASK_COLUMNS = (*COLUMNS[:6], "metric", "value", *COLUMNS[7:])
 FREE = ("std", "n", "note")  # may be empty
 OTHER_COLUMNS = (*COLUMNS[:6], "metric", "value", "note")
 
 
-def metric() -> Metric:
-    """What the values are: the primary score of image classification."""
-    return of("image").primary
+def score_of(task: str, name: str) -> Metric:
+    """A score of a task by its name.
+
+    Raises:
+        KDBenchError: if the task has none of this name.
+    """
+    scores = {score.name: score for score in of(task).scores}
+    if name not in scores:
+        raise unknown("metric", name, scores, f"of task {task!r}")
+    return scores[name]
 
 
-def load(folder: Path | None = None) -> list[Reported]:
-    """All values, file by file.
+def tasks_of(folder: Path | None = None) -> list[str]:
+    """The tasks that have tables: image classification, and each that has a folder of its own."""
+    inside = [entry.name for entry in (folder or files("kdbench.reported")).iterdir() if entry.is_dir()]
+    return [IMAGE, *sorted(name for name in inside if name[0] not in "._")]
+
+
+def place_of(task: str, folder: Path | None = None) -> Traversable:
+    """Where the tables and recipes of a task lie."""
+    base = folder or files("kdbench.reported")
+    return base if task == IMAGE else base.joinpath(task)
+
+
+def load_all(folder: Path | None = None) -> list[Reported]:
+    """The values of all tasks, image classification's first; raises what `load` does."""
+    return [row for task in tasks_of(folder) for row in load(folder, task)]
+
+
+def load(folder: Path | None = None, task: str = IMAGE) -> list[Reported]:
+    """All values of a task, file by file.
 
     Args:
         folder: of the CSV files; None: the one that comes with kdbench.
@@ -95,12 +134,13 @@ def load(folder: Path | None = None) -> list[Reported]:
     """
     rows: list[Reported] = []
     seen: dict[tuple[object, ...], str] = {}
-    for entry in sorted((folder or files("kdbench.reported")).iterdir(), key=lambda entry: entry.name):
+    columns = COLUMNS if task == IMAGE else TASK_COLUMNS
+    for entry in sorted(place_of(task, folder).iterdir(), key=lambda entry: entry.name):
         if not entry.name.endswith(".csv"):
             continue
-        for line, cells in _lines(entry.read_text(encoding="utf-8"), COLUMNS, entry.name):
-            row = _row(cells, f"{entry.name}, line {line}")
-            key = (*dataclasses.astuple(row)[:6], row.selection)
+        for line, cells in _lines(entry.read_text(encoding="utf-8"), columns, entry.name):
+            row = _row(cells, f"{entry.name}, line {line}", task)
+            key = (*dataclasses.astuple(row)[:6], row.metric, row.selection)
             if key in seen:
                 raise KDBenchError(f"{entry.name}, line {line} repeats {seen[key]}: take one of the two out")
             seen[key] = f"{entry.name}, line {line}"
@@ -109,7 +149,7 @@ def load(folder: Path | None = None) -> list[Reported]:
 
 
 def load_other() -> list[dict[str, str]]:
-    """Values that are no top-1 accuracy (mAP, top-5, differences, scores of text tasks), as they stand in the file."""
+    """Values of scores that kdbench does not measure (mAP, top-5, EM, differences), as they stand in the file."""
     entry = files("kdbench.reported") / "other_metrics.tsv"
     return [cells for _, cells in _lines(entry.read_text(encoding="utf-8"), OTHER_COLUMNS, entry.name, "\t")]
 
@@ -147,7 +187,8 @@ def parse_label(label: str) -> tuple[str, dict[str, Any]]:
 
 
 def check_methods(rows: Iterable[Reported]) -> set[str]:
-    """Hold the labels against the registry; returns the names that kdbench does not have.
+    """Hold the labels against the registry; returns the names that kdbench does not have, and the compositions that it
+    cannot make.
 
     Raises:
         KDBenchError: if a registered method has no such hyperparameter.
@@ -158,11 +199,22 @@ def check_methods(rows: Iterable[Reported]) -> set[str]:
     for label in sorted({row.method for row in rows} - {TEACHER}):
         name, settings = parse_label(label)
         missing = [part for part in split(name) if part not in registry.names()]
-        if missing:
-            strangers.update(missing)
+        if missing or not _can_be_made(name):
+            strangers.update(missing or [name])
         else:
             registry.resolve(name, settings)
     return strangers
+
+
+def _can_be_made(name: str) -> bool:
+    """Whether registered methods can be composed."""
+    from kdbench import registry
+
+    try:
+        registry.get(name)
+    except KDBenchError:
+        return False
+    return True
 
 
 def _lines(text: str, columns: Sequence[str], name: str, delimiter: str = ",") -> Iterable[tuple[int, dict[str, str]]]:
@@ -175,8 +227,9 @@ def _lines(text: str, columns: Sequence[str], name: str, delimiter: str = ",") -
         yield reader.line_num, cells
 
 
-def _row(cells: dict[str, str], where: str) -> Reported:
-    empty = [key for key in COLUMNS if not cells[key].strip() and key not in FREE]
+def _row(cells: dict[str, str], where: str, task: str) -> Reported:
+    value_of = "top1" if task == IMAGE else "value"
+    empty = [key for key in cells if not cells[key].strip() and key not in FREE]
     if empty:
         raise KDBenchError(f"{where}: {empty[0]} is empty")
     if not re.search(r" \((?:.+ )?\d{4}\)$", cells["paper"]):
@@ -185,15 +238,15 @@ def _row(cells: dict[str, str], where: str) -> Reported:
         raise unknown("selection", cells["selection"], SELECTIONS, where)
     try:
         parse_label(cells["method"])
+        score = score_of(task, cells.get("metric", "top1"))
     except KDBenchError as error:
         raise KDBenchError(f"{where}: {error}") from error
-    score = metric()
-    value = _number(cells["top1"], where, "top1", score.low, score.high)
+    value = _number(cells[value_of], where, value_of, score.low, score.high)
     std = _number(cells["std"], where, "std", 0.0, score.high - score.low) if cells["std"] else None
     if cells["n"] and not (cells["n"].isdigit() and int(cells["n"]) >= 1):
         raise KDBenchError(f"{where}: n is {cells['n']!r}, but it counts runs: give a whole number from 1 up")
-    text = {key: cells[key] for key in COLUMNS if key not in ("top1", "std", "n")}
-    return Reported(**text, value=value, std=std, n=int(cells["n"]) if cells["n"] else None)
+    text = {key: text for key, text in cells.items() if key not in (value_of, "std", "n")}
+    return Reported(**text, value=value, std=std, n=int(cells["n"]) if cells["n"] else None, task=task)
 
 
 def _number(text: str, where: str, key: str, least: float, most: float) -> float:

@@ -1,33 +1,40 @@
 """`kdbench reproduce`: a paper's table as cells of kdbench, under the paper's recipe and its weights for each pair.
 
-What papers report stands in `results/reported/*.csv`, and what the recipes' names there mean in `recipes.toml` beside
-them; docs/papers.md explains both.
+What papers report stands in `results/reported`, and what the recipes' names there mean in `recipes.toml` beside each
+task's tables; docs/papers.md explains both.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from kdbench import registry
 from kdbench.errors import KDBenchError, unknown
-from kdbench.papers.reported import TEACHER, Reported, by_paper, load, of_method, parse_label
+from kdbench.papers.pairs import pair_of
+from kdbench.papers.recipes import ANY, PaperRecipe, load_recipes, resolve_recipe
+from kdbench.papers.reported import (
+    TEACHER,
+    UNKNOWN,
+    Reported,
+    by_paper,
+    load_all,
+    load_other,
+    of_method,
+    parse_label,
+)
 from kdbench.records import CellConfig, MethodConfig, Store, stores
+from kdbench.registry import applies
 from kdbench.registry.composition import split
-from kdbench.suites import networks, parse
-from kdbench.suites.grid import BASELINES, Cell, MethodSpec, Pair, Suite, TeacherSpec
+from kdbench.suites import parse
+from kdbench.suites.grid import BASELINES, Cell, MethodSpec
 from kdbench.suites.published_teachers import taken, teacher_file
-from kdbench.suites.recipe import Recipe
 
 SEEDS = 3  # where the paper does not say how many runs it has, or has a single one
-ANY = "*"  # the pair that stands for all in `tuned`
-KEYS = ("about", "suite", "like", "recipe", "student_recipes", "tuned", "tuned_by_pair", "caveat")
 
 
 @dataclass(frozen=True)
@@ -45,11 +52,12 @@ class Choice:
 
 @dataclass(frozen=True)
 class Protocol:
-    """A paper's table: its values in order, with the cells that measure them."""
+    """A paper's table: its values in order, with the cells that measure them, and the suite of each recipe."""
 
     method: str
     paper: str
     entries: tuple[Entry, ...]
+    recipes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def suite(self) -> str:
@@ -60,23 +68,6 @@ class Protocol:
     def cells(self) -> list[Cell]:
         """Each cell once."""
         return list({cell.id: cell for entry in self.entries for cell in entry.cells}.values())
-
-
-@dataclass(frozen=True)
-class PaperRecipe:
-    """What a recipe's name means.
-
-    Attributes:
-        grid: a suite whose recipe, teachers and data sets count; its own pairs lend their pools and assistants.
-        tuned: label -> pair, or `*` -> the paper's hyperparameters.
-        tuned_by_pair: labels whose hyperparameters are unknown for a pair that `tuned` leaves out.
-        caveat: why its values are not comparable although they can be run, or nothing.
-    """
-
-    grid: Suite
-    tuned: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
-    tuned_by_pair: frozenset[str] = frozenset()
-    caveat: str = ""
 
 
 def folder_of(method: str) -> str:
@@ -99,34 +90,50 @@ def protocol(method: str, choice: Choice | None = None, folder: Path | None = No
     """
     choice = choice or Choice()
     info = registry.get(method).info
-    rows = load(folder)
-    papers = by_paper(of_method(rows, info.name))
+    rows = load_all(folder)
+    papers: dict[str, list[Reported]] = {}  # a paper has one task here; those of image classification come first
+    for task in dict.fromkeys(row.task for row in rows):
+        for name, own in by_paper(of_method((row for row in rows if row.task == task), info.name)).items():
+            papers.setdefault(name, own)
     if not papers:
-        raise KDBenchError(
-            f"no table of results/reported has a value of {info.name!r}, so there is nothing to reproduce: "
-            "docs/papers.md says how to add one"
-        )
+        raise KDBenchError(_nothing(info.name, folder))
     if choice.paper:
         fitting = {paper: own for paper, own in papers.items() if choice.paper.lower() in paper.lower()}
         if not fitting:
             raise unknown("paper", choice.paper, papers, f"of those with a value of {info.name!r}")
         papers = fitting
-    builder = _Builder(folder_of(info.name), load_recipes(folder), choice)
+    builder = _Builder(folder_of(info.name), folder, choice)
     runnable = (paper for paper, own in papers.items() if any(builder.cells(row, row.method, (0,))[0] for row in own))
     paper = next(runnable, next(iter(papers)))
     mine = _narrow(papers[paper], choice)
     complete = info.paper is not None and info.paper.year == mine[0].year
     kept = {row.method for row in mine}
+    table = [row for row in rows if row.paper == paper and row.task == mine[0].task]
     entries: list[Entry] = []
     for place in dict.fromkeys((row.dataset, row.pair) for row in mine):
-        here = [row for row in rows if row.paper == paper and (row.dataset, row.pair) == place]
+        here = [row for row in table if (row.dataset, row.pair) == place]
         here = [row for row in here if complete or row.method in kept or row.name in (TEACHER, *BASELINES)]
         entries += builder.entries([row for row in here if row in mine], here)
     networks_here = dict.fromkeys(row.teacher for row in mine)
     for spec in builder.teachers:
         if spec.network not in networks_here:
             raise unknown("teacher", spec.network, networks_here, "in this table")
-    return Protocol(info.name, paper, tuple(entries))
+    return Protocol(info.name, paper, tuple(entries), builder.suites(entries))
+
+
+def _nothing(name: str, folder: Path | None) -> str:
+    """What to say of a method without values that could be measured."""
+    others = [] if folder else [row["metric"] for row in load_other() if row["method"].partition("(")[0] == name]
+    if others:
+        said = ", ".join(dict.fromkeys(others))
+        return (
+            f"what results/reported has of {name!r} is of scores that kdbench does not measure ({said}), so there is "
+            f"nothing to reproduce: `kdbench show {name}` prints it"
+        )
+    return (
+        f"no table of results/reported has a value of {name!r}, so there is nothing to reproduce: "
+        "docs/papers.md says how to add one"
+    )
 
 
 def take_over(cells: Sequence[Cell], store: Store, out: Path, dry: bool = False) -> int:
@@ -148,58 +155,6 @@ def take_over(cells: Sequence[Cell], store: Store, out: Path, dry: bool = False)
             config: CellConfig = {**done[0]["cell"], "pair": str(cell.pair), "method": method}
             store.write({**done[0], "suite": cell.suite, "cell": config})
     return found
-
-
-def load_recipes(folder: Path | None = None) -> dict[str, dict[str, Any]]:
-    """The tables of `recipes.toml`.
-
-    Raises:
-        KDBenchError: for a file that is no TOML, or a key that a recipe does not have.
-    """
-    entry = (folder or files("kdbench.reported")) / "recipes.toml"
-    try:
-        tables = tomllib.loads(entry.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise KDBenchError(f"recipes.toml cannot be read: {error}") from error
-    for name, table in tables.items():
-        for key in table:
-            if key not in KEYS:
-                raise unknown("key", key, KEYS, f"in recipe {name!r} of recipes.toml")
-        if ("suite" in table) == ("like" in table):
-            raise KDBenchError(f"recipe {name!r} of recipes.toml needs either 'suite' or 'like': give one of them")
-        if table.get("like", name) not in tables:
-            raise unknown("recipe", table["like"], tables, f"which {name!r} of recipes.toml is like")
-    return tables
-
-
-def resolve_recipe(name: str, tables: Mapping[str, Mapping[str, Any]]) -> PaperRecipe:
-    """A recipe of `recipes.toml` with all that it is like."""
-    table = tables[name]
-    base = resolve_recipe(table["like"], tables) if "like" in table else PaperRecipe(parse.load(table["suite"]))
-    grid, where = base.grid, f"recipe {name!r} of recipes.toml"
-    changes = table.get("recipe", {})
-    students = {student: dict(changed) for student, changed in grid.student_recipes.items()}
-    for student, changed in table.get("student_recipes", {}).items():
-        students[student] = {**students.get(student, {}), **changed}
-    for changed in (changes, *students.values()):
-        _changed(grid.recipe, changed, where)
-    grid = dataclasses.replace(grid, recipe=_changed(grid.recipe, changes, where), student_recipes=students)
-    tuned = {label: dict(pairs) for label, pairs in base.tuned.items()}
-    for label, pairs in table.get("tuned", {}).items():
-        tuned[label] = {**tuned.get(label, {}), **pairs}
-    by_pair = base.tuned_by_pair | set(table.get("tuned_by_pair", ()))
-    return PaperRecipe(grid, tuned, by_pair, table.get("caveat", base.caveat))
-
-
-def _changed(recipe: Recipe, changes: Mapping[str, Any], where: str) -> Recipe:
-    known = {entry.name for entry in dataclasses.fields(Recipe)}
-    for key in changes:
-        if key not in known:
-            raise unknown("recipe key", key, known, f"in {where}")
-    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in changes.items()}
-    recipe = recipe.changed(**values)
-    recipe.check(where)
-    return recipe
 
 
 def _narrow(rows: Sequence[Reported], choice: Choice) -> list[Reported]:
@@ -224,10 +179,11 @@ def _narrow(rows: Sequence[Reported], choice: Choice) -> list[Reported]:
 class _Builder:
     """Makes the cells of a table's rows; recipes are read once."""
 
-    def __init__(self, suite_name: str, tables: Mapping[str, Mapping[str, Any]], choice: Choice) -> None:
-        self.suite_name, self.tables, self.choice = suite_name, tables, choice
+    def __init__(self, suite_name: str, folder: Path | None, choice: Choice) -> None:
+        self.suite_name, self.folder, self.choice = suite_name, folder, choice
         self.teachers = [teacher_file(entry) for entry in choice.teachers]
-        self._recipes: dict[str, PaperRecipe] = {}
+        self._tables: dict[str, Mapping[str, Mapping[str, Any]]] = {}  # by task
+        self._recipes: dict[tuple[str, str], PaperRecipe] = {}
 
     def entries(self, mine: Sequence[Reported], table: Sequence[Reported]) -> list[Entry]:
         """The entries of one data set and pair.
@@ -241,7 +197,9 @@ class _Builder:
         place = (mine[0].dataset, mine[0].pair)
         own = {row: self.cells(row, row.method, seeds) for row in mine}
         idle = not any(cells for cells, _ in own.values())  # then nothing is trained for this pair
-        lacking = [] if idle else [name for name in BASELINES if name not in {row.name for row in table}]
+        there = {row.name for row in table}
+        possible = [name for name in BASELINES if not applies.reason(registry.get(name), mine[0].task)]
+        lacking = [] if idle else [name for name in possible if name not in there]
         found = [Entry(*place, name, None, *self.cells(mine[0], name, seeds)) for name in lacking]
         for row in table:
             if row.method == TEACHER:
@@ -258,16 +216,20 @@ class _Builder:
         """A method's cells at the place and under the recipe of a row, and what stands against running them, or against
         comparing them.
         """
-        if row.recipe not in self.tables:
-            return (), "its recipe is not known" if row.recipe == "unknown" else f"recipe {row.recipe!r} is not defined"
-        recipe = self._recipe(row.recipe)
+        tables = self._tables_of(row.task)
+        if row.recipe not in tables:
+            return (), "its recipe is not known" if row.recipe == UNKNOWN else f"recipe {row.recipe!r} is not defined"
+        recipe = self._recipe(row.recipe, row.task)
         grid = parse.narrow(recipe.grid, epochs=self.choice.epochs, precision=self.choice.precision)
         datasets = tuple(dataset for dataset in grid.datasets if dataset.name == row.dataset)[:1]
         if not datasets:
+            if parts := [dataset.name for dataset in grid.datasets if dataset.name.startswith(f"{row.dataset}:")]:
+                return (), f"an average of several data sets ({parts[0]}, ...), not the score of one"
             return (), f"recipe {row.recipe!r} is not for {row.dataset!r}"
         try:
             method = self._method(label, row.pair, recipe)
-            pair = reduce(taken, self.teachers, _pair(row, grid))
+            pair = reduce(taken, self.teachers, pair_of(row, grid))
+            applies.check(registry.get(method.name), row.task)
         except KDBenchError as error:
             return (), str(error)
         changes = {"name": self.suite_name, "datasets": datasets, "pairs": (pair,), "methods": (method,)}
@@ -277,10 +239,21 @@ class _Builder:
             return cells, f"trained for {mine}, the paper's recipe has {theirs}"
         return cells, recipe.caveat
 
-    def _recipe(self, name: str) -> PaperRecipe:
-        if name not in self._recipes:
-            self._recipes[name] = resolve_recipe(name, self.tables)
-        return self._recipes[name]
+    def suites(self, entries: Sequence[Entry]) -> dict[str, str]:
+        """Recipe -> the suite that it is like, of the rows that have one."""
+        rows = [entry.reported for entry in entries if entry.reported]
+        defined = [row for row in rows if row.recipe in self._tables_of(row.task)]
+        return {row.recipe: self._recipe(row.recipe, row.task).grid.name for row in defined}
+
+    def _tables_of(self, task: str) -> Mapping[str, Mapping[str, Any]]:
+        if task not in self._tables:
+            self._tables[task] = load_recipes(self.folder, task)
+        return self._tables[task]
+
+    def _recipe(self, name: str, task: str) -> PaperRecipe:
+        if (task, name) not in self._recipes:
+            self._recipes[task, name] = resolve_recipe(name, self._tables_of(task))
+        return self._recipes[task, name]
 
     def _method(self, label: str, pair: str, recipe: PaperRecipe) -> MethodSpec:
         """The method with the paper's hyperparameters for the pair, in tables `dkd(by pair)` where pairs differ."""
@@ -296,27 +269,6 @@ class _Builder:
         by_pair = label in recipe.tuned_by_pair or set(tuned) - {ANY}
         inside = [*(f"{key}={value}" for key, value in settings.items()), "by pair"]
         return dataclasses.replace(spec, title=f"{name}({', '.join(inside)})" if by_pair else "")
-
-
-def _pair(row: Reported, grid: Suite) -> Pair:
-    """The suite's own pair of these networks, or a new one with a pool as large.
-
-    Raises:
-        KDBenchError: if kdbench does not have one of the networks.
-    """
-    for pair in grid.pairs:
-        if (pair.teacher.network, pair.student) == (row.teacher, row.student):
-            return dataclasses.replace(pair, name="")
-    if all(dataset.task == "image" for dataset in grid.datasets):
-        import timm
-
-        for network in (row.teacher, row.student):
-            if not timm.is_model(networks.split(network)[0].partition(".")[0]):
-                raise KDBenchError(f"kdbench has no network {network!r}")
-    like = grid.pairs[0]
-    teacher = TeacherSpec(row.teacher, weights=like.teacher.weights)
-    pool = tuple(dataclasses.replace(teacher, seed=seed) for seed in range(len(like.pool)))
-    return Pair(teacher, row.student, pool)
 
 
 @dataclass(frozen=True)

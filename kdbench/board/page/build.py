@@ -30,7 +30,6 @@ from kdbench.board.seen import CLASSES
 from kdbench.board.tables import write_csv
 from kdbench.board.teachers import teacher_seeds
 from kdbench.info import FIDELITIES
-from kdbench.papers.reported import metric as reported_metric
 from kdbench.records import Record
 from kdbench.records.files import write_atomically
 from kdbench.suites.teacher_seeds import ONE, PAIRED, SAID
@@ -184,7 +183,6 @@ def _write_pages(results: Results, site: _Site, latex: bool, pictures: bool) -> 
         "families": sorted(set(results.runs["family"])),
         "fidelities": sorted({row["fidelity"] for board in results.boards for row in board.rows}),
         "score": results.metrics.primary,
-        "reported_score": reported_metric(),
         "pictures": pictures,
         "classes": CLASSES,
     }
@@ -294,7 +292,7 @@ def _pair_facts(results: Results, board: Board) -> list[tuple[str, str]]:
     if size is not None:
         facts.append(("student's parameters", scaled(size)))
     reported = results.teacher_reported(board.place)
-    return [*facts, (f"teacher's {reported_metric().title} reported", f"{reported[0].value:g}")] if reported else facts
+    return [*facts, (f"teacher's {score.title} reported", f"{reported[0].value:g}")] if reported else facts
 
 
 def _comparisons(results: Results) -> Iterator[dict[str, Any]]:

@@ -24,7 +24,6 @@ from kdbench.board.numbers import (
     with_unit,
 )
 from kdbench.board.statistics.intervals import SURE
-from kdbench.papers.reported import metric as reported_metric
 from kdbench.tasks.metrics import Metric, Metrics
 
 Row = Mapping[str, Any]
@@ -190,19 +189,23 @@ def _count(key: str) -> Callable[[Sequence[Row]], list[Cell]]:
     return cells
 
 
-def _reported(rows: Sequence[Row]) -> list[Cell]:
+def _reported(score: Metric) -> Callable[[Sequence[Row]], list[Cell]]:
     """What papers report for this method on this pair; `reported` is put into the rows by `data`."""
-    found, digits = [row.get("reported") or [] for row in rows], reported_metric().decimals
-    texts = aligned([fixed(values[0].value, digits) if values else "" for values in found])
-    return [
-        Cell(
-            text,
-            f"± {values[0].std:g}" if values and values[0].std is not None else "",
-            values[0].value if values else None,
-            hint="; ".join(f"{v.value:g} in {v.paper} ({v.selection} epoch, {v.recipe})" for v in values[:4]),
-        )
-        for text, values in zip(texts, found, strict=True)
-    ]
+
+    def cells(rows: Sequence[Row]) -> list[Cell]:
+        found = [row.get("reported") or [] for row in rows]
+        texts = aligned([fixed(values[0].value, score.decimals) if values else "" for values in found])
+        return [
+            Cell(
+                text,
+                f"± {values[0].std:g}" if values and values[0].std is not None else "",
+                values[0].value if values else None,
+                hint="; ".join(f"{v.value:g} in {v.paper} ({v.selection} epoch, {v.recipe})" for v in values[:4]),
+            )
+            for text, values in zip(texts, found, strict=True)
+        ]
+
+    return cells
 
 
 def _rank(rows: Sequence[Row]) -> list[Cell]:
@@ -248,8 +251,8 @@ def columns(metrics: Metrics) -> tuple[Column, ...]:
         Column("gap", "gap closed", "Behaviour", "Share of the way from the student to its teacher",
                _plain("gap_closed", 0, 100, "\u202f%")),
         *(_other(metric) for metric in metrics.shown),
-        Column("reported", "reported", "Papers", "What a paper reports for this pair, under its own recipe", _reported,
-               _best_first(reported_metric()), pooled=False),
+        Column("reported", "reported", "Papers", "What a paper reports for this pair, under its own recipe",
+               _reported(score), first, pooled=False),
     )  # fmt: skip
 
 

@@ -106,7 +106,7 @@ class Results(Tables):
         records: those that belong in its tables.
         expected: the grid's cells (`kdbench.board.results.grid_rows`).
         described: registered name -> `Described`; names of methods that are not at hand may be absent.
-        reported: what papers report.
+        reported: what papers report; kept is what is of the primary score of these records' task.
         shown: which methods.
         remarks: sentences about records that are not shown.
     """
@@ -126,7 +126,8 @@ class Results(Tables):
         self.remarks = list(remarks)
         self.suite, self.description = suite, description
         self.described = dict(described or {})
-        self.reported = list(reported)
+        score = (self.metrics.task, self.metrics.primary.name)
+        self.reported = [row for row in reported if (row.task, row.metric) == score]
 
     @cached_property
     def methods(self) -> list[str]:

@@ -1,6 +1,6 @@
 """Paper title (Authors, year). One or two lines: the idea.
 
-    L = NLL(z_s, y'),   y' ~ p_t(y | x)
+    L = -log p_s(y' | x),   y' ~ p_t(y | x)
 
 Weights: of the paper, for each data set.
 
