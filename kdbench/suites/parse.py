@@ -112,10 +112,12 @@ def narrow(
 def _with_methods(suite: Suite, wanted: Sequence[str], seeds: Sequence[int]) -> Suite:
     """Only these; one that the suite does not have runs on every pair, with these seeds, or else the suite's."""
     loaded = [load_methods(entry) if entry.endswith(".py") else [entry] for entry in wanted]
-    given = {spec.name: spec for spec in suite.methods}
+    given: dict[str, list[MethodSpec]] = {}
+    for spec in suite.methods:
+        given.setdefault(spec.name, []).append(spec)
     names = [registry.get(name).info.name for names in loaded for name in names]
     new = [name for name in names if name not in given]
-    specs = [given.get(name) or MethodSpec(name, seeds=tuple(seeds)) for name in names]
+    specs = [spec for name in names for spec in given.get(name) or [MethodSpec(name, seeds=tuple(seeds))]]
     pairs = [dataclasses.replace(pair, methods=(*pair.methods, *new)) if pair.methods else pair for pair in suite.pairs]
     return dataclasses.replace(suite, methods=_distinct(specs), pairs=tuple(pairs))
 

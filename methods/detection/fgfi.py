@@ -23,8 +23,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.ops import box_iou
 
 from kdbench import Around, Batch, Choice, Method, Network, Paper, Space, register
 from kdbench.methods.detection.cross_kd import require_levels, wide
@@ -40,6 +38,8 @@ def places_of_objects(anchors: Sequence[Tensor], boxes: Tensor, share: float = 0
     Returns:
         of each level `[places]`, bool.
     """
+    from torchvision.ops import box_iou  # not at the top: whoever only looks at results does without torchvision
+
     if not len(boxes):
         return [torch.zeros(len(level), dtype=torch.bool, device=level.device) for level in anchors]
     fits = [box_iou(level.flatten(0, 1), boxes).unflatten(0, level.shape[:2]) for level in anchors]
@@ -86,6 +86,8 @@ class FGFI(Method):
     def masks(self, boxes: Sequence[Tensor], maps: Sequence[Tensor]) -> list[Tensor]:
         """Of each level `[B, 1, h, w]`, 1 or 0."""
         sizes = tuple(tuple(int(4 * stride * 2 ** (third / 3)) for third in range(3)) for stride in self.strides)
+        from torchvision.models.detection.anchor_utils import AnchorGenerator
+
         generator = AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes))
         generator.set_cell_anchors(torch.float32, maps[0].device)
         grids: Any = [list(level.shape[2:]) for level in maps], [[stride, stride] for stride in self.strides]

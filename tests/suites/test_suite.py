@@ -168,6 +168,12 @@ def test_a_changed_hyperparameter_shows_in_the_label() -> None:
     assert [spec.label for spec in grid.methods] == ["student", "kd(temperature=2)"]
 
 
+def test_a_method_that_a_suite_has_with_several_settings_is_narrowed_to_all_of_them() -> None:
+    methods = ["student", {"name": "kd", "temperature": 2}, {"name": "kd", "temperature": 8}]
+    grid = parse.narrow(parse.parse({**BASE, "methods": methods}), methods=["kd"])
+    assert [spec.label for spec in grid.methods] == ["kd(temperature=2)", "kd(temperature=8)"]
+
+
 def test_set_reaches_recipes() -> None:
     grid = parse.narrow(parse.parse(BASE), settings=["recipe.batch_size=32", "teacher_recipe.epochs=7"])
     assert (grid.recipe.batch_size, grid.teacher_recipe.batch_size, grid.teacher_recipe.epochs) == (32, 64, 7)
