@@ -134,7 +134,7 @@ def test_who_reads_the_unpooled_map_alone_is_told_so_where_it_is_a_stages(output
 
 
 def test_a_network_without_maps_has_none_that_is_pooled() -> None:
-    bare = SimpleNamespace(name="bare", shapes=Shapes(5, 4))
+    bare = SimpleNamespace(name="bare", shapes=Shapes(5, 4), offers=frozenset())
     for method in ("simkd", "vkd"):
         with pytest.raises(NotApplicable, match=f"{method} needs stage features, but network 'bare' offers none"):
             registry.create(method, {}).check_taps([bare])  # type: ignore[list-item]

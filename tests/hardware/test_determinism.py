@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import warnings
 from pathlib import Path
@@ -113,10 +114,8 @@ def test_the_record_names_what_of_its_method_has_no_fixed_order(
     described = Numerics(torch.device("cuda"))
     real = Cohort._write
 
-    def write(self: Cohort, *words: Any, **parts: Any) -> None:
-        self.numerics, mine = described, self.numerics
-        real(self, *words, **parts)
-        self.numerics = mine
+    def write(self: Cohort, *words: Any, numerics: Numerics, **parts: Any) -> None:
+        real(self, *words, numerics=dataclasses.replace(described, unordered=numerics.unordered), **parts)
 
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     monkeypatch.setattr(Cohort, "_write", write)

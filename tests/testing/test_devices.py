@@ -51,7 +51,7 @@ def test_check_runs_where_it_is_told(gpu: Gpu, monkeypatch: pytest.MonkeyPatch, 
     def look(bench: Bench, method: str) -> None:
         seen.append(bench.numerics)
 
-    monkeypatch.setattr(checks, "Bench", lambda folder, numerics: dataclasses.replace(Stand(), numerics=numerics))
+    monkeypatch.setattr(checks, "Bench", Stand)
     monkeypatch.setattr(checks, "CHECKS", {"trains": look})
     said = CliRunner().invoke(app, ["check", "kd", *words])
     assert (said.exit_code, said.output) == (0, "kd: trains: ok\n")
@@ -63,6 +63,11 @@ class Stand:
     """In a bench's place: nothing is built on a GPU that is not there."""
 
     numerics: Any = None
+
+    @classmethod
+    def of(cls, kind: str, folder: Path, numerics: Numerics) -> Stand:
+        assert kind == "image"
+        return cls(numerics)
 
 
 @pytest.mark.usefixtures("gpu")

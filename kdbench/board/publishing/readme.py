@@ -47,7 +47,7 @@ def readme(card: Card, tables: Tables, plots: Sequence[str]) -> str:
         "Made by `kdbench publish` from the files in `records/`, and never edited. kdbench's `docs/results.md` explains"
         " every file and column.",
         "## In short",
-        _summary(boards, card, runs, score),
+        _summary(boards, card, runs, score, bool(tables.grid.elsewhere.any())),
         "## Leaderboard",
         _caption(score),
         *(part for board in boards for part in _shown(board, tables.grid, score)),
@@ -117,8 +117,12 @@ def _boards(tables: Tables, score: Metric) -> list[_Board]:
 # ------------------------------------------------------------------------------------------ the summary
 
 
-def _summary(boards: Sequence[_Board], card: Card, runs: Sequence[Row], score: Metric) -> str:
-    """The verdict over all pairs; where not all methods that a pair has can be compared there, that on each pair."""
+def _summary(boards: Sequence[_Board], card: Card, runs: Sequence[Row], score: Metric, unlike: bool) -> str:
+    """The verdict over all pairs, or on each.
+
+    Args:
+        unlike: whether pairs have other methods, so that not all are compared over all pairs.
+    """
     never = _never(runs)
     states = Counter(row["status"] for row in runs if row["method"] not in never)
     counts = ", ".join(f"{states[state]} {state.replace('_', ' ')}" for state in ("done", *STATES) if states[state])
@@ -126,8 +130,11 @@ def _summary(boards: Sequence[_Board], card: Card, runs: Sequence[Row], score: M
     lines = [f"Runs: {counts}{without}; seeds {_seeds(card['suite'])}."]
     tested = {board.where: _tested(board) for board in boards}
     most = max(tested.values())
-    if most and tested[boards[0].where] < most:
-        lines.append("Not every method has finished on every pair, so each pair is told of by itself.")
+    if len(boards) > 1 and unlike:
+        lines.append("Pairs have other methods, so each pair is told of by itself.")
+        boards = boards[1:]
+    elif most and not tested[boards[0].where]:
+        lines.append("No method can be compared with kd over all pairs, so each pair is told of by itself.")
         boards = boards[1:]
     else:
         boards = boards[:1]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from support.page_records import PAIRS, synthetic
+from support.page_records import PAIRS, grid, synthetic
 
 from kdbench.board.publishing.readme import readme
 from kdbench.board.results import Tables
@@ -19,11 +20,11 @@ CARD: dict[str, Any] = {
     **{key: [] for key in ("hardware", "numerics", "versions", "engines", "git", "left_out")},
     "dates": {"first": "2026-01-01", "last": "2026-01-02"},
 }
-APART = "Not every method has finished on every pair, so each pair is told of by itself."
+APART = "Pairs have other methods, so each pair is told of by itself."
 
 
-def summary(records: list[dict[str, Any]]) -> str:
-    page = readme(CARD, Tables(records), []).replace("\\", "")
+def summary(records: list[dict[str, Any]], plan: Sequence[dict[str, Any]] = ()) -> str:
+    page = readme(CARD, Tables(records, plan), []).replace("\\", "")
     return page.partition("- Runs: ")[2].partition("\n\n")[0]
 
 
@@ -36,12 +37,21 @@ def test_methods_that_stand_on_all_pairs_are_told_of_together() -> None:
 
 def test_where_a_pair_has_methods_of_its_own_each_pair_is_told_of_by_itself() -> None:
     records = synthetic(["student", "kd", "dkd", "dist"], gaps=False)
-    told = summary([r for r in records if r["cell"]["method"]["label"] != "dist" or r["cell"]["pair"] == PAIRS[0]])
+    plan = [row for row in grid(["student", "kd", "dkd", "dist"]) if row["label"] != "dist" or row["pair"] == PAIRS[0]]
+    ran = [r for r in records if r["cell"]["method"]["label"] != "dist" or r["cell"]["pair"] == PAIRS[0]]
+    told = summary(ran, plan)
     assert APART in told
     assert "over all 2 pairs" not in told
     for pair in PAIRS:
         assert f"**Above kd** (on cifar10, {pair}" in told
         assert f"**Best with one teacher** on cifar10, {pair}" in told
+
+
+def test_where_kd_failed_on_a_pair_each_pair_is_told_of_by_itself() -> None:
+    records = synthetic(["student", "kd", "dkd"], gaps=False)
+    told = summary([r for r in records if r["cell"]["method"]["label"] != "kd" or r["cell"]["pair"] == PAIRS[0]])
+    assert "No method can be compared with kd over all pairs" in told
+    assert f"**Above kd** (on cifar10, {PAIRS[0]}" in told
 
 
 def test_without_kd_nothing_is_compared() -> None:

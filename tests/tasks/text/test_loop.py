@@ -50,6 +50,7 @@ def test_a_cell_that_was_stopped_ends_at_the_same_bits(bench: Bench) -> None:
     assert same(bench, "mlkd_bert", "stopped")
 
 
+@pytest.mark.usefixtures("temporary")
 def test_methods_of_one_seed_share_student_batches_and_dropout(bench: Bench) -> None:
     seen: dict[str, list[Tensor]] = {"a": [], "b": []}
     for name, order in seen.items():
@@ -69,6 +70,7 @@ def test_methods_of_one_seed_share_student_batches_and_dropout(bench: Bench) -> 
     assert all(torch.equal(one, other) for one, other in zip(*seen.values(), strict=True))
 
 
+@pytest.mark.usefixtures("temporary")
 def test_a_learner_fails_alone(bench: Bench) -> None:
     @register("fails_on_text", family="text")
     class Fails(Method):
