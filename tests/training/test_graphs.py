@@ -45,8 +45,9 @@ def run(bench: Bench, name: str, methods: list[Any], steps: Any = None) -> tuple
     ]
     store, weights = Store(bench.folder / name), {}
 
-    def keep(cell: Any, network: Any) -> None:
-        weights[cell.id] = {key: tensor.clone() for key, tensor in network.state_dict().items()}
+    def keep(learner: Any) -> None:
+        state = learner.students[0].state_dict()
+        weights[learner.cell.id] = {key: tensor.clone() for key, tensor in state.items()}
 
     cohort = Cohort(
         cells, bench.task, bench.teachers, store, bench.numerics, trial._Silent(), keep, timed=False, every=0.0
