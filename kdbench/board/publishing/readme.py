@@ -50,7 +50,8 @@ def readme(card: Card, tables: Tables, plots: Sequence[str]) -> str:
         _summary(boards, card, runs, score, bool(tables.grid.elsewhere.any())),
         "## Leaderboard",
         _caption(score),
-        *(part for board in boards for part in _shown(board, tables.grid, score)),
+        *(part for board in boards if board.begun for part in _shown(board, tables.grid, score)),
+        *(f"No method has finished {board.where}." for board in boards if not board.begun),
         *(f"![{text(path.removeprefix('plots/').removesuffix('.png'))}]({path})" for path in plots),
         "## What did not finish",
         _unfinished(runs),
@@ -86,6 +87,11 @@ class _Board:
     where: str
     place: tuple[str, ...]
     rows: Sequence[Row]
+
+    @property
+    def begun(self) -> bool:
+        """Whether any method has a mean here."""
+        return any(known(row["score_mean"]) for row in self.rows)
 
     @property
     def classes(self) -> dict[str, list[Row]]:

@@ -58,3 +58,12 @@ def test_without_kd_nothing_is_compared() -> None:
     told = summary([r for r in synthetic(["student", "dkd"], gaps=False) if r["cell"]["method"]["label"] != "kd"])
     assert "Nothing can be compared with kd here" in told
     assert APART not in told
+
+
+def test_a_pair_on_which_nothing_has_finished_is_a_sentence_and_no_table() -> None:
+    records = synthetic(["student", "kd", "dkd"], gaps=False)
+    ran = [record for record in records if record["cell"]["pair"] == PAIRS[0]]
+    page = readme(CARD, Tables(ran, grid(["student", "kd", "dkd"])), []).replace("\\", "")
+    assert f"No method has finished on cifar10, {PAIRS[1]}." in page
+    assert "No method has finished over all 2 pairs." in page
+    assert page.count("### ") == 1
