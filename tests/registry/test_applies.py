@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from typer.testing import CliRunner
 
 from kdbench import registry
+from kdbench.commands.cli import app
 from kdbench.errors import NotApplicable
 from kdbench.method import Batch, Method, Network, Output, Shapes
 from kdbench.registry import applies
@@ -98,3 +100,12 @@ def test_the_loss_of_the_labels_is_the_cross_entropy() -> None:
     expected = torch.nn.functional.cross_entropy(logits, targets, label_smoothing=0.1)
     assert terms.keys() == {"ce"}
     assert torch.equal(terms["ce"], expected)
+
+
+def test_a_check_on_a_task_that_a_method_does_not_apply_to_is_one_sentence() -> None:
+    for words, sentence in (
+        (["pkd", "--task", "text"], "pkd needs detector, which no network for text offers"),
+        (["kd", "--task", "txt"], "unknown task 'txt': did you mean 'text'?"),
+    ):
+        said = CliRunner().invoke(app, ["check", *words])
+        assert str(said.exception) == sentence

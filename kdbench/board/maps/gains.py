@@ -180,7 +180,9 @@ def sentence(found: Map) -> str:
         return "Too few places are finished to say what decides."
     told = [f"{one.factor} ({one.rank:+.2f}; seeds {one.least:+.2f} to {one.most:+.2f})" for one in related]
     first, rest = related[0], related[1:]
-    numbers = f"rank correlations with the mean gain of {len(found.gains)} methods over the places: {', '.join(told)}"
+    gain = "gain of one method" if len(found.gains) == 1 else f"mean gain of {len(found.gains)} methods"
+    places = int(np.isfinite(found.lead.mean).sum())
+    numbers = f"rank correlations with the {gain} over {places} places: {', '.join(told)}"
     weakest = min(abs(first.least), abs(first.most)) if first.least * first.most > 0 else 0.0
     if any(max(abs(one.least), abs(one.most)) >= weakest for one in rest) or not weakest:
         return f"No single factor decides surely ({numbers})."
