@@ -66,7 +66,7 @@ def first_commands(sheet: Sheet) -> list[tuple[list[str], int]]:
     device, out = ["--device", str(sheet.numerics.device)], ["--out", str(sheet.work / "runs")]
     return [
         (["run", str(suite(sheet)), *device, *out], 0),
-        (["run", "digits", "--device", "cuda:99"], 2),
+        (["run", "digits", "--device", "cuda:99", *out], 2),
     ]
 
 
