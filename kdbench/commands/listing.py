@@ -13,11 +13,11 @@ from kdbench import suites
 from kdbench.errors import KDBenchError, unknown
 from kdbench.info import FIDELITIES, Info, Paper
 from kdbench.registry.about import source_of
-from kdbench.registry.applies import OFFERS
+from kdbench.registry.applies import check_task
 from kdbench.registry.catalogue import DATASETS, SCENES, TEXTS, Entry, entries
+from kdbench.suites.dataset import DatasetSpec
 from kdbench.suites.parse import ALL, SEEDS
 
-IMAGE = "image"  # a data set's task where it names none
 KINDS = ("methods", "suites", "networks", "datasets")
 WIDE = 95  # columns of a terminal that shows all
 
@@ -28,8 +28,8 @@ def print_list(console: Console, what: str, papers: bool = False, task: str = ""
     Raises:
         KDBenchError: for anything else.
     """
-    if task and task not in OFFERS:
-        raise unknown("task", task, OFFERS)
+    if task:
+        check_task(task)
     if task and what != "methods":
         raise KDBenchError(f"--task goes with the methods, not with {what!r}: leave one of the two out")
     if what not in KINDS:
@@ -106,7 +106,7 @@ def _suites() -> Table:
     known = entries()
     for name in suites.names():
         grid = suites.read(name)
-        tasks = {dataset.get("task", IMAGE) if isinstance(dataset, dict) else IMAGE for dataset in grid["datasets"]}
+        tasks = {_task(dataset) for dataset in grid["datasets"]}
         applying = [entry.info for entry in known if tasks & {*entry.tasks}]
         sizes = (len(grid["pairs"]), _count(grid["methods"], applying), len(grid.get("seeds", SEEDS)))
         datasets = ", ".join(dict.fromkeys(_name(dataset) for dataset in grid["datasets"]))
@@ -125,3 +125,7 @@ def _count(methods: list[Any], known: list[Info]) -> int:
 
 def _name(entry: Any) -> str:
     return entry["name"] if isinstance(entry, dict) else entry
+
+
+def _task(dataset: Any) -> str:
+    return dataset.get("task", DatasetSpec.task) if isinstance(dataset, dict) else DatasetSpec.task

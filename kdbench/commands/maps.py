@@ -12,8 +12,7 @@ def map_(chosen: Selection) -> None:
     """
     from kdbench.board.maps import terminal
     from kdbench.board.maps.gains import map_of, table
-    from kdbench.board.tables import write_csv
-    from kdbench.commands.options import CARD
+    from kdbench.commands.results import write_tables
     from kdbench.commands.views import view_of
 
     view, store = view_of(chosen)
@@ -21,7 +20,4 @@ def map_(chosen: Selection) -> None:
     screen = console()
     for part in terminal.tables(found):
         screen.print(part)
-    if view.published or store.beside(CARD).is_file():
-        return
-    write_csv(table(found), store.beside("map.csv"))
-    print(f"map: {store.beside('map.csv')}")
+    write_tables({"map.csv": table(found)}, store, view.published)

@@ -57,18 +57,16 @@ def check(
 ) -> None:
     """Hold a method to the contract: finite terms, gradients, odd batches, bf16, compile, resume, cohort."""
     from kdbench import registry
-    from kdbench.errors import unknown
     from kdbench.hardware.numerics import resolve
     from kdbench.registry import applies
-    from kdbench.registry.applies import OFFERS
     from kdbench.suites.method_files import load_methods
     from kdbench.testing.checks import first_task, print_checks
 
     names = load_methods(method) if method.endswith(".py") else [registry.get(method).info.name]
-    if task not in ("", *OFFERS):
-        raise unknown("task", task, OFFERS)
-    for name in names if task else ():
-        applies.check(registry.get(name), task)
+    if task:
+        applies.check_task(task)
+        for name in names:
+            applies.check(registry.get(name), task)
     numerics = resolve(device, "fp32", "off")
     failed = [name for name in names if not print_checks(console(), name, numerics, task or first_task(name))]
     if failed:

@@ -146,7 +146,7 @@ def print_leaderboard(view: View, store: Store, common: bool = False) -> None:
         screen.print(part)
     if not common and (hint := _hint(tables)):
         screen.print(hint, markup=False, highlight=False, soft_wrap=True)
-    _write(files, store, view.published)
+    write_tables(files, store, view.published)
 
 
 def _hint(tables: Tables) -> str:
@@ -165,7 +165,7 @@ def _hint(tables: Tables) -> str:
     return f"not every method finished every run; --common ranks all over the {few} of {all_} {what} that all finished"
 
 
-def _write(files: Mapping[str, DataFrame], store: Store, published: bool) -> None:
+def write_tables(files: Mapping[str, DataFrame], store: Store, published: bool) -> None:
     """Write tables beside the records, and say where they are."""
     from kdbench.board.tables import write_csv
 

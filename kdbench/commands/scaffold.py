@@ -9,7 +9,7 @@ from pathlib import Path
 from kdbench import registry
 from kdbench.errors import KDBenchError, unknown
 from kdbench.records.files import write_atomically
-from kdbench.registry.applies import OFFERS
+from kdbench.registry.applies import check_task
 
 TEMPLATES = files("kdbench.commands") / "templates"  # one file per family: a whole method, called my_method
 
@@ -25,8 +25,7 @@ def template_of(task: str) -> str:
     Raises:
         KDBenchError: if there is no such task.
     """
-    if task not in OFFERS:
-        raise unknown("task", task, OFFERS)
+    check_task(task)
     return "logits" if task == "image" else task
 
 

@@ -12,7 +12,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from kdbench.errors import NotApplicable
+from kdbench.errors import NotApplicable, unknown
 from kdbench.info import TAPS
 
 # what networks of each task may offer; tests/registry/test_applies.py holds it against networks
@@ -24,6 +24,16 @@ OFFERS: Mapping[str, frozenset[str]] = {
 }
 # tasks whose networks answer with no distribution over classes
 WITHOUT_LOGITS = frozenset({"detection"})
+
+
+def check_task(task: str) -> None:
+    """Refuse a name that is none of the tasks that kdbench brings.
+
+    Raises:
+        KDBenchError: naming the nearest one.
+    """
+    if task not in OFFERS:
+        raise unknown("task", task, OFFERS)
 
 
 def tasks_of(cls: type[Any]) -> list[str]:

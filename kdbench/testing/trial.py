@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdbench.errors import KDBenchError, explained_absence, unknown
+from kdbench.errors import KDBenchError, explained_absence
 from kdbench.executors.local import cohorts
 from kdbench.hardware.numerics import Numerics
 from kdbench.method import Batch, Network
 from kdbench.records import Record, Store
-from kdbench.registry.applies import OFFERS
+from kdbench.registry.applies import check_task
 from kdbench.seeding import derive_seed, seed_all
 from kdbench.suites.grid import Cell, DatasetSpec, MethodSpec, Pair, Recipe, TeacherSpec
 from kdbench.tasks import Task
@@ -140,8 +140,7 @@ def toy_of(kind: str) -> Any:
     Raises:
         KDBenchError: if there is no such task, or an extra with its libraries is not installed.
     """
-    if kind not in OFFERS:
-        raise unknown("task", kind, OFFERS)
+    check_task(kind)
     try:
         return import_module(f"kdbench.tasks.{kind}.toy")
     except ModuleNotFoundError as error:

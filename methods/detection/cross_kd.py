@@ -33,6 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench import Around, Batch, Choice, Method, Network, NotApplicable, Output, Paper, Space, register
+from kdbench.losses import wide
 
 EPS = 1e-6
 EPS32 = torch.finfo(torch.float32).eps  # the authors' library adds it to what it divides by
@@ -193,8 +194,3 @@ def require_levels(method: str, student: Any, teacher: Any) -> None:
             f"{method} compares pyramids level by level, but {student.name!r} has strides {ours} and {teacher.name!r} "
             f"{theirs}: give both the same `levels`"
         )
-
-
-def wide(x: Tensor) -> Tensor:
-    """Half precision to float32; float32 and float64 as they are."""
-    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x

@@ -28,7 +28,8 @@ import torch
 from torch import Tensor, nn
 
 from kdbench import Batch, Method, Network, Paper, register
-from kdbench.methods.detection.cross_kd import require_levels, wide
+from kdbench.losses import wide
+from kdbench.methods.detection.cross_kd import require_levels
 
 
 def attention(feature: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

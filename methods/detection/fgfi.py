@@ -25,7 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from kdbench import Around, Batch, Choice, Method, Network, Paper, Space, register
-from kdbench.methods.detection.cross_kd import require_levels, wide
+from kdbench.losses import wide
+from kdbench.methods.detection.cross_kd import require_levels
 
 
 def places_of_objects(anchors: Sequence[Tensor], boxes: Tensor, share: float = 0.5) -> list[Tensor]:

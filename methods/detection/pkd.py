@@ -25,7 +25,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench import Batch, Method, Network, Paper, register
-from kdbench.methods.detection.cross_kd import require_levels, wide
+from kdbench.losses import wide
+from kdbench.methods.detection.cross_kd import require_levels
 
 EPS = 1e-6
 

@@ -18,7 +18,6 @@ from plotly.offline import get_plotlyjs
 from kdbench import __version__
 from kdbench.board.captions import correction
 from kdbench.board.grid import STATES
-from kdbench.board.maps.gains import map_of
 from kdbench.board.maps.gains import table as map_table
 from kdbench.board.numbers import capital, decimals, fixed, in_unit, known, scaled, with_unit
 from kdbench.board.page import maps, plots, summary, trials
@@ -69,8 +68,8 @@ def build(
     site.text("assets/plotly.min.js", get_plotlyjs())
     for name, table in results.files.items():
         write_csv(table, site.place(f"data/{name}"))
-    if maps.shown(results):
-        write_csv(map_table(map_of(results)), site.place("data/map.csv"))
+    if results.map:
+        write_csv(map_table(results.map), site.place("data/map.csv"))
     for board in results.boards:
         site.text(f"data/{board.place.key}.js", _plot_data(results, board))
     for record in results.shown_records:
@@ -207,7 +206,7 @@ def _write_pages(results: Results, site: _Site, latex: bool, pictures: bool) -> 
         "tuned": any(results.grid.trials),
         "states": STATES,
         "heat": summary.heat(results),
-        "map": maps.shown(results),
+        "map": maps.shown(results.map) if results.map else None,
         "ranks": summary.ranks(results),
         "aggregates": summary.aggregates(results) if len(results.places) > 1 else [],
         "compared": first.compared,

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kdbench.board.maps.gains import LEAD, Field, Map, map_of, sentence
+from kdbench.board.maps.gains import LEAD, Field, Map, sentence
 from kdbench.board.numbers import capital, fixed, interval, known
 from kdbench.board.page.cells import Cell
-from kdbench.board.results import Tables
-from kdbench.errors import KDBenchError
 
 
 @dataclass(frozen=True)
@@ -49,12 +47,8 @@ class Shown:
     best: str
 
 
-def shown(tables: Tables) -> Shown | None:
-    """The map, if the suite is one: its places differ in one number or two only, and there are two or more."""
-    try:
-        found = map_of(tables)
-    except KDBenchError:
-        return None
+def shown(found: Map) -> Shown:
+    """A map as its panels."""
     sizes = np.abs(np.concatenate([field.mean[np.isfinite(field.mean)] for field in found.gains.values()] or [[0.0]]))
     limit = max(float(np.quantile(sizes, 0.9)) if len(sizes) else 0.0, 10.0 ** (1 - found.score.decimals))
     digits = max(found.score.decimals - (limit >= 1), 0)

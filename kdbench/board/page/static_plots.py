@@ -53,8 +53,10 @@ def draw_all(results: Results) -> Iterator[tuple[str, bytes]]:
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE)  # type: ignore[arg-type]
         yield from _saved("heat", heat(results))
-        if found := maps.shown(results):
-            yield from _saved("map", static_map.draw(found, results.metrics.primary, DIVERGING, "#18202a"))
+        if results.map:
+            yield from _saved(
+                "map", static_map.draw(maps.shown(results.map), results.metrics.primary, DIVERGING, "#18202a")
+            )
         for place, ranks in enumerate(summary.ranks(results)):
             yield from _saved(f"ranks-{ranks.key}" if place else "ranks", critical_difference(ranks))
         for board in results.boards:
