@@ -42,10 +42,13 @@ class Steps:
         """A step; with `skip_guards` a compiled student's guards are passed over once a whole epoch of the phase, which
         has compiled all that it needs, has been trained in this process.
         """
+        if not self._skips:
+            yield
+            return
         phase, first = self._begun.setdefault(learner, (learner.phase_index, learner.epoch))
         if phase != learner.phase_index:
             self._begun[learner] = learner.phase_index, learner.epoch
-        if not self._skips or phase != learner.phase_index or learner.epoch == first:
+        if phase != learner.phase_index or learner.epoch == first:
             yield
             return
         from kdbench.hardware.compiled import without_guards  # dynamo takes a second to import
