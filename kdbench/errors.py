@@ -21,6 +21,10 @@ class KDBenchError(Exception):
     """Bad input. The command line prints the sentence and exits with status 2."""
 
 
+class AbsentData(KDBenchError):  # noqa: N818  (a state of this machine, not a wrong word)
+    """A data set is not on this machine: a run refuses, a plan only cannot tell its cost."""
+
+
 class NotApplicable(KDBenchError):  # noqa: N818  (a verdict on a cell, not a fault)
     """A method cannot run on this pair; the cell is recorded as `not applicable` with this reason."""
 

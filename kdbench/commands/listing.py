@@ -59,9 +59,10 @@ def _print_methods(console: Console, papers: bool, task: str) -> None:
         held = {entry.info.fidelity for entry in methods}
         meanings = [f"{name}: {meaning}" for name, meaning in FIDELITIES.items() if name in held]
         console.print("Fidelity is what a method was held against.", *meanings, sep="\n  ", highlight=False)
-    apply = f" apply to {task}" if task else ""
+    apply = f" for {task}" if task else ""
+    method, family = "method" + "s" * (len(methods) != 1), "family" if len(families) == 1 else "families"
     console.print(
-        f"{len(methods)} methods in {len(families)} families{apply}; `kdbench show METHOD` says more", highlight=False
+        f"{len(methods)} {method} in {len(families)} {family}{apply}; `kdbench show METHOD` says more", highlight=False
     )
 
 
@@ -102,17 +103,20 @@ def _papers(methods: list[Entry]) -> Table:
 
 def _suites() -> Table:
     """Counted in the files as they stand: checking a suite's methods would import them."""
-    table = Table("suite", "datasets", "pairs", "methods", "seeds", "epochs", "about")
+    table = Table("suite", "datasets", "size", "about", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.columns[0].no_wrap = table.columns[2].no_wrap = True
+    table.caption = "size: pairs x methods x seeds, and how long a student trains"
     known = entries()
     for name in suites.names():
         grid = suites.read(name)
         tasks = {_task(dataset) for dataset in grid["datasets"]}
         applying = [entry.info for entry in known if tasks & {*entry.tasks}]
-        sizes = (len(grid["pairs"]), _count(grid["methods"], applying), len(grid.get("seeds", SEEDS)))
+        pairs, methods, seeds = len(grid["pairs"]), _count(grid["methods"], applying), len(grid.get("seeds", SEEDS))
         datasets = ", ".join(dict.fromkeys(_name(dataset) for dataset in grid["datasets"]))
         recipe = grid["recipe"]
-        length = recipe["epochs"] if "epochs" in recipe else f"{recipe['updates']} updates"
-        table.add_row(name, datasets, *map(str, (*sizes, length)), grid.get("description", ""))
+        length = f"{recipe['epochs']} epochs" if "epochs" in recipe else f"{recipe['updates']} updates"
+        size = f"{pairs} x {methods} x {seeds}\n{length}"
+        table.add_row(name, datasets, size, grid.get("description", ""))
     return table
 
 

@@ -14,21 +14,23 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from kdbench import tasks
+from kdbench import registry, tasks
 from kdbench.board.publishing.adopt import Arrivals
+from kdbench.board.runs import place_name, protocol_of
 from kdbench.board.select import Chosen, Stray, choose, point_of
 from kdbench.board.usable import sound_record, usable
 from kdbench.commands import taking
 from kdbench.commands.durations import told
 from kdbench.commands.options import remark
 from kdbench.commands.unusable import records_of, tell
-from kdbench.errors import KDBenchError
+from kdbench.errors import AbsentData, KDBenchError, NotApplicable
 from kdbench.hardware.clock import seconds
 from kdbench.hardware.machine import hardware
 from kdbench.hardware.numerics import Numerics
 from kdbench.method import Batch
 from kdbench.records import CellConfig, Record, Store
 from kdbench.records.lock import is_locked
+from kdbench.registry.applies import check
 from kdbench.suites.fixed import refusal
 from kdbench.suites.grid import Cell
 from kdbench.training.teachers import Teachers
@@ -133,6 +135,10 @@ def print_plan(
     methods = dict.fromkeys(cell.method.label for cell in cells)
     console.print(f"methods: {', '.join(methods)}", markup=False, highlight=False)
     todo = [cell for cell, found in states.items() if found in TO_RUN]
+    for why, label in {_refused(cell): cell.method.label for cell in todo}.items():
+        if why:
+            whose = "" if why.startswith(label) else f"{label}: "
+            console.print(f"cannot run: {whose}{why}", markup=False, highlight=False, soft_wrap=True)
     for spec in dict.fromkeys(spec for cell in todo for spec in cell.teachers if spec.sha256):
         said = f"teacher from a file: {spec}: {spec.weights}, sha256 {spec.sha256}"
         console.print(said, markup=False, highlight=False, soft_wrap=True)
@@ -145,8 +151,8 @@ def print_plan(
         try:
             numerics = _numerics(group[0], device, compile, threads, graphs)
             each = known if known is not None else measure(group[0], numerics, data_root)
-        except KDBenchError as error:
-            console.print(f"cost unknown: {error}", markup=False, highlight=False)
+        except AbsentData as error:
+            console.print(f"cost unknown: {error}", markup=False, highlight=False, soft_wrap=True)
             return
         total += each * sum(cell.recipe.length for cell in group)
     kind = "from finished cells where there are any, else from a few timed steps of teacher and student"
@@ -157,6 +163,15 @@ def _state(cell: Cell, store: Store, come: Arrivals, older: Mapping[tuple[str, s
     """One of `STATES`, with what would come."""
     arriving = come.records.get(cell.id)
     return arriving.record["status"].replace("_", " ") if arriving else state(cell, store, False, older)
+
+
+def _refused(cell: Cell) -> str:
+    """Why a cell will have no result, where that is known before it trains."""
+    try:
+        check(registry.get(cell.method.name), cell.dataset.task)
+    except NotApplicable as verdict:
+        return str(verdict)
+    return cell.fault
 
 
 def _numerics(cell: Cell, device: str | None, compile: str, threads: int | None, graphs: int = 0) -> Numerics:
@@ -235,8 +250,7 @@ def _print_counts(console: Console, states: dict[Cell, str]) -> None:
     table = Table("dataset", "pair", *shown)
     for group in _by_pair(list(states)):
         counts = Counter(states[cell] for cell in group)
-        data = group[0].dataset
-        name = data.name + (" *" if data.protocol or data.teacher_protocol is not None else "")
+        name = place_name((group[0].dataset.name, protocol_of(group[0].config)))
         table.add_row(name, str(group[0].pair), *(str(counts[s] or "-") for s in shown))
     console.print(table)
 

@@ -97,7 +97,7 @@ def _reported(name: str) -> Iterator[RenderableType]:
         said_of = ", ".join(f"{s.title} in {s.unit}" if s.unit else s.title for s in scores)
         yield Text.assemble(("reported in ", "dim"), first, (f", {said_of}", "dim"))
         for dataset in dict.fromkeys(row.dataset for row in papers[first]):
-            yield _values([row for row in papers[first] if row.dataset == dataset], dataset, name)
+            yield from _values([row for row in papers[first] if row.dataset == dataset], dataset, name)
         if rest:
             counts = ", ".join(f"{paper} {len(papers[paper])}" for paper in rest)
             yield Text.assemble(("values elsewhere: ", "dim"), counts)
@@ -113,7 +113,9 @@ def _reported(name: str) -> Iterator[RenderableType]:
         )  # fmt: skip
 
 
-def _values(rows: Sequence[Reported], dataset: str, name: str) -> Table:
+def _values(rows: Sequence[Reported], dataset: str, name: str) -> Iterator[RenderableType]:
+    """A data set's values, and under them the notes, which would leave a narrow table no room for the values."""
+    notes = list(dict.fromkeys(row.note for row in rows if row.note))
     variants, several = any(row.method != name for row in rows), len({row.metric for row in rows}) > 1
     cells = [
         (
@@ -124,20 +126,21 @@ def _values(rows: Sequence[Reported], dataset: str, name: str) -> Table:
             str(row.n or ""),
             row.selection,
             row.recipe,
-            row.note,
+            f"[{notes.index(row.note) + 1}]" if row.note else "",
         )
         for row in rows
     ]
-    return _table(dataset, ("pair", "method", "metric", "reported", "n", "epoch", "recipe", "note"), cells)
+    yield _table(dataset, ("pair", "method", "metric", "reported", "n", "epoch", "recipe", ""), cells)
+    yield from (Padding(Text(f"[{number}] {note}"), (0, 0, 0, 1)) for number, note in enumerate(notes, 1))
 
 
 def _table(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """A table without its empty columns; notes are wrapped, the rest as far as the terminal is wide."""
+    """A table without its empty columns; names of pairs and papers are wrapped, values never."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     kept = [index for index in range(len(headers)) if any(row[index] for row in rows)]
     for index in kept:
         right = headers[index] in ("reported", "n", "value")
-        wraps = headers[index] in ("note", "paper", "data", "method")
+        wraps = headers[index] in ("pair", "paper", "data", "method")
         table.add_column(headers[index], justify="right" if right else "left", no_wrap=not wraps, overflow="fold")
     for row in rows:
         table.add_row(*(Text(row[index]) for index in kept))

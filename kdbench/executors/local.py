@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from kdbench import tasks
 from kdbench.errors import KDBenchError
 from kdbench.executors.deadline import Deadline, Late, OutOfTime
+from kdbench.executors.networks import check_networks
 from kdbench.hardware import memory
 from kdbench.hardware.numerics import Numerics
 from kdbench.records import Store
@@ -74,6 +76,7 @@ class LocalExecutor:
             if cell.fault:  # before anything trains for it
                 leave_record(cell, "failed", cell.fault, stores[cell.suite], self.numerics(cell), self.listener)
         todo = [cell for cell in todo if not cell.fault]
+        self._check_networks(todo)
         teachers = Teachers(self.out / "teachers")
         broken: list[str] = []
         while todo:
@@ -197,8 +200,7 @@ class LocalExecutor:
         first = cells[0]
         students = Students(store, self.listener.notice).save if self.keep_students else None
         keep = teachers.save if first.role == "teacher" else students
-        what, batch_size = f"data set {first.dataset.name!r}", first.recipe.batch_size
-        with memory.explained(what, batch_size, numerics.device, alone=True):
+        with self._explained(first, numerics):
             task = self._task(first, numerics)
         with machine_faults.explained():
             watch = self.deadline.watch() if self.deadline else None
@@ -222,6 +224,19 @@ class LocalExecutor:
 
     def numerics(self, cell: Cell) -> Numerics:
         return numerics_of(cell, self.device, self.compile, self.out, self.threads, self.graphs)
+
+    def _check_networks(self, cells: Sequence[Cell]) -> None:
+        """Refuse wrong names of networks on the first data set, whose data is needed next anyway."""
+        if not cells:
+            return
+        first, numerics = cells[0], self.numerics(cells[0])
+        with self._explained(first, numerics):
+            check_networks(self._task(first, numerics), [c for c in cells if c.dataset == first.dataset])
+
+    def _explained(self, cell: Cell, numerics: Numerics) -> AbstractContextManager[None]:
+        """What running out of memory says while a cell's data is read."""
+        what = f"data set {cell.dataset.name!r}"
+        return memory.explained(what, cell.recipe.batch_size, numerics.device, alone=True)
 
     def _task(self, cell: Cell, numerics: Numerics) -> Task:
         """The cell's data; the last one is kept, since neighbouring cohorts share it."""

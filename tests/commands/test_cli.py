@@ -145,6 +145,41 @@ def test_a_dry_run_switches_nothing_and_writes_nothing(
     assert not (tmp_path / "runs").exists()
 
 
+# what a suite of digits has wrong: what is said of it
+FAULTS = {
+    'student = "cifar_resnet9000"': "unknown network 'cifar_resnet9000'",
+    'student = "cifar_resnet8(widh=2)"': "does not take these options",
+    'task = "imge"': "unknown task 'imge': did you mean 'image'?",
+    "options = { foo = 1 }": "dataset 'digits' has options",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("words", [[], ["--dry-run"]], ids=["run", "dry run"])
+def test_what_a_run_refuses_is_refused_before_anything_trains_and_by_a_dry_run(
+    fault: str, words: list[str], tiny_suite: Path, tmp_path: Path
+) -> None:
+    key, text = fault.partition(" =")[0], tiny_suite.read_text()
+    if key == "student":  # of the last pair: the first could train
+        text += f'\n[[pairs]]\nteacher = "cifar_resnet8"\n{fault}\n'
+    else:
+        text = text.replace('name = "digits"', f'name = "digits"\n{fault}')
+    suite, out = tmp_path / "bad.toml", tmp_path / "runs"
+    suite.write_text(text)
+    said = CliRunner().invoke(app, ["run", str(suite), "--out", str(out), *words])
+    assert said.exit_code != 0
+    assert FAULTS[fault] in str(said.exception)
+    assert not list(out.rglob("*.json"))
+
+
+def test_a_dry_run_names_what_cannot_run(tiny_suite: Path, tmp_path: Path) -> None:
+    suite = tmp_path / "bad.toml"
+    suite.write_text(tiny_suite.read_text().replace("methods = [", 'methods = ["cross_kd", '))
+    said = CliRunner().invoke(app, ["run", str(suite), "--out", str(tmp_path / "runs"), "--dry-run"])
+    assert said.exit_code == 0, said.output
+    assert "cannot run: cross_kd needs detector, which no network for image offers" in said.output
+
+
 def test_python_m_kdbench_is_kdbench() -> None:
     words = [sys.executable, "-m", "kdbench"]
     listed = subprocess.run([*words, "list", "datasets"], capture_output=True, text=True)

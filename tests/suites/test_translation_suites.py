@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kdbench.commands import cli
-from kdbench.errors import KDBenchError
+from kdbench.errors import AbsentData
 from kdbench.suites import parse
 from kdbench.suites.networks import split
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.xdist_group("text")
 
 
 def absent(*_: object) -> None:
-    raise KDBenchError("it is not here")
+    raise AbsentData("it is not here")
 
 
 @pytest.mark.parametrize(("name", "cells"), [("translation_small", 42), ("wmt_low_resource", 36)])

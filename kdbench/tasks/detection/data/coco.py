@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdbench.errors import KDBenchError
+from kdbench.errors import AbsentData, KDBenchError
 from kdbench.tasks.detection.data.sets import IMAGENET, DetectionData, Files, Pictures, Split
 
 TRAIN, TEST = ("train", "train2017", "training"), ("val", "val2017", "valid", "validation", "test")
@@ -34,7 +34,7 @@ def load(name: str, folder: Path, size: int) -> DetectionData:
     for kind, names in (("training", TRAIN), ("test", TEST)):
         found = [part for part in names if (folder / "annotations" / f"instances_{part}.json").is_file()]
         if not found:
-            raise KDBenchError(
+            raise AbsentData(
                 f"dataset {name!r} has no annotations of its {kind} pictures in {str(folder / 'annotations')!r}: put "
                 f"{WHAT if name == 'coco' else f'instances_{names[0]}.json there'} (KDBENCH_DATA or --data names "
                 "another data folder)"

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kdbench.errors import KDBenchError
+from kdbench.errors import AbsentData, KDBenchError
 
 
-def absent(name: str, root: Path, what: str, why: str = "") -> KDBenchError:
+def absent(name: str, root: Path, what: str, why: str = "") -> AbsentData:
     """Make the error for a set that is not in the data folder.
 
     Args:
@@ -17,7 +17,7 @@ def absent(name: str, root: Path, what: str, why: str = "") -> KDBenchError:
         why: what failed when it was fetched or opened, if that was tried.
     """
     reason = f" and {why}" if why else ""
-    return KDBenchError(
+    return AbsentData(
         f"dataset {name!r} is not in the data folder {str(root)!r}{reason}: put {what} "
         "(KDBENCH_DATA or --data names another data folder)"
     )

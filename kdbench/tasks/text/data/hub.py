@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdbench.errors import KDBenchError, unknown
+from kdbench.errors import AbsentData, KDBenchError, unknown
 from kdbench.tasks.text.data import tables
 from kdbench.tasks.text.data.sets import TextData
 
@@ -117,9 +117,9 @@ def _fetched(name: str, source: str, config: str | None, folder: Path) -> Any:
         raise _absent(name, folder, error) from error
 
 
-def _absent(name: str, folder: Path, error: Exception | None = None) -> KDBenchError:
+def _absent(name: str, folder: Path, error: Exception | None = None) -> AbsentData:
     why = f" ({' '.join(str(error).split())[:160].rstrip('.:')})" if error else ""
-    return KDBenchError(
+    return AbsentData(
         f"dataset {name!r} is not at hand{why}: save it with datasets' `save_to_disk` in {str(folder)!r} "
         "(KDBENCH_DATA or --data names another data folder)"
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from kdbench.errors import KDBenchError
+from kdbench.errors import AbsentData, KDBenchError
 from kdbench.seeding import generator
 from kdbench.tasks.text.data.sets import TextData, Texts
 
@@ -37,7 +37,7 @@ def load(root: Path, options: Mapping[str, Any]) -> TextData:
     """
     file = next((p / "data.noun" for p in (root / "wordnet", *PLACES) if (p / "data.noun").is_file()), None)
     if file is None:
-        raise KDBenchError(
+        raise AbsentData(
             f"dataset 'wordnet' is neither in {str(root / 'wordnet')!r} nor installed: apt install wordnet-base, or "
             "put WordNet 3.0's data.noun there (KDBENCH_DATA or --data names another data folder)"
         )

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from kdbench.errors import KDBenchError
+from kdbench.errors import AbsentData, KDBenchError
 from kdbench.tasks.translation.data.pairs import Pair, Splits, sound
 
 TEST = ("test", "devtest", "validation", "dev")
@@ -46,7 +46,7 @@ def _load(name: str, root: Path | None) -> Mapping[str, Any]:
         return datasets.load_dataset(whole, configuration or None, cache_dir=where)
     except Exception as error:  # the library raises a dozen kinds
         why = " ".join(str(error).split())[:200].rstrip(".:") or type(error).__name__
-        raise KDBenchError(
+        raise AbsentData(
             f"dataset 'hub:{name}' could not be loaded ({why}): it is read as hub:OWNER/NAME or "
             "hub:OWNER/NAME/CONFIGURATION, or hub:FOLDER of one that `save_to_disk` wrote"
         ) from error

@@ -9,7 +9,7 @@ import gettext
 import os
 from pathlib import Path
 
-from kdbench.errors import KDBenchError
+from kdbench.errors import AbsentData, KDBenchError
 from kdbench.tasks.translation.data.pairs import Splits, sound
 
 DOMAINS = ("iso_3166-1", "iso_3166-2", "iso_3166-3", "iso_639-2", "iso_639-3", "iso_639-5", "iso_4217", "iso_15924")
@@ -56,7 +56,7 @@ def read(target: str, others: tuple[str, ...] = (), root: Path | None = None) ->
 def _language(language: str, root: Path | None) -> tuple[list, dict[str, int]]:
     paths = catalogues(language, root)
     if not paths:
-        raise KDBenchError(
+        raise AbsentData(
             f"dataset 'iso_codes' has no catalogues of the language {language!r} here: apt-get install iso-codes "
             f"(minimal images drop translations: /etc/dpkg/dpkg.cfg.d), or name a folder of catalogues by {VARIABLE}"
         )

@@ -14,7 +14,7 @@ import struct
 import zlib
 from pathlib import Path
 
-from kdbench.errors import KDBenchError
+from kdbench.errors import AbsentData, KDBenchError
 from kdbench.tasks.translation.data.pairs import Splits, clean, sound
 
 FOLDERS = ("/usr/share/sword", "/usr/local/share/sword")
@@ -86,6 +86,6 @@ def _folder(module: str, package: str, root: Path | None) -> Path:
         found = folder / "modules" / "texts" / "ztext" / module
         if found.is_dir():
             return found
-    raise KDBenchError(
+    raise AbsentData(
         f"dataset 'sword' has no module {module!r} here: apt-get install {package}, or name its folder by {VARIABLE}"
     )
