@@ -20,6 +20,7 @@ from kdbench.board.seen import CLASSES, planned_of, teachers_of
 from kdbench.board.select import Stray, choose
 from kdbench.board.statistics.ranks import CriticalDifference
 from kdbench.board.tables import OVERALL, family, leaderboard_table, write_csv
+from kdbench.board.unranked import stopped_early, without_ranks
 from kdbench.board.wide import ranking, wide_table
 from kdbench.records import Record
 from kdbench.suites.added import plain
@@ -117,12 +118,15 @@ class Tables:
     @cached_property
     def all_long(self) -> pd.DataFrame:
         """The rows of leaderboard_long.csv, of all methods."""
-        return leaderboard_table(self.grid, self.counted)
+        return self._told(leaderboard_table(self.grid, self.counted))
 
     @cached_property
     def all_wide(self) -> pd.DataFrame:
         """The rows of leaderboard.csv, of all methods."""
-        return wide_table(self.grid, self.counted)
+        return self._told(wide_table(self.grid, self.counted))
+
+    def _told(self, table: pd.DataFrame) -> pd.DataFrame:
+        return without_ranks(table) if stopped_early(self.records) else table
 
     @property
     def long(self) -> pd.DataFrame:
@@ -146,6 +150,8 @@ class Tables:
         """The data of critical-difference diagrams, of those of `kdbench.board.seen.CLASSES` that have two complete
         methods.
         """
+        if stopped_early(self.records):
+            return {}
         classes = np.array(self.grid.classes)
         made = {name: ranking(self.counted.only(classes == name)) for name in CLASSES}
         return {name: data for name, data in made.items() if data is not None}

@@ -167,7 +167,10 @@ def _table(title: str, caption: str, rows: Sequence[Row], cells: Sequence[dict[s
     """
     classes = [class_of(row["teachers"]) for row in rows]
     several = len(set(classes)) > 1
-    caption = "\n".join([caption, *["ranks are among methods that see as many teachers"] * several, *_remarks(rows)])
+    ranks = (
+        ["ranks are among methods that see as many teachers"] if several and any(line["#"] for line in cells) else []
+    )
+    caption = "\n".join([caption, *ranks, *_remarks(rows)])
     table = Table(title=Text(title, "table.title"), caption=Text(caption, "table.caption"), box=box.SIMPLE_HEAD)
     table.title_justify = table.caption_justify = "left"
     for name in shown:

@@ -24,6 +24,7 @@ from kdbench.training.cohort import Cohort, leave_record
 from kdbench.training.guard import Shared, Spoiled
 from kdbench.training.listener import Listener
 from kdbench.training.precision import numerics_of
+from kdbench.training.stopping import without_held_out
 from kdbench.training.students import Students
 from kdbench.training.teachers import Teachers
 
@@ -201,12 +202,13 @@ class LocalExecutor:
         students = Students(store, self.listener.notice).save if self.keep_students else None
         keep = teachers.save if first.role == "teacher" else students
         with self._explained(first, numerics):
-            task = self._task(first, numerics)
+            task, held_out = self._task(first, numerics), self._held_out(first, numerics)
         with machine_faults.explained():
             watch = self.deadline.watch() if self.deadline else None
             cohort = Cohort(
-                cells, task, teachers, store, numerics, self.listener, keep, shared=shared, after_epoch=watch
-            )
+                cells, task, teachers, store, numerics, self.listener, keep, shared=shared, after_epoch=watch,
+                held_out=held_out,
+            )  # fmt: skip
             return cohort.run()
 
     def _smaller(
@@ -237,6 +239,13 @@ class LocalExecutor:
         """What running out of memory says while a cell's data is read."""
         what = f"data set {cell.dataset.name!r}"
         return memory.explained(what, cell.recipe.batch_size, numerics.device, alone=True)
+
+    def _held_out(self, cell: Cell, numerics: Numerics) -> Task | None:
+        """The data that the cell trains on, and stops early by, where its recipe has that."""
+        if not cell.recipe.patience:
+            return None
+        data = without_held_out(cell.dataset, cell.recipe)
+        return tasks.create(data, cell.recipe, numerics, self.data_root)
 
     def _task(self, cell: Cell, numerics: Numerics) -> Task:
         """The cell's data; the last one is kept, since neighbouring cohorts share it."""

@@ -38,6 +38,9 @@ class Recipe:
         precision: `auto` follows the device; `fp32`, `bf16` or `tf32` (CUDA) fixes it and is part of the cell.
         pretrained: start from timm's pretrained weights instead of from scratch.
         evaluate_every: score the student on the test set after every so many epochs, and after the last.
+        patience, held_out: stop early (`kdbench.training.stopping`): hold this share of the training samples out, score
+            them in place of the test set, end after so many scores without a better one, and keep the best one's
+            weights. Such runs are not ranked. 0: train to the end, as all ranked runs do.
     """
 
     epochs: int = added(0)  # left out where `updates` stands for it
@@ -61,6 +64,8 @@ class Recipe:
     evaluate_every: int = 1
     updates: int = added(0)
     warmup_share: float = added(0.0)
+    patience: int = added(0)
+    held_out: float = added(0.0)
 
     @property
     def length(self) -> int:
@@ -122,12 +127,21 @@ class Recipe:
             if not getattr(self, key) >= 0:
                 raise KDBenchError(f"{where}.{key} is {getattr(self, key)}, but it must not be negative")
         self._check_warmup(where)
+        self._check_stopping(where)
         if self.updates and self.schedule == "step":
             raise KDBenchError(f"{where}.schedule 'step' counts epochs, and the recipe has updates: take 'multistep'")
         if not all(isinstance(share, int | float) and 0 <= share <= 1 for share in self.milestones):
             raise KDBenchError(
                 f"{where}.milestones is {list(self.milestones)}: give shares of the training from 0 to 1"
             )
+
+    def _check_stopping(self, where: str) -> None:
+        if self.patience < 0 or not 0 <= self.held_out < 1:
+            key, wanted = ("patience", "0 or more scores") if self.patience < 0 else ("held_out", "a share below 1")
+            raise KDBenchError(f"{where}.{key} is {getattr(self, key)}: give {wanted}")
+        if bool(self.patience) != bool(self.held_out):
+            has, lacks = ("patience", "held_out = 0.1") if self.patience else ("held_out", "patience = 5")
+            raise KDBenchError(f"{where} has {has!r} alone: early stopping needs both, e.g. {lacks}")
 
     def _check_warmup(self, where: str) -> None:
         if not 0 <= self.warmup_share < 1:

@@ -65,6 +65,7 @@ class Cohort:
         after_epoch: called at each epoch's end with the learners that trained in it and with those that are not
             finished; what it raises ends the cohort there, with all of them saved.
         every: seconds between a learner's checkpoints, at least; None: as `kdbench.training.saving` has it.
+        held_out: the task whose data they train on and whose score ends it, where the recipe stops early.
     """
 
     cells: Sequence[Cell]
@@ -81,6 +82,7 @@ class Cohort:
     taught: dict[str, Any] = field(default_factory=dict)  # of the corpus that a teacher wrote for them
     after_epoch: Callable[[Sequence[Learner], Sequence[Learner]], None] | None = None
     every: float | None = None
+    held_out: Task | None = None
 
     def __post_init__(self) -> None:
         self._passes = Passes(self.cells[0].recipe)
@@ -220,10 +222,11 @@ class Cohort:
 
     def _training_set(self, strong: bool = False) -> TrainingSet:
         cell, seed = self.cells[0], derive_seed(self.cells[0].role, self.cells[0].seed, "data")
-        if cell.corpus is None or not self.task.sources():  # whoever asks for one there is not applicable
-            return self.task.training_set(seed, strong)
+        source = self.held_out or self.task
+        if cell.corpus is None or not source.sources():  # whoever asks for one there is not applicable
+            return source.training_set(seed, strong)
         corpora, first = Corpora.beside(self.teachers, self.listener.notice), self.loaded[cell.pair.teacher]
-        data, self.taught = corpora.training_set(cell, first, self.task, self.numerics, seed)
+        data, self.taught = corpora.training_set(cell, first, source, self.numerics, seed)
         return data
 
     def _load_teacher(self, cell: Cell, spec: TeacherSpec) -> None:
@@ -241,7 +244,8 @@ class Cohort:
     def _join(self, cell: Cell, learners: list[Learner]) -> None:
         """Build a learner, put it where an earlier run left it, and add it to the others."""
         teachers = [self.loaded[spec].network for spec in cell.teachers] if cell.role == "student" else []
-        build, unordered = partial(Learner, cell, self.task, self.data, self.numerics, teachers), set[str]()
+        build = partial(Learner, cell, self.task, self.data, self.numerics, teachers, self.held_out)
+        unordered = set[str]()
         with noting(unordered):
             learner = resumed(build, self.store, self.listener.notice)
         learner.unordered |= unordered

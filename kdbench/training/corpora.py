@@ -159,7 +159,12 @@ class _Made:
         sources = self.config["sources"]
         if not sources:
             raise KDBenchError("a teacher has no sources to write to: give the data set more")
-        self.tell(f"teacher {self.config['teacher']['network']} writes a corpus: {corpus.written} to {sources} sources")
+        rule = ", ".join(f"{key} {value}" for key, value in corpus.written.items() if key not in ("rule", "drawn"))
+        how = corpus.rule + (f" ({rule})" if rule else "")
+        self.tell(
+            f"teacher {self.config['teacher']['network']} writes a corpus: {corpus.drawn} for each of {sources} sources, "
+            f"by {how}"
+        )
         parts = []
         for number, (start, stop) in enumerate(self.bounds):
             part = self._part(number) or self._write_part(number, corpus, teacher, task, start, stop)

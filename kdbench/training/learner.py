@@ -37,6 +37,7 @@ from kdbench.training.hooks import (
     check_terms,
 )
 from kdbench.training.members import created, members
+from kdbench.training.stopping import Stopping
 
 
 class _Step:
@@ -89,15 +90,24 @@ class Learner:
         kept: what the task keeps of the predictions after the last epoch (`Task.keeps`).
         step_times: of the phases so far, its steps beside a plain student's (`kdbench.training.pace`).
         unordered: what of it adds in no fixed order on CUDA (`kdbench.hardware.determinism`).
+        held_out: the task on whose score the training may stop early (`kdbench.training.stopping`), if it may.
         uncaptured: why its steps are no graphs where graphs were asked for (`kdbench.training.graphs`).
         sums, steps: of this epoch: of each loss term, and how many.
     """
 
     def __init__(
-        self, cell: Cell, task: Task, data: TrainingSet, numerics: Numerics, teachers: Sequence[Network]
+        self,
+        cell: Cell,
+        task: Task,
+        data: TrainingSet,
+        numerics: Numerics,
+        teachers: Sequence[Network],
+        held_out: Task | None = None,
     ) -> None:
         self.cell, self.task, self.data, self.numerics = cell, task, data, numerics
         self.recipe: Recipe = cell.recipe
+        self.held_out = held_out
+        self.stopping = Stopping(cell.recipe, task.metrics.primary) if held_out else None
         self.name = cell.method.name
         if cell.fault:
             raise Misbehaved(cell.fault)
@@ -304,11 +314,16 @@ class Learner:
             if not math.isfinite(value):
                 raise NonFinite(f"loss term {name!r} became {value} in epoch {self.epoch + 1}")
         last = self.epoch + 1 == self.recipe.length
+        due = last or (self.epoch + 1) % self.recipe.evaluate_every == 0
+        watched_score: dict[str, float] = {}
+        if self.stopping and self.held_out and due and self.phase_index == len(self.phases) - 1:
+            watched_score = {"held_out": self._score_held_out(self.held_out)}
+            self.stopping.look(watched_score["held_out"], self.epoch + 1, [*self.students, self.method], last)
+        if self.stopping:
+            due = last = self.stopping.ended
         scores: Mapping[str, float | None] = {}
-        if last or (self.epoch + 1) % self.recipe.evaluate_every == 0:
-            with Calling(self.name, "deploy"):
-                predictions = self.task.evaluate(self.deployed())
-            check_scored(f"what {self.name} deploys", predictions, self.epoch + 1)
+        if due:
+            predictions = self._predictions(self.task)
             scores = self.task.scores(predictions, teacher_predictions)
             self.kept = dict(self.task.keeps(predictions)) if last else None
         own = self.clock.read()
@@ -324,14 +339,25 @@ class Learner:
             watched = check_numbers(f"watched number of {self.name}", self.method.watch(), self.epoch)
         if watched:
             point["watched"] = watched
-        self.curve.append({**point, "learning_rate": self.optimizer.param_groups[0]["lr"], **scores})
+        self.curve.append({**point, "learning_rate": self.optimizer.param_groups[0]["lr"], **watched_score, **scores})
+
+    def _predictions(self, task: Task) -> Any:
+        """What would be deployed now says of a task's test set."""
+        with Calling(self.name, "deploy"):
+            predictions = task.evaluate(self.deployed())
+        check_scored(f"what {self.name} deploys", predictions, self.epoch + 1)
+        return predictions
+
+    def _score_held_out(self, task: Task) -> float:
+        primary = task.metrics.primary.name
+        return float(task.scores(self._predictions(task))[primary] or 0.0)
 
     def deployed(self) -> nn.Module:
         return check_deployed(self.name, self.method.deployed(self.students))
 
     @property
     def finished(self) -> bool:
-        return self.epoch >= self.recipe.length
+        return self.epoch >= self.recipe.length or (self.stopping is not None and self.stopping.ended)
 
     # ------------------------------------------------------------------------------------------ state
 
@@ -350,6 +376,7 @@ class Learner:
             "step_times": self.step_times,
             **({"unordered": sorted(self.unordered)} if self.unordered else {}),
             **({"uncaptured": self.uncaptured} if self.uncaptured else {}),
+            **({"stopping": self.stopping.state_dict()} if self.stopping else {}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -364,6 +391,8 @@ class Learner:
         self.step_times = state.get("step_times", [])
         self.unordered |= set(state.get("unordered", ()))
         self.uncaptured = state.get("uncaptured", "")
+        if self.stopping:
+            self.stopping.load_state_dict(state["stopping"])
 
     def result(self) -> dict[str, Any]:
         """The record's `result`, from the finished curve."""
@@ -376,6 +405,8 @@ class Learner:
         peers = [s for s, role in zip(self.students, self.roles, strict=True) if role == "student"]
         if len(peers) > 1:
             extra = dict(self.task.group([self.task.evaluate(peer) for peer in peers]))
+        if self.stopping:
+            extra["kept_epoch"] = float(self.stopping.epoch)
         scores = {metric.name: last[metric.name] for metric in table.scores}
         best_of = {table.best_name: best[primary.name], "best_epoch": best["epoch"]}
         return {**scores, **best_of, **self.kept, "extra": extra}

@@ -123,13 +123,16 @@ def _curve(file: str, record: Record, metrics: Metrics, ranges: Mapping[str, Met
     """The curve has every epoch, ends in the result, and has no better epoch than the best."""
     curve, result, recipe = record["curve"], record["result"], record["cell"]["recipe"]
     epochs, updates = length_of(recipe), recipe.get("updates")
+    early = bool(recipe.get("patience")) and 0 < len(curve) < epochs
+    epochs = len(curve) if early else epochs
     if len(curve) != epochs:
         parts = f"{updates} updates in parts" if updates else "epochs"
         yield Problem(file, f"it has {len(curve)} points, but the recipe has {parts} 1 to {epochs}", "curve")
     elif [point["epoch"] for point in curve] != list(range(1, epochs + 1)):
         yield Problem(file, "its epochs are not 1, 2, ... in order", "curve")
     elif updates and [point.get("updates") for point in curve] != [part(recipe, k)[1] for k in range(epochs)]:
-        yield Problem(file, f"its points are not at the ends of {epochs} equal parts of {updates} updates", "curve")
+        rule = f"its points are not at the ends of {length_of(recipe)} equal parts of {updates} updates"
+        yield Problem(file, rule, "curve")
     for number, point in enumerate(curve):
         measured = {k: v for k, v in point.items() if k not in ("loss", "terms")}
         yield from _numbers(file, f"curve[{number}]", measured, ranges)

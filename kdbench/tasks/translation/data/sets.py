@@ -43,9 +43,9 @@ class TranslationData:
 
 
 def make(name: str, splits: Splits, protocol: Protocol) -> TranslationData:
-    """Cut test and validation sets, train the vocabulary on what is left, and then take a subset.
+    """Cut the test set, train the vocabulary on what is left, cut the validation set, and then take a subset.
 
-    So all subsets of a data set have one vocabulary, that of their teachers.
+    So all protocols of a data set have one vocabulary, that of their teachers.
 
     Raises:
         KDBenchError: if there are too few pairs for the protocol.
@@ -54,17 +54,19 @@ def make(name: str, splits: Splits, protocol: Protocol) -> TranslationData:
     train, test = list(splits.train), list(splits.test)
     if not test:
         test, train = _cut(train, options.test, "test", 0, name)
+    tested = {pair.source for pair in test}
+    allowed = [pair for pair in (*train, *splits.others) if pair.source not in tested]
+    learned = vocabulary.train(_texts(allowed), options.vocabulary, _tags(options))
     if protocol.validation:
         share = protocol.validation["fraction"]
         held, train = _cut(train, max(1, round(share * len(train))), "validation", protocol.validation["seed"], name)
         scored = held
     else:
         scored = test
-    seen = {pair.source for pair in (*test, *scored)}
+    seen = tested | {pair.source for pair in scored}
     others = [pair for pair in splits.others if pair.source not in seen]
     apart = [pair for pair in train if pair.source not in seen]
     left_out = {**splits.left_out, "source of the test set": len(train) - len(apart)}
-    learned = vocabulary.train(_texts([*apart, *others]), options.vocabulary, _tags(options))
     short = [pair for pair in apart if _fits(pair, learned, options.longest)]
     left_out["longer than `longest`"] = len(apart) - len(short)
     if protocol.subset:
