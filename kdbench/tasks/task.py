@@ -116,6 +116,10 @@ class Task(ABC):
         """Targets as so many samples could have them, to rehearse a step before training; zeros, `[samples]`."""
         return torch.zeros(samples, dtype=torch.int64)
 
+    def blank_batch(self, inputs: Tensor, indices: Tensor, strong: Tensor | None = None) -> Batch:
+        """A batch of these inputs, and what a step needs beside them, to rehearse it before training."""
+        return Batch(inputs, self.blank_targets(len(inputs)).to(inputs.device), indices, strong)
+
 
 TaskFactory = Callable[[DatasetSpec, Recipe, Numerics, Path | None, bool], Task]
 

@@ -161,10 +161,8 @@ class _Made:
             raise KDBenchError("a teacher has no sources to write to: give the data set more")
         rule = ", ".join(f"{key} {value}" for key, value in corpus.written.items() if key not in ("rule", "drawn"))
         how = corpus.rule + (f" ({rule})" if rule else "")
-        self.tell(
-            f"teacher {self.config['teacher']['network']} writes a corpus: {corpus.drawn} for each of {sources} sources, "
-            f"by {how}"
-        )
+        whose, what = self.config["teacher"]["network"], f"{corpus.drawn} for each of {sources} sources"
+        self.tell(f"teacher {whose} writes a corpus: {what}, by {how}")
         parts = []
         for number, (start, stop) in enumerate(self.bounds):
             part = self._part(number) or self._write_part(number, corpus, teacher, task, start, stop)

@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from kdbench.hardware import memory
-from kdbench.method import Batch, answer_of, both_views
+from kdbench.method import answer_of, both_views
 from kdbench.seeding import seeded
 from kdbench.training.learner import Learner
 from kdbench.training.twins import twin as twin_of
@@ -155,8 +155,7 @@ def _train(twin: Learner, samples: int) -> None:
     inputs = _inputs(twin, samples)
     indices = torch.arange(samples, device=inputs.device)
     strong = inputs.clone() if twin.wants_strong_view else None
-    targets = twin.task.blank_targets(samples).to(inputs.device)
-    batch = Batch(inputs, targets, indices % len(twin.data), strong)
+    batch = twin.task.blank_batch(inputs, indices % len(twin.data), strong)
     with torch.no_grad(), twin.numerics.autocast():
         teachers = twin.teachers if twin.method.uses_teacher else ()
         outputs = [both_views(teacher, inputs, strong) for teacher in teachers]

@@ -107,6 +107,19 @@ def test_the_estimate_is_at_least_what_a_step_takes_and_less_than_two_and_a_half
     assert 1 <= (need.lasting + need.step) / 2**20 / max(measured) < 2.5
 
 
+@pytest.mark.xdist_group("text")
+@pytest.mark.parametrize(
+    ("kind", "method"), [("text", "kd"), ("translation", "seq_kd"), ("detection", "student"), ("detection", "cross_kd")]
+)
+def test_a_step_of_every_task_is_rehearsed(tmp_path: Path, kind: str, method: str) -> None:
+    bench = Bench.of(kind, tmp_path)
+    learner = bench.learner(bench.cell(method))
+    need = rehearse(learner)
+    weights = sum(p.nbytes for p in learner.students[0].parameters())
+    assert need.lasting >= 2 * weights
+    assert need.step > weights / 10  # the maps of a batch of small networks
+
+
 @pytest.mark.parametrize("method", ["sskd", "crd"])  # without numbers in its tensors, and with
 def test_a_rehearsal_leaves_the_learner_and_the_random_numbers_as_they_were(tmp_path: Path, method: str) -> None:
     bench = Bench(tmp_path)

@@ -18,6 +18,7 @@ from kdbench.tasks.detection.data.sets import DetectionData, opened
 from kdbench.tasks.detection.detections import CAP, detections
 from kdbench.tasks.detection.metrics import METRICS
 from kdbench.tasks.detection.networks import create
+from kdbench.tasks.detection.output import DetectionBatch
 from kdbench.tasks.detection.scoring import average_precision
 from kdbench.tasks.task import Task
 
@@ -117,6 +118,16 @@ class DetectionTask(Task):
             "detections": {"cap": CAP, "found": sum(len(each["scores"]) for each in predictions)},
             "boxes_without_area": dropped,
         }
+
+    def blank_batch(self, inputs: Tensor, indices: Tensor, strong: Tensor | None = None) -> DetectionBatch:
+        """Pictures that each show one object, in their middle."""
+        count, height, width = len(inputs), *inputs.shape[2:]
+        box = torch.tensor([[width / 4, height / 4, 3 * width / 4, 3 * height / 4]], device=inputs.device)
+        labels = self.blank_targets(count).to(inputs.device)
+        return DetectionBatch(
+            inputs, labels, indices, strong, boxes=(box,) * count, labels=labels.split(1),
+            sizes=torch.tensor([[height, width]], device=inputs.device).expand(count, 2),
+        )  # fmt: skip
 
     def example(self) -> Tensor:
         return torch.zeros(1, *self.input_size)
