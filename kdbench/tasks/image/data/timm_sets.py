@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_datase
 from torch import Tensor
 
 from kdbench.errors import KDBenchError, unknown
+from kdbench.tasks.hub import offline
 from kdbench.tasks.image.data.absent import attempt
 from kdbench.tasks.image.data.folder import IMAGE_SIZE
 from kdbench.tasks.image.data.sets import StreamedData
@@ -77,11 +77,13 @@ def load(name: str, root: Path, image_size: int | None = None, download: bool = 
     known = [f"torch/{known}" for known in (*TORCHVISION, *TIMM_TORCH)]
     if not (prefix == "hfds" and rest) and f"{prefix}/{rest.lower()}" not in known:
         raise unknown("timm dataset", name, known, "or hfds/NAME for one of Hugging Face")
-    if prefix == "hfds" and importlib.util.find_spec("datasets") is None:
-        raise KDBenchError(f"dataset 'timm:{name}' needs the package datasets: pip install datasets")
+    if prefix == "hfds":
+        if importlib.util.find_spec("datasets") is None:
+            raise KDBenchError(f"dataset 'timm:{name}' needs the package datasets: pip install datasets")
+        importlib.import_module("datasets")  # before it is kept offline
     what = f"its files there as {'torchvision' if prefix == 'torch' else 'Hugging Face datasets'} lays them out"
     failure = "its download failed" if download else "it cannot be opened without a download"
-    with attempt(f"timm:{name}", root, what, failure), _offline(prefix == "hfds" and not download):
+    with attempt(f"timm:{name}", root, what, failure), offline(prefix == "hfds" and not download):
         train, test = _open_splits(name, root, download)
         train_targets, test_targets = _targets(train), _targets(test)
     if min(train_targets.min(), test_targets.min()) < 0:
@@ -118,23 +120,6 @@ def _test(name: str, root: Path, download: bool) -> Any:
         return create_dataset(name, root=str(root), split="validation", download=download)
     except ValueError:  # what Hugging Face datasets raises for a split that does not exist
         return create_dataset(name, root=str(root), split="test", download=download)
-
-
-@contextmanager
-def _offline(active: bool) -> Iterator[None]:
-    """Keep Hugging Face datasets, which download on their own, to what lies in the data folder."""
-    if not active:
-        yield
-        return
-    modules = [importlib.import_module(name) for name in ("datasets.config", "huggingface_hub.constants")]
-    before = [module.HF_HUB_OFFLINE for module in modules]
-    for module in modules:
-        module.HF_HUB_OFFLINE = True  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        for module, value in zip(modules, before, strict=True):
-            module.HF_HUB_OFFLINE = value  # type: ignore[attr-defined]
 
 
 def _targets(datasets: Sequence[Any]) -> Tensor:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.errors import AbsentData, KDBenchError, unknown
+from kdbench.tasks.hub import asked
 from kdbench.tasks.text.data import tables
 from kdbench.tasks.text.data.sets import TextData
 
@@ -112,7 +113,8 @@ def _fetched(name: str, source: str, config: str | None, folder: Path) -> Any:
     import datasets
 
     try:
-        return datasets.load_dataset(source, config)
+        with asked(source):
+            return datasets.load_dataset(source, config)
     except Exception as error:  # the hub, urllib and arrow raise a dozen kinds
         raise _absent(name, folder, error) from error
 

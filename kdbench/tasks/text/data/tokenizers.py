@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from kdbench.errors import KDBenchError
 from kdbench.suites.networks import split
+from kdbench.tasks.hub import asked
 from kdbench.tasks.text.checkpoints import folder_of, is_checkpoint
 from kdbench.tasks.text.data.sets import Texts
 
@@ -88,7 +89,8 @@ def make(name: str, training: Texts) -> Tokenizer:
             "checkpoint's folder or hub id"
         )
     try:
-        found = AutoTokenizer.from_pretrained(folder_of(base))
+        with asked(folder_of(base)):
+            found = AutoTokenizer.from_pretrained(folder_of(base))
     except (OSError, ValueError) as error:
         why = (str(error).splitlines() or [type(error).__name__])[0][:160].rstrip(".:")
         raise KDBenchError(

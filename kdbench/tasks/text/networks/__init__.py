@@ -14,6 +14,7 @@ from transformers.utils import logging
 
 from kdbench.errors import KDBenchError, unknown
 from kdbench.suites.networks import split
+from kdbench.tasks.hub import asked
 from kdbench.tasks.text.checkpoints import folder_of, is_checkpoint
 from kdbench.tasks.text.data.tokenizers import Tokenizer
 from kdbench.tasks.text.networks.adapter import TextNetwork, last_linear, spread
@@ -114,7 +115,8 @@ def _place(name: str, base: str, options: dict[str, Any], tokenizers: Sequence[T
 def _config(name: str, base: str, options: dict[str, Any]) -> Any:
     if is_checkpoint(base):
         try:
-            return AutoConfig.from_pretrained(folder_of(base))
+            with asked(folder_of(base)):
+                return AutoConfig.from_pretrained(folder_of(base))
         except (OSError, ValueError) as error:
             raise _absent(name, base, error) from error
     if base not in CONFIG_MAPPING:
@@ -196,9 +198,10 @@ def _loaded(name: str, base: str, config: Any, theirs: Sequence[str] | None) -> 
     if theirs is not None and len(theirs) != len(classes):
         raise KDBenchError(f"checkpoint {name!r} has {len(theirs)} classes, but the data has {len(classes)}")
     try:
-        model, report = AutoModelForSequenceClassification.from_pretrained(
-            folder_of(base), config=config, ignore_mismatched_sizes=theirs is None, output_loading_info=True
-        )
+        with asked(folder_of(base)):
+            model, report = AutoModelForSequenceClassification.from_pretrained(
+                folder_of(base), config=config, ignore_mismatched_sizes=theirs is None, output_loading_info=True
+            )
     except (OSError, ValueError) as error:
         raise _absent(name, base, error) from error
     head = last_linear(model, name)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.errors import AbsentData, KDBenchError
+from kdbench.tasks.hub import asked
 from kdbench.tasks.translation.data.pairs import Pair, Splits, sound
 
 TEST = ("test", "devtest", "validation", "dev")
@@ -43,7 +44,8 @@ def _load(name: str, root: Path | None) -> Mapping[str, Any]:
         identity, _, configuration = rest.partition("/") if rest.count("/") else (rest, "", "")
         where = str(root / "hub") if root else os.environ.get("HF_DATASETS_CACHE")
         whole = f"{owner}/{identity}" if identity else owner
-        return datasets.load_dataset(whole, configuration or None, cache_dir=where)
+        with asked(whole):
+            return datasets.load_dataset(whole, configuration or None, cache_dir=where)
     except Exception as error:  # the library raises a dozen kinds
         why = " ".join(str(error).split())[:200].rstrip(".:") or type(error).__name__
         raise AbsentData(

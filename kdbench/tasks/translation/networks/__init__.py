@@ -17,6 +17,7 @@ from transformers.utils import logging
 from kdbench.errors import KDBenchError, unknown
 from kdbench.method import Network
 from kdbench.suites.networks import split
+from kdbench.tasks.hub import asked
 from kdbench.tasks.translation.networks.adapter import TranslationNetwork
 from kdbench.tasks.translation.networks.pretrained import PretrainedTranslator
 from kdbench.tasks.translation.vocabulary import END, PAD, Vocabulary
@@ -135,7 +136,8 @@ def _ids(vocabulary: Vocabulary, family: str) -> dict[str, Any]:
 
 def _loaded(cls: Any, checkpoint: str) -> Any:
     try:
-        return cls.from_pretrained(checkpoint)
+        with asked(checkpoint):
+            return cls.from_pretrained(checkpoint)
     except Exception as error:  # transformers and the hub raise a dozen kinds
         why = " ".join(str(error).split())[:200].rstrip(".:") or type(error).__name__
         raise KDBenchError(f"checkpoint {checkpoint!r} could not be loaded ({why})") from error

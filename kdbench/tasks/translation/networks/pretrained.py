@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from kdbench.errors import KDBenchError, NotApplicable
 from kdbench.method import Network, Output, Shapes
+from kdbench.tasks.hub import asked
 from kdbench.tasks.translation.networks.adapter import Cached, Head
 
 
@@ -27,8 +28,9 @@ class PretrainedTranslator(Network):
         super().__init__()
         self.name, self.longest = name, longest
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-            self.model = AutoModelForSeq2SeqLM.from_pretrained(checkpoint)
+            with asked(checkpoint):
+                self.tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+                self.model = AutoModelForSeq2SeqLM.from_pretrained(checkpoint)
         except Exception as error:  # transformers and the hub raise a dozen kinds
             why = " ".join(str(error).split())[:200].rstrip(".:") or type(error).__name__
             raise KDBenchError(f"checkpoint {checkpoint!r} could not be loaded ({why})") from error
