@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from kdbench import registry
 from kdbench.errors import KDBenchError
 from kdbench.suites.grid import MethodSpec
 from kdbench.suites.members import members_of
@@ -23,31 +22,29 @@ def class_of(teachers: int) -> str:
 def teachers_of(cell: Mapping[str, Any]) -> int:
     """How many teachers the method of a record's `cell` sees.
 
-    A record says so where they are fewer than its cell names. Records of older versions do not: there the registered
-    class decides, and one that is not at hand counts as seeing those of its cell.
+    A record says so where they are fewer than its cell names. Records of older versions do not: there the method
+    decides, and one that is not at hand counts as seeing those of its cell. Whoever trains on what a teacher wrote has
+    seen it.
     """
     method, named = cell["method"], len(cell.get("teachers") or ())
     if "teachers" in method:
         return int(method["teachers"])
-    return 0 if named < 2 and _sees_none(method["name"]) else named
-
-
-def _sees_none(name: str) -> bool:
-    try:
-        return not registry.get(name).uses_teacher
-    except KDBenchError:
-        return False
+    return 0 if named < 2 and _asked_of(method) == "none" else named
 
 
 def planned_of(method: Mapping[str, Any], pair: Mapping[str, Any]) -> int:
     """The same of a planned cell, from a method and a pair of a `kdbench.board.results.suite_table`."""
-    sees = method.get("teachers") or _asked(method["name"], json.dumps(method["hyperparameters"], sort_keys=True))
+    sees = method.get("teachers") or _asked_of(method)
     return {"none": 0, "one": 1}.get(sees, len(pair["pool"]) or 1)
+
+
+def _asked_of(method: Mapping[str, Any]) -> str:
+    return _asked(method["name"], json.dumps(method["hyperparameters"], sort_keys=True))
 
 
 @lru_cache(maxsize=1024)
 def _asked(name: str, hyperparameters: str) -> str:
-    """What the method at hand says, for cards of older versions; `one` if none is at hand."""
+    """What the method at hand says, for what older versions wrote; `one` if none is at hand."""
     try:
         return members_of(MethodSpec(name, json.loads(hyperparameters))).sees
     except KDBenchError:
