@@ -14,7 +14,7 @@ RANKS = ("rank", "mean_rank", "borda", "pareto")
 
 def stopped_early(records: Sequence[Record]) -> bool:
     """Whether runs of these are not ranked."""
-    return any(record["cell"]["recipe"].get("patience") for record in records)
+    return any(record["cell"].get("recipe", {}).get("patience") for record in records)
 
 
 def without_ranks(table: pd.DataFrame) -> pd.DataFrame:
