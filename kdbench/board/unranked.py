@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from kdbench.records import Record
 
 STOPPED = "stopped early by a held-out score, not ranked"
-RANKS = ("rank", "mean_rank", "borda", "pareto")
+RANKS = ("rank", "mean_rank", "borda")
 
 
 def stopped_early(records: Sequence[Record]) -> bool:
@@ -22,6 +23,6 @@ def without_ranks(table: pd.DataFrame) -> pd.DataFrame:
     table = table.copy()
     for name in RANKS:
         if name in table:
-            table[name] = pd.Series(index=table.index, dtype=table[name].dtype)
+            table[name] = np.nan
     table["remark"] = [f"{said}; {STOPPED}" if said else STOPPED for said in table["remark"].fillna("")]
     return table
