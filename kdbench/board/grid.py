@@ -12,7 +12,7 @@ import pandas as pd
 
 from kdbench.board import comparable
 from kdbench.board.columns import as_meant
-from kdbench.board.runs import COST, PLACE, TRIALS, UNTIMED, place_name, protocol_of, result_columns
+from kdbench.board.runs import COST, PLACE, SOMETIMES, UNTIMED, place_name, protocol_of, result_columns
 from kdbench.board.seen import class_of
 from kdbench.board.statistics.intervals import DIGITS
 from kdbench.errors import KDBenchError
@@ -209,7 +209,7 @@ def make_grid(runs: pd.DataFrame, metrics: Metrics, plan: Iterable[Mapping[str, 
     done = runs["status"] == "done"
     students = dict(zip(where, runs["student"], strict=True))
     first = runs.drop_duplicates("method").set_index("method")
-    numbers = ("teacher_score", *result_columns(metrics), *COST, *(name for name in TRIALS if name in runs))
+    numbers = ("teacher_score", *result_columns(metrics), *COST, *(name for name in SOMETIMES if name in runs))
     trials = runs.groupby("method")["trials"].max().fillna(0) if "trials" in runs else pd.Series(0, methods)
     return Grid(
         metrics,

@@ -21,6 +21,8 @@ PLACE = ["dataset", "protocol", "pair"]
 GROUP = [*PLACE, "method"]
 UNTIMED = "untimed"  # why a run has no ratio of time
 TRIALS = ["trials", "trial_seconds"]  # columns that are there where a row is tuned
+CORPUS = "corpus_seconds"  # and where one trained on a corpus that a teacher wrote
+SOMETIMES = (*TRIALS, CORPUS)
 COST = (
     "seconds_per_epoch",
     "own_seconds_per_epoch",
@@ -61,7 +63,7 @@ def runs_table(records: Sequence[Record], expected: Iterable[Mapping[str, Any]] 
     columns += ["teacher", "teacher_score", "student"]
     columns += [*result_columns(metrics), *COST, UNTIMED, *extras]
     columns += ["device", "precision", "compile", "threads", "engine", "id"]
-    columns += TRIALS if any("trials" in row for row in rows) else []
+    columns += [name for name in SOMETIMES if any(name in row for row in rows)]
     frame = as_filed(pd.DataFrame(rows, columns=columns), metrics)
     frame = frame.sort_values(["suite", *GROUP, "seed", "id"], kind="stable", ignore_index=True)
     frame.attrs |= comparable.seen_of(records)
@@ -129,6 +131,7 @@ def _run_row(record: Record, metrics: Metrics) -> dict[str, Any]:
     ratio, untimed = time_ratio(cost.get("step_times")) if cost else (None, "")
     row |= {name: cost.get(name) for name in COST} | {"time_ratio_to_student": ratio, UNTIMED: untimed}
     row |= trials_of(cell["method"])
+    row |= {CORPUS: record["corpus"]["seconds"]} if "corpus" in record else {}
     return row | {f"extra.{name}": value for name, value in (result.get("extra") or {}).items()}
 
 

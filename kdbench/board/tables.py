@@ -14,7 +14,7 @@ import pandas as pd
 from kdbench.board import comparable
 from kdbench.board.columns import as_filed
 from kdbench.board.grid import STATES, Grid
-from kdbench.board.runs import GROUP, PLACE, TRIALS
+from kdbench.board.runs import CORPUS, GROUP, PLACE, SOMETIMES
 from kdbench.board.seen import CLASSES, class_of
 from kdbench.board.statistics.aggregates import gap_closed, pareto_front
 from kdbench.board.statistics.intervals import SURE, Paired, bootstrap, holm, paired, summary
@@ -24,6 +24,7 @@ from kdbench.suites.grid import BASELINES
 OVERALL = "overall"
 # the median over a method's runs, and their range
 TIME = ("time_ratio_to_student", "time_ratio_low", "time_ratio_high")
+WRITTEN = "its teacher wrote the corpus in {:.0f} s, which is in no time"
 TUNED = "chosen by {} trials on a validation split, and compared with the other tuned rows"
 COSTS = (
     "seconds_per_epoch",
@@ -67,7 +68,7 @@ def leaderboard_table(whole: Grid, grid: Grid, baselines: Sequence[str] = BASELI
     columns += ["bootstrap_low", "bootstrap_high", "best_score_mean", "teacher_score"]
     columns += [f"vs_{baseline}{part}" for baseline in baselines for part in DIFFERENCE]
     columns += ["gap_closed", *(metric.name for metric in whole.metrics.others), *COSTS, "pareto"]
-    columns += [*(name for name in TRIALS if name in whole.values), "remark"]
+    columns += [*(name for name in SOMETIMES if name in whole.values), "remark"]
     return as_filed(pd.DataFrame(rows, columns=columns), whole.metrics)
 
 
@@ -121,6 +122,8 @@ def state_row(whole: Grid, m: int, overall: bool, counted: Grid) -> dict[str, An
     if trials := whole.trials[m]:
         row["trials"] = trials
         text += f"{'; ' * bool(text)}{TUNED.format(trials)}"
+    if CORPUS in whole.values and np.isfinite(whole.values[CORPUS][m]).any():
+        text += f"{'; ' * bool(text)}{WRITTEN.format(np.nanmean(whole.values[CORPUS][m]))}"
     return row | {"remark": text}
 
 
@@ -132,7 +135,7 @@ def _score_row(grid: Grid, m: int, overall: bool) -> dict[str, Any]:
     row = {"score_mean": s.mean, "score_std": s.std, "ci95_low": s.low, "ci95_high": s.high}
     row |= {"bootstrap_low": float(low), "bootstrap_high": float(high)}
     others = [metric.name for metric in grid.metrics.others]
-    averaged = ("teacher_score", *others, *(name for name in COSTS if name not in TIME), "trial_seconds")
+    averaged = ("teacher_score", *others, *(name for name in COSTS if name not in TIME), "trial_seconds", CORPUS)
     row |= {name: mean_of(grid, name, m) for name in averaged if name in grid.values}
     return row | {"best_score_mean": mean_of(grid, "best_score", m)}
 

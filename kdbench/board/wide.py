@@ -11,7 +11,7 @@ import pandas as pd
 from kdbench.board import comparable
 from kdbench.board.columns import as_filed
 from kdbench.board.grid import STATES, Grid
-from kdbench.board.runs import TRIALS, place_name
+from kdbench.board.runs import CORPUS, SOMETIMES, place_name
 from kdbench.board.seen import CLASSES
 from kdbench.board.statistics import aggregates
 from kdbench.board.statistics.intervals import SURE, summary
@@ -66,7 +66,7 @@ def wide_table(whole: Grid, grid: Grid, baselines: Sequence[str] = BASELINES) ->
     columns += ["probability_of_improvement_ci95_high", "ari", "wins", "ties", "losses"]
     columns += [f"vs_{baseline}{part}" for baseline in baselines for part in DIFFERENCE]
     columns += ["gap_closed", *TIME, "extra_parameters"]
-    columns += [*(name for name in TRIALS if name in whole.values), "remark"]
+    columns += [*(name for name in SOMETIMES if name in whole.values), "remark"]
     columns += [place_name(place) for place in whole.places]
     return as_filed(pd.DataFrame(ranked(rows, whole.metrics.primary.sign), columns=columns), whole.metrics)
 
@@ -85,7 +85,9 @@ def _aggregates(grid: Grid, m: int, baselines: tuple[str, str], told: np.ndarray
     row |= {"iqm": float(aggregates.interquartile_mean(scores)), "iqm_ci95_low": low, "iqm_ci95_high": high}
     row |= difference_row(grid, m, student, True) | difference_row(grid, m, kd, True)
     row |= gap_row(grid, m, student, True)
-    row |= {name: mean_of(grid, name, m) for name in ("extra_parameters", "trial_seconds") if name in grid.values}
+    row |= {
+        name: mean_of(grid, name, m) for name in ("extra_parameters", "trial_seconds", CORPUS) if name in grid.values
+    }
     row = with_time(comparable.with_remark(row, grid, m, (student, kd)), grid, m)
     if k is None or k == m or not grid.complete[k] or comparable.others(grid, m, k).any():
         return row

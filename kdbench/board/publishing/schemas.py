@@ -102,11 +102,14 @@ def _share(meaning: str) -> pa.Column:
     return _number(meaning, 0, 1)
 
 
-def _trials() -> Columns:
-    """What is said of rows whose settings a sweep chose."""
+def _sometimes() -> Columns:
+    """What is said of rows whose settings a sweep chose, and of those that trained on a teacher's corpus."""
     return {
         "trials": _optional(_count("trials that chose the settings of a tuned row; the column is there where one is")),
         "trial_seconds": _optional(_amount("how long these trials trained together, s")),
+        "corpus_seconds": _optional(
+            _amount("how long its teacher wrote the corpus that it trained on, s; in no other time")
+        ),
     }
 
 
@@ -189,7 +192,7 @@ def _runs(metrics: Metrics) -> Columns:
         "threads": _number("threads of the CPU that each learner had", 1, whole=True),
         "engine": _number("kdbench's engine that ran it", 1, whole=True),
         "id": _pattern("the cell's id; empty if missing", ID, "16 hex digits", empty=True),
-        **_trials(),
+        **_sometimes(),
     }
 
 
@@ -225,7 +228,7 @@ def _wide(metrics: Metrics) -> Columns:
         "gap_closed": _number("share of the teacher's lead over `student` that is won"),
         **_time(),
         "extra_parameters": _amount("parameters trained beside the one student"),
-        **_trials(),
+        **_sometimes(),
         "remark": _text("what is missing and why", empty=True),
         "place*": _score(
             score, _titled(score, f"one column per place, named after it: mean {title} over its finished seeds")
@@ -267,7 +270,7 @@ def _long(metrics: Metrics) -> Columns:
         "deployed_parameters": _amount("parameters of what is evaluated"),
         "deployed_macs": _amount("multiply-accumulates of it for one input"),
         "pareto": _choice("whether no row is as good in less time, or better in the same", "true", "false", empty=True),
-        **_trials(),
+        **_sometimes(),
         "remark": _text("what is missing and why", empty=True),
     }
 
