@@ -32,6 +32,8 @@ class Corpus:
         drawn: hypotheses that it writes for each source; the beams of a beam search are as many.
         options: of the rule, where they are not its defaults.
         taken: how many of the hypotheses are trained on, the first ones.
+        unique: whether copies of a hypothesis of the same source count as one before they are taken; they stay as
+            often as they were drawn otherwise.
         choice: `"first"` in the order of the rule, or `"reference"`: those most like the source's reference come first.
 
     Raises:
@@ -43,6 +45,7 @@ class Corpus:
     options: Mapping[str, Any] = field(default_factory=dict)
     taken: int = 1
     choice: str = "first"
+    unique: bool = False
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
@@ -82,7 +85,7 @@ class Corpus:
     @property
     def view(self) -> dict[str, Any]:
         """What is taken of them."""
-        return {"taken": self.taken, "choice": self.choice}
+        return {"taken": self.taken, "choice": self.choice, **({"unique": True} if self.unique else {})}
 
 
 def _in_range(corpus: Corpus) -> None:

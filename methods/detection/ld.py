@@ -8,7 +8,8 @@ the places that are to find an object, and in the valuable region around them (V
         + kd_weight mean_pos KL_2
 
 The first two sums are over the edges, w is the student's largest class score (a constant), v the place's IoU with the
-object. ld_weight and vlr_weight 0.25, T 10, kd_weight 10 with temperature 2.
+object. The region is where 0.25 t <= DIoU < t, t the threshold by which ATSS finds an object's own places (algorithm
+1). ld_weight and vlr_weight 0.25, T 10, kd_weight 10 with temperature 2.
 
 Deviations:
 - By `official_scale` the first two terms are not divided by their weights, which the authors left out on purpose (their

@@ -7,7 +7,8 @@ Soft answers, labels, and the direction of the last hidden states; the student t
 Pre-training of the paper: 5, 2 (masked words for y) and 1, T 2.
 
 Deviations: the task's labels and answers stand where the paper has masked words, which needs a corpus; the weights are
-those of its pre-training. A student of another width is fitted by a linear layer. `minilm_l6(layers=3)` takes every
+those of its pre-training. Token types, the pooler and position embeddings are as in BERT, and train. A student of
+another width is fitted by a linear layer. `minilm_l6(layers=3)` takes every
 second layer.
 """
 

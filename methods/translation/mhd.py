@@ -17,6 +17,8 @@ Deviations:
 - One vocabulary for teacher and students, trained on the references; the paper trains one on each distilled corpus.
 - All corpora train for equally many updates, and the last is ranked; the paper stops early, by patience that grows with
   M.
+- Of the hypotheses of diverse beams, which are taken in the order of their scores, a score is the model's own, without
+  the penalty by which the groups differ.
 - `ancestral` and `mbr` (the samples of a pool that agree most with it, by chrF) are named with the paper, its code has
   neither; the pool of 30 is ours.
 """

@@ -35,8 +35,8 @@ class Translator(Protocol):
     end: int
     longest: int
 
-    def ids(self, source: str) -> list[int]:
-        """Of a source sentence."""
+    def ids(self, source: str, language: str = "") -> list[int]:
+        """Of a source sentence that is to be translated into a language: the data's target, if none is named."""
         ...
 
     def begin(self, inputs: Tensor) -> State:
@@ -53,15 +53,22 @@ class Translator(Protocol):
 
 
 def translate(
-    translator: Translator, sources: Sequence[str], rule: Corpus, *, seed: int = 0, first: int = 0
+    translator: Translator,
+    sources: Sequence[str],
+    rule: Corpus,
+    *,
+    seed: int = 0,
+    first: int = 0,
+    languages: Sequence[str] = (),
 ) -> list[list[Written]]:
     """The hypotheses of each source by a rule, in the order of the sources: `rule.drawn` each, or as many as there are.
 
     Args:
         seed: of the samples.
         first: the number of the first source among all sources, which with `seed` decides its samples.
+        languages: which one each source is translated into; the data's target, if none are named.
     """
-    ids = [translator.ids(source) for source in sources]
+    ids = [translator.ids(*asked) for asked in zip(sources, languages or [""] * len(sources), strict=True)]
     budget = max(BUDGET // _at_once(rule), 1)
 
     def decode(places: list[int]) -> list[list[Hypothesis]]:

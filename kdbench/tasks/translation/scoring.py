@@ -21,6 +21,7 @@ from kdbench.tasks.translation.metrics import bleu, chrf
 DETACHED = 10.0  # sentence chrF below which a translation has next to nothing of its reference
 GRAM, MORE = 4, 2  # Guerreiro et al. 2023: a 4-gram that comes at least twice more often than any of the source
 SUBWORDS = re.compile(r"▁|@@( |$)|&(amp|quot|apos|lt|gt|#\d+);")
+SPACELESS = ("zh", "ja", "th", "lo", "km", "my")  # scripts whose words no space tells apart
 EXTRAS = {"ja": "ja", "ko": "ko"}  # languages whose tokenizer is a package of its own
 
 
@@ -53,10 +54,21 @@ def bleu_metric(language: str) -> BLEU:
     Raises:
         KDBenchError: if that is a package that is not here.
     """
-    language = language.lower().partition("-")[0].partition("_")[0]
-    language = {"zho": "zh", "jpn": "ja", "kor": "ko"}.get(language, language)
+    return _bleu(language)
+
+
+@cache
+def sentence_metric(language: str) -> BLEU:
+    """The same for single sentences: 1 is added to the counts of n-grams longer than a word (Lin and Och 2004), and
+    orders that a sentence does not have are no part of the mean, so that a short exact match is 100 and no overlap 0.
+    """
+    return _bleu(language, smooth_method="add-k", smooth_value=1, effective_order=True)
+
+
+def _bleu(language: str, **options: Any) -> BLEU:
+    language = _code(language)
     try:
-        metric = BLEU(trg_lang=language)
+        metric = BLEU(trg_lang=language, **options)
         metric.corpus_score(["a"], [["a"]])  # its tokenizer is loaded here
     except (ImportError, RuntimeError) as error:
         extra = EXTRAS.get(language, language)
@@ -64,6 +76,14 @@ def bleu_metric(language: str) -> BLEU:
             f"BLEU of the language {language!r} needs a tokenizer that is not here: pip install 'sacrebleu[{extra}]'"
         ) from error
     return metric
+
+
+def _code(language: str) -> str:
+    """A language's code of two letters where it has one: `zh` of `zh_CN`, `zh-Hant` and `zho`."""
+    language = language.lower().partition("-")[0].partition("_")[0]
+    return {"zho": "zh", "jpn": "ja", "kor": "ko", "tha": "th", "lao": "lo", "khm": "km", "mya": "my"}.get(
+        language, language
+    )
 
 
 @cache
@@ -119,9 +139,15 @@ def likeness(translations: Sequence[str], others: Sequence[str]) -> float:
 # ------------------------------------------------------------------------------------------------ diversity
 
 
-def distinct(lines: Sequence[str], length: int) -> float:
-    """Different n-grams of words over all of them, in percent (Li et al. 2016); 0 where there are none."""
-    grams = [gram for line in lines for gram in _grams(line.split(), length)]
+def distinct(lines: Sequence[str], length: int, language: str = "") -> float:
+    """Different n-grams of words over all of them, in percent (Li et al. 2016); 0 where there are none.
+
+    Args:
+        language: where it is one of `SPACELESS`, letters are counted, since no space tells its words apart.
+    """
+    spaceless = _code(language) in SPACELESS
+    words = ([*"".join(line.split())] if spaceless else line.split() for line in lines)
+    grams = [gram for line in words for gram in _grams(line, length)]
     return 100.0 * len(set(grams)) / len(grams) if grams else 0.0
 
 

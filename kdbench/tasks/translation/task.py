@@ -57,9 +57,9 @@ class _Translator:
         self._module, self._task = module, task
         self.longest = task.data.options.longest
 
-    def ids(self, source: str) -> list[int]:
+    def ids(self, source: str, language: str = "") -> list[int]:
         vocabulary, target = self._task.data.vocabulary, self._task.data.options.target
-        return [*vocabulary.source(source, target)[:-1][: self.longest - 1], END]
+        return [*vocabulary.source(source, language or target)[:-1][: self.longest - 1], END]
 
     def padded(self, sources: Sequence[Sequence[int]]) -> Tensor:
         return padded(sources, PAD, self._task.numerics.device)
@@ -161,8 +161,8 @@ class TranslationTask(Task):
         return {
             **from_statistics({"statistics": kept}),
             "hallucinations": scoring.hallucinations(self._sources, texts, self.references)["either"],
-            "distinct1": scoring.distinct(texts, 1),
-            "distinct2": scoring.distinct(texts, 2),
+            "distinct1": scoring.distinct(texts, 1, self.data.options.target),
+            "distinct2": scoring.distinct(texts, 2, self.data.options.target),
             "likeness": None if teacher is None else scoring.likeness(texts, teacher.texts),
         }
 
@@ -199,9 +199,15 @@ class TranslationTask(Task):
         return len(self.data.train)
 
     def write(self, corpus: Corpus, teacher: Network, seed: int, start: int, stop: int) -> list[Any]:
-        sources = [pair.source for pair in self.data.train[start:stop]]
+        pairs, target = self.data.train[start:stop], self.data.options.target
+        sources, languages = [pair.source for pair in pairs], [pair.language or target for pair in pairs]
+        if isinstance(teacher, PretrainedTranslator) and (other := next((a for a in languages if a != target), "")):
+            raise KDBenchError(
+                f"checkpoint {teacher.name!r} translates into {target!r} alone, but its students learn {other!r} as "
+                "well: take `multilingual` out of their protocol"
+            )
         with torch.no_grad(), self.numerics.autocast():
-            found = translate(self._translator(teacher), sources, corpus, seed=seed, first=start)
+            found = translate(self._translator(teacher), sources, corpus, seed=seed, first=start, languages=languages)
         return [[[each.text, each.score] for each in row] for row in found]
 
     def corpus_set(self, corpus: Corpus, written: Sequence[Any], seed: int) -> tuple[TrainingSet, dict[str, Any]]:

@@ -5,21 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sacrebleu.metrics import BLEU
-
 from kdbench.suites.corpus import Corpus
 from kdbench.tasks.translation import scoring
 from kdbench.tasks.translation.data.pairs import Pair
 
 SOME = 200  # sources on which the likeness of hypotheses is measured
-# Lin and Och 2004: 1 is added to the counts of n-grams longer than a word; orders that a sentence does not have are no
-# part of the mean, so that a short exact match is 100 and no overlap is 0
-SENTENCE_BLEU = BLEU(smooth_method="add-k", smooth_value=1, effective_order=True)
 
 
-def sentence_bleu(hypothesis: str, reference: str) -> float:
-    """Smoothed BLEU of one sentence, 0 to 100."""
-    return float(SENTENCE_BLEU.sentence_score(hypothesis, [reference]).score)
+def sentence_bleu(hypothesis: str, reference: str, language: str = "") -> float:
+    """Smoothed BLEU of one sentence, 0 to 100, with the tokenizer of its language."""
+    return float(scoring.sentence_metric(language).sentence_score(hypothesis, [reference]).score)
 
 
 def best_first(
@@ -27,8 +22,8 @@ def best_first(
 ) -> tuple[list[Pair], list[Pair], dict[str, int]]:
     """The pairs that are trained on: each source with the hypotheses that are taken of its own.
 
-    Hypotheses stay as often as they were drawn; empty ones are left out. Of hypotheses that are equally like the
-    reference those stand first that the rule ranks first.
+    Hypotheses stay as often as they were drawn, unless the corpus is to be `unique`; empty ones are left out. Of
+    hypotheses that are equally like the reference those stand first that the rule ranks first.
 
     Returns:
         the pairs, the same sources each with the rule's first hypothesis, and how many hypotheses are `duplicates` of
@@ -38,9 +33,10 @@ def best_first(
     firsts: list[Pair] = []
     duplicates = empty = 0
     for pair, drawn in zip(pairs, hypotheses, strict=True):
-        ranked = list(drawn)
+        ranked = list(dict.fromkeys(drawn)) if corpus.unique else list(drawn)
         if corpus.choice == "reference":
-            ranked.sort(key=lambda text, reference=pair.target: -sentence_bleu(text, reference))  # type: ignore[misc]
+            liking = [sentence_bleu(text, pair.target, pair.language) for text in ranked]
+            ranked = [ranked[place] for place in sorted(range(len(ranked)), key=lambda place: -liking[place])]
         taken = [text for text in ranked[: corpus.taken] if text.strip()]
         empty += min(corpus.taken, len(ranked)) - len(taken)
         duplicates += len(taken) - len(set(taken))
@@ -64,8 +60,8 @@ def about(pairs: Sequence[Pair], hypotheses: Sequence[Sequence[str]], language: 
         "words": sum(len(text.split()) for text in every),
         "characters": sum(map(len, every)),
         "bytes": sum(len(text.encode()) for text in every),
-        "distinct1": scoring.distinct(every, 1),
-        "distinct2": scoring.distinct(every, 2),
+        "distinct1": scoring.distinct(every, 1, language),
+        "distinct2": scoring.distinct(every, 2, language),
         "self_chrf": scoring.self_chrf(hypotheses[:SOME]),
         "first": scoring.corpus_scores(firsts, [pair.target for pair in pairs], language, strict=False),
         "hallucinated": scoring.hallucinations(

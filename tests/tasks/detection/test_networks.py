@@ -112,9 +112,13 @@ def test_atss_gives_an_object_the_anchors_above_mean_and_deviation_and_ld_the_ot
     assert objects.tolist() == [0 if own else -1 for own in expected.tolist()]
     assert expected.sum() >= 1
     around = torch.zeros(64)
-    rest = [n for n in nine.tolist() if not expected[n] and (distance[n] < 12 - 0.01).all()]
-    around[rest] = iou[rest]
+    for number, (dx, dy) in enumerate(distance.tolist()):
+        corners = (24 + dx) ** 2 + (24 + dy) ** 2  # the square of the diagonal of the box around both
+        diou = iou[number] - (dx * dx + dy * dy) / corners
+        if 0.25 * threshold <= diou < threshold:
+            around[number] = iou[number]
     torch.testing.assert_close(near, around)
+    assert (around > 0).sum() > 0
 
 
 def test_of_two_objects_the_better_fit_wins_an_anchor() -> None:

@@ -9,13 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from kdbench.errors import KDBenchError
+from kdbench.hardware.numerics import Numerics
+from kdbench.suites.corpus import Corpus
 from kdbench.suites.dataset import DatasetSpec
 from kdbench.suites.folders import ABSENT
+from kdbench.suites.recipe import Recipe
 from kdbench.tasks.translation.data import iso_codes, load_data, sword
 from kdbench.tasks.translation.data.pairs import clean
-from kdbench.tasks.translation.vocabulary import END, UNKNOWN
+from kdbench.tasks.translation.task import TranslationTask
+from kdbench.tasks.translation.vocabulary import END, UNKNOWN, Vocabulary
 
 OPTIONS = {"source": "en", "target": "uk", "test": 4, "vocabulary": 40}
 NAMES = ["Lake", "River", "Hill", "North", "South", "East", "West", "Sea", "Land", "Old", "New", "Great"]
@@ -106,6 +111,24 @@ def test_a_multilingual_teacher_asks_by_tags_and_learns_no_sentence_of_the_test_
     assert teacher.vocabulary.text([tags["be"], *teacher.vocabulary.target("lake")]) == "lake"
     with pytest.raises(KDBenchError, match=r"multilingual, but options\.others names no language"):
         load_data("iso_codes", OPTIONS, {"multilingual": {}})
+
+
+def test_a_teacher_writes_to_each_source_in_the_language_of_its_pair(
+    locales: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    protocol = {"multilingual": {"per_language": 9}}
+    spec = DatasetSpec("iso_codes", "translation", protocol, options={**OPTIONS, "others": ["be"]})
+    task = TranslationTask(spec, Recipe(epochs=1, batch_size=4), Numerics(torch.device("cpu")), None)
+    network, real, asked = task.network("marian(heads=2, layers=1, width=16)"), Vocabulary.source, list[str]()
+
+    def source(self: Vocabulary, text: str, language: str = "") -> list[int]:
+        asked.append(language)
+        return real(self, text, language)
+
+    monkeypatch.setattr(Vocabulary, "source", source)
+    task.write(Corpus("greedy"), network, 0, 0, task.sources())
+    assert asked == [pair.language for pair in task.data.train]
+    assert {*asked} == {"uk", "be"}
 
 
 def test_a_vocabulary_gives_its_text_back_without_the_references_own_tokenizer(locales: Path) -> None:

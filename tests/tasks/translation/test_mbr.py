@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from sacrebleu.metrics import CHRF
 
@@ -15,6 +17,23 @@ LINES = ["the cat sat on the mat", "the cat sits on a mat", "a dog", "", "x", "t
 def test_the_utility_is_the_chrf_of_a_sentence(hypothesis: str, reference: str) -> None:
     wanted = CHRF().sentence_score(hypothesis, [reference]).score
     assert utility(grams(hypothesis), grams(reference)) == pytest.approx(wanted, abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_ranking_is_that_of_the_expected_utility_over_the_other_samples(seed: int) -> None:
+    draws = random.Random(seed)
+    words = ["sea", "seas", "lake", "river", "the", "a", ""]
+    samples = [" ".join(draws.choices(words, k=draws.randint(0, 3))) for _ in range(8)]
+    samples += samples[:2]  # copies
+    metric = CHRF()
+    expected = [
+        sum(metric.sentence_score(mine, [other]).score for place, other in enumerate(samples) if place != number)
+        for number, mine in enumerate(samples)
+    ]
+    unlike = [number for number, text in enumerate(samples) if samples.index(text) == number]
+    order = ranked(samples)[: len(unlike)]
+    assert sorted(order) == unlike
+    assert [expected[number] for number in order] == pytest.approx(sorted((expected[n] for n in unlike), reverse=True))
 
 
 def test_what_is_drawn_often_is_preferred_and_copies_come_last() -> None:

@@ -10,9 +10,12 @@ import pytest
 from sacrebleu.metrics import BLEU, CHRF
 
 from kdbench.errors import KDBenchError
+from kdbench.suites.corpus import Corpus
 from kdbench.tasks.translation import scoring
+from kdbench.tasks.translation.data.pairs import Pair
 from kdbench.tasks.translation.metrics import from_statistics
-from kdbench.tasks.translation.written import sentence_bleu
+from kdbench.tasks.translation.scoring import distinct
+from kdbench.tasks.translation.written import best_first, sentence_bleu
 
 REFERENCES = [
     "L'homme dit : « Qu'est-ce que c'est ? »",
@@ -20,6 +23,29 @@ REFERENCES = [
     "Die Nord-Süd-Verbindung ist gesperrt.",
 ]
 RIGHT, EMPTY = [REFERENCES[0], "Il est parti.", ""], ["", "", ""]
+
+
+def test_the_likeness_to_a_reference_is_told_by_the_tokenizer_of_its_language() -> None:
+    reference, near, far = "我们今天去北京", "我们今天去南京", "鱼在水里游"
+    assert sentence_bleu(near, reference, "zh_CN") > sentence_bleu(far, reference, "zh_CN") == 0
+    corpus = Corpus("beam", 2, taken=1, choice="reference")
+    chosen, _, _ = best_first([Pair("we go to Beijing", reference, "zh")], [[far, near]], corpus)
+    assert [pair.target for pair in chosen] == [near]
+
+
+def test_where_no_space_tells_words_apart_letters_are_counted() -> None:
+    assert distinct(["好好学习", "好好学习"], 1, "zh") == pytest.approx(100 * 3 / 8)
+    assert distinct(["see sea", "see sea"], 1, "uk") == pytest.approx(50)
+
+
+def test_copies_are_taken_once_where_a_corpus_asks_for_that() -> None:
+    pairs, drawn = [Pair("a", "b", "uk")], [["x", "x", "y", "z"]]
+    for unique, wanted in ((False, ["x", "x"]), (True, ["x", "y"])):
+        corpus = Corpus("beam", 4, taken=2, unique=unique)
+        chosen, _, counts = best_first(pairs, drawn, corpus)
+        assert [pair.target for pair in chosen] == wanted
+        assert counts["duplicates"] == (not unique)
+        assert ("unique" in corpus.view) == unique
 
 
 def recomputed(translations: list[str], references: list[str], language: str = "fr") -> dict[str, float]:

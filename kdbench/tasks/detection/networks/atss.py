@@ -1,4 +1,6 @@
-"""ATSS: which anchors are to find an object (Zhang et al., CVPR 2020, algorithm 1)."""
+"""ATSS: which anchors are to find an object (Zhang et al., CVPR 2020, algorithm 1), and the valuable region around it
+(LD: Zheng et al., CVPR 2022, algorithm 1).
+"""
 
 from __future__ import annotations
 
@@ -6,9 +8,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_iou
+from torchvision.ops import box_iou, distance_box_iou
 
 NEAREST = 9  # anchors of a level that an object may choose from
+VALUABLE = 0.25  # of ATSS's threshold: LD's gamma
 WITHIN = 0.01  # px that an anchor's centre must lie inside of its object
 
 
@@ -19,8 +22,9 @@ def matched(levels: Sequence[Tensor], boxes: Tensor) -> tuple[Tensor, Tensor]:
     plus the standard deviation of all candidates' are its own; where several objects claim one, the largest IoU wins.
 
     Returns:
-        the object's number or -1, `[N]`; and the largest IoU of a candidate with an object that it lies in and did not
-        win by its threshold, `[N]`: LD's valuable region.
+        the object's number or -1, `[N]`; and LD's valuable region, `[N]`: the largest IoU with an object whose DIoU
+        with the anchor is at least `VALUABLE` of that object's threshold and below it, 0 elsewhere. Any anchor may be
+        in it, wherever its centre lies.
     """
     anchors = torch.cat(list(levels))
     if not len(boxes):
@@ -37,9 +41,11 @@ def matched(levels: Sequence[Tensor], boxes: Tensor) -> tuple[Tensor, Tensor]:
         start += len(level)
     chosen = overlaps.T[candidate.T].reshape(len(boxes), -1)
     spread = chosen.std(1) if chosen.shape[1] > 1 else chosen.new_zeros(len(chosen))
-    enough = overlaps >= chosen.mean(1) + spread
+    threshold = chosen.mean(1) + spread  # [m]
+    enough = overlaps >= threshold
     edges = torch.cat([centres[:, None] - boxes[:, :2], boxes[:, 2:] - centres[:, None]], 2)  # [N, m, 4]
     inside = candidate & (edges.amin(2) > WITHIN)
     best, objects = overlaps.masked_fill(~(inside & enough), -1).max(1)
-    near = overlaps.masked_fill(~(inside & ~enough), 0).amax(1)
+    distant = distance_box_iou(anchors, boxes)
+    near = overlaps.masked_fill(~((distant >= VALUABLE * threshold) & (distant < threshold)), 0).amax(1)
     return objects.masked_fill(best < 0, -1), near

@@ -61,7 +61,7 @@ class PretrainedTranslator(Network):
 
     # ---------------------------------------------------------------------------------- `decoding_rules.Translator`
 
-    def ids(self, source: str) -> list[int]:
+    def ids(self, source: str, language: str = "") -> list[int]:
         return self.tokenizer(source, truncation=True, max_length=self.longest)["input_ids"]
 
     def padded(self, sources: Sequence[Sequence[int]]) -> Tensor:
