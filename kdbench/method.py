@@ -433,6 +433,23 @@ class Method(nn.Module):
                 raise NotApplicable(f"{name} needs feature maps [C, H, W], but network {network.name!r} has none")
             if "preactivations" in self.needs and not network.shapes.preactivations:
                 raise NotApplicable(f"{name} needs pre-activation maps, but network {network.name!r} offers none")
+        self._check_places(networks)
+
+    def _check_places(self, networks: Sequence[Network]) -> None:
+        """Refuse networks that read other tokens where maps are compared: their places are other words.
+
+        Relations between samples are each network's own.
+        """
+        parts: Sequence[type[Method]] = getattr(self, "parts", None) or (type(self),)
+        if not any(part.needs & {"features", "maps"} and part.info.family != "relations" for part in parts):
+            return
+        first = networks[0]
+        for other in networks[1:]:
+            if getattr(first, "vocabulary", None) != getattr(other, "vocabulary", None):
+                raise NotApplicable(
+                    f"{type(self).info.name} compares maps place by place, but networks {first.name!r} and "
+                    f"{other.name!r} read other tokens: give them one tokenizer, or use a method on logits or on [CLS]"
+                )
 
 
 class MutualMethod(Method):

@@ -198,6 +198,17 @@ def check_scored(what: str, predictions: Any, epoch: int) -> None:
         raise NonFinite(f"the outputs of {what} on the test set became nan or infinite in epoch {epoch}")
 
 
+def check_scores(what: str, scores: Mapping[str, float | None], epoch: int) -> None:
+    """Check what a task says of predictions: a NaN would be the best score or none, by where it stands.
+
+    Raises:
+        NonFinite: if a score is NaN or an infinite number; None is a score that there is not.
+    """
+    for name, score in scores.items():
+        if score is not None and not math.isfinite(score):
+            raise NonFinite(f"the score {name!r} of {what} became {score} in epoch {epoch}")
+
+
 def check_numbers(what: str, numbers: Any, epoch: int) -> dict[str, float]:
     """Named numbers as a record keeps them.
 

@@ -34,6 +34,7 @@ from kdbench.training.hooks import (
     check_output,
     check_phases,
     check_scored,
+    check_scores,
     check_terms,
 )
 from kdbench.training.members import created, members
@@ -307,7 +308,7 @@ class Learner:
             watts: what the device used in this epoch's work, on average.
 
         Raises:
-            NonFinite: if a loss term, an output or a watched number was NaN or infinite.
+            NonFinite: if a loss term, an output, a score or a watched number was NaN or infinite.
         """
         terms = {name: float(total) / self.steps for name, total in self.sums.items()}
         for name, value in terms.items():
@@ -325,6 +326,7 @@ class Learner:
         if due:
             predictions = self._predictions(self.task)
             scores = self.task.scores(predictions, teacher_predictions)
+            check_scores(f"what {self.name} deploys", scores, self.epoch + 1)
             self.kept = dict(self.task.keeps(predictions)) if last else None
         own = self.clock.read()
         self.seconds = {"own": self.seconds["own"] + own, "alone": self.seconds["alone"] + own + shared_seconds}
@@ -349,8 +351,9 @@ class Learner:
         return predictions
 
     def _score_held_out(self, task: Task) -> float:
-        primary = task.metrics.primary.name
-        return float(task.scores(self._predictions(task))[primary] or 0.0)
+        scores = task.scores(self._predictions(task))
+        check_scores(f"what {self.name} deploys", scores, self.epoch + 1)
+        return float(scores[task.metrics.primary.name] or 0.0)
 
     def deployed(self) -> nn.Module:
         return check_deployed(self.name, self.method.deployed(self.students))

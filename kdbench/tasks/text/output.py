@@ -49,7 +49,7 @@ class TextOutput(Output):
     def scores(self, layer: int) -> Tensor:
         """Q K^T / sqrt(d) before mask and softmax, `[B, H, L, L]`, float32 or wider."""
         with torch.autocast(self.mask.device.type, enabled=False):
-            queries, keys = wide(self.queries[layer - 1]), wide(self.keys[layer - 1])
+            queries, keys = (wide(self._of(name, layer)) for name in ("queries", "keys"))
             return queries @ keys.transpose(2, 3) / queries.shape[3] ** 0.5
 
     def probabilities(self, layer: int) -> Tensor:
@@ -60,15 +60,21 @@ class TextOutput(Output):
     def context(self, layer: int) -> Tensor:
         """What the heads found, concatenated, before the output layer: `[B, L, H d]`."""
         with torch.autocast(self.mask.device.type, enabled=False):
-            found = self.probabilities(layer) @ wide(self.values[layer - 1])
+            found = self.probabilities(layer) @ wide(self._of("values", layer))
             return found.transpose(1, 2).flatten(2)
 
     def merged(self, name: str, layer: int) -> Tensor:
         """`"queries"`, `"keys"` or `"values"` of all heads side by side, `[B, L, H d]`."""
-        heads: Tensor = getattr(self, name)[layer - 1]
-        return heads.transpose(1, 2).flatten(2)
+        return self._of(name, layer).transpose(1, 2).flatten(2)
 
     def matrices(self, layer: int) -> tuple[Tensor, ...]:
         """The outputs of a layer's six linear layers: Q, K, V, O, FFN1, FFN2."""
         first = [self.merged(name, layer) for name in ("queries", "keys", "values")]
-        return (*first, self.attended[layer - 1], self.inner[layer - 1], self.outer[layer - 1])
+        return (*first, *(self._of(name, layer) for name in ("attended", "inner", "outer")))
+
+    def _of(self, name: str, layer: int) -> Tensor:
+        """A layer's; there is none before the first, where an index would give the last."""
+        layers: tuple[Tensor, ...] = getattr(self, name)
+        if not 1 <= layer <= len(layers):
+            raise IndexError(f"{name} of layer {layer} are asked for, but layers are counted from 1 to {len(layers)}")
+        return layers[layer - 1]

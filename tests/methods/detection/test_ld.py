@@ -83,6 +83,15 @@ def test_the_authors_scale_grows_with_the_batch() -> None:
     goldens.close(two["kd"], one["kd"], atol=1e-9)
 
 
+@pytest.mark.parametrize("official", [False, True])
+def test_a_batch_without_objects_has_terms_of_zero_that_hang_on_the_student(official: bool) -> None:
+    student, teacher = detector("gfl"), detector("gfl", seed=1)
+    made = method("ld", student, teacher, official_scale=official)
+    terms = imitation(run(made, student, teacher, batch([[], []])))
+    assert {name: term.item() for name, term in terms.items()} == {"ld": 0, "vlr": 0, "kd": 0}
+    assert all(term.requires_grad for term in terms.values())
+
+
 def test_heads_without_distributions_and_a_single_class_are_refused() -> None:
     with pytest.raises(NotApplicable, match="gives one number: take a gfl head"):
         method("ld", detector("fcos"), detector("fcos"))

@@ -92,6 +92,21 @@ def test_layers_meet_evenly_from_the_embeddings_on() -> None:
     assert [0, *tiny.met] == [0, 2, 4, 6, 8, 10, 12]
 
 
+def test_each_state_and_each_map_meets_the_one_of_its_number() -> None:
+    tiny: Any = built("tinybert", {}, network(12, 6), network(12, 12), "intermediate")
+    torch.nn.init.eye_(tiny.fit.weight)
+    torch.nn.init.zeros_(tiny.fit.bias)
+    ours, theirs = given(1, 12, 6), given(2, 12, 12)
+    # 13 states from the embeddings on, 12 maps from the first layer's on, which is number 0
+    theirs.hidden = [torch.full_like(h, float(k)) for k, h in enumerate(theirs.hidden)]
+    theirs.given_scores = [torch.full_like(a, float(k)) for k, a in enumerate(theirs.given_scores)]
+    ours.hidden = [torch.full_like(h, 2.0 * k) for k, h in enumerate(ours.hidden)]
+    ours.given_scores = [torch.full_like(a, 2.0 * k + 1) for k, a in enumerate(ours.given_scores)]
+    assert tiny.loss(batch(), ours, theirs) == {"hidden": 0, "attention": 0}
+    with pytest.raises(NotApplicable, match="5 does not divide 12"):
+        built("tinybert", {}, network(12, 5), network(12, 12))
+
+
 def test_the_prediction_trains_no_projection() -> None:
     first, second = method("intermediate").phases()
     assert (first.modules, second.modules) == (None, ())

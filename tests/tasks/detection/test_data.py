@@ -15,6 +15,7 @@ from kdbench.hardware.numerics import Numerics
 from kdbench.tasks.detection.data import coco, load
 from kdbench.tasks.detection.data.loader import DetectionLoader
 from kdbench.tasks.detection.data.scenes import scenes
+from kdbench.tasks.detection.networks import create
 from kdbench.tasks.detection.scoring import in_coco_format
 
 FP32 = Numerics(torch.device("cpu"))
@@ -104,6 +105,40 @@ def test_a_flipped_picture_takes_its_boxes_along(folder: Path) -> None:
                 torch.testing.assert_close(batch.boxes[place], torch.stack([64 - x1, y0, 64 - x0, y1], 1))
                 return
     pytest.fail("none of twenty epochs flips the picture")
+
+
+@pytest.mark.parametrize("form", ["fcos", "retinanet", "gfl"])
+def test_boxes_that_hardly_are_any_reach_no_loss_as_nan(tmp_path: Path, form: str) -> None:
+    """Resized and flipped, too; slivers are too thin for the numbers that networks compute with."""
+    slivers = [(90.0, 10.0, 1e-7, 20.0, 1), (99.9999999, 0.0, 5.0, 9.0, 3), (10.0, 30.0, 20.0, 1e-6, 90)]
+    for part in ("train", "val"):
+        coco.write(tmp_path, part, table([*ENTRIES, *slivers]), pictures(table(ENTRIES)))
+    data = load(f"folder:{tmp_path}", image_size=64)
+    assert data.train.dropped == 5
+    loader = DetectionLoader(data, 2, FP32, ("flip",), seed=0)
+    network = create(f"{form}_test_resnet(levels=3, width=8)", num_classes=3, size=(3, 64, 64))
+    for batch in (*loader.batches(), *(each for epoch in range(4) for each in loader.epoch(epoch))):
+        for boxes, (height, width) in zip(batch.boxes, batch.sizes.tolist(), strict=True):
+            assert (boxes[:, 2:] > boxes[:, :2]).all()
+            assert (boxes >= 0).all()
+            assert (boxes <= torch.tensor([width, height] * 2)).all()
+        terms = network(batch.inputs).supervised(batch)
+        assert all(term.isfinite() for term in terms.values())
+    network.zero_grad()
+    sum(terms.values()).backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
+
+
+def test_what_is_scored_is_in_the_pictures_own_pixels_whatever_the_image_size(tmp_path: Path) -> None:
+    known = table([(10.0, 10.0, 20.0, 30.0, 1)])
+    known["annotations"][0]["area"] = 123.0  # of its outline, less than the box's 600
+    for part in ("train", "val"):
+        coco.write(tmp_path, part, known, pictures(known))
+    for size in (32, 64, 128):
+        test = load(f"folder:{tmp_path}", image_size=size).test
+        assert test.areas[0].tolist() == [123.0]
+        assert test.boxes[0].tolist() == [[10, 10, 30, 40]]
+        assert len(test) == 2  # the one without objects, too
 
 
 def test_an_epoch_is_decided_by_seed_and_number(folder: Path) -> None:

@@ -99,6 +99,42 @@ def test_what_is_deployed_has_no_bridge(bench: Bench) -> None:
     assert cross["cost"]["extra_parameters"] > 0
 
 
+@pytest.mark.parametrize(
+    ("method", "bridge"), [("cross_kd", "bridges."), ("fgd", "align."), ("fgfi", "adapter."), ("pkd", "bridge.")]
+)
+def test_what_fits_the_student_to_a_wider_teacher_trains_and_is_saved(bench: Bench, method: str, bridge: str) -> None:
+    learner = bench.learner(bench.cell(method))
+    before = {name: weight.clone() for name, weight in learner.method.state_dict().items() if bridge in name}
+    learner.begin_epoch()
+    batch = next(iter(learner.data.epoch(0)))
+    with torch.no_grad():
+        outputs = [learner.teachers[0](batch.inputs)]
+    learner.train_step(0, batch, outputs)
+    saved = learner.state_dict()["method"]
+    assert before
+    assert all(not torch.equal(weight, saved[name]) for name, weight in before.items())
+    assert not any(bridge in name for name in learner.deployed().state_dict())
+
+
+class Sizes(torch.nn.Module):
+    """Finds one box in each picture, as sure as the picture is bright."""
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        sure = 0.5 + 0.4 * inputs.mean((1, 2, 3)).tanh()
+        box = torch.tensor([4.0, 4.0, 20.0, 20.0]).expand(len(inputs), 4)
+        return torch.cat([box, sure[:, None], torch.zeros(len(inputs), 1)], 1)[:, None]
+
+
+def test_every_test_picture_is_answered_once_and_in_order() -> None:
+    """In shorter last batches, which training leaves out, too."""
+    found = [[each["scores"].item() for each in toy.toy(FP32, 9, size).evaluate(Sizes())] for size in (4, 9)]
+    task = toy.toy(FP32, 9, 4)
+    alone = [Sizes()(batch.inputs)[0, 0, 4].item() for batch in toy.toy(FP32, 9, 1)._test.test_batches()]
+    assert len(found[0]) == len(task.data.test) == 9 > 4 * task.training_set(0, False).steps_per_epoch
+    assert found[0] == pytest.approx(alone)
+    assert found[1] == pytest.approx(alone)
+
+
 def test_a_detector_that_learns_finds_things() -> None:
     torch.manual_seed(0)
     task = toy.toy(FP32, samples=32, batch_size=16)

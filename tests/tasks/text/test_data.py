@@ -84,6 +84,14 @@ def test_options_that_cannot_be_get_a_sentence(tmp_path: Path, options: dict[str
         load(written(tmp_path, "csv"), None, options)
 
 
+def test_a_set_of_one_class_is_refused(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        (tmp_path / f"{part}.csv").write_text("text,label\na,3\nb,3\n")
+    with pytest.raises(KDBenchError, match="has one class, '3', so that there is nothing to tell apart"):
+        load(f"table:{tmp_path}", None, {})
+    assert load(f"table:{tmp_path}", None, {"metric": "correlation"}).num_classes == 1
+
+
 @pytest.mark.parametrize("name", ["wordne", "table:", "wordnet:all", "glue:cola2", "glue"])
 def test_unknown_sets_are_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(KDBenchError, match="unknown"):

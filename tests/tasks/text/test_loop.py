@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from kdbench.hardware.numerics import Numerics
 from kdbench.registry.applies import exceptions
 from kdbench.tasks.text.data.sets import TextData, Texts
 from kdbench.tasks.text.data.tokenizers import make
+from kdbench.tasks.text.metrics import METRICS
 from kdbench.tasks.text.task import TextTask
 from kdbench.testing.trial import Bench
+from kdbench.training.stopping import Stopping
 
 pytestmark = pytest.mark.xdist_group("text")
 
@@ -68,6 +71,36 @@ def test_methods_of_one_seed_share_student_batches_and_dropout(bench: Bench) -> 
     bench.run([bench.cell("watch_text_a")], name="watched_a")
     bench.run([bench.cell("watch_text_b")], name="watched_b")
     assert all(torch.equal(one, other) for one, other in zip(*seen.values(), strict=True))
+
+
+@pytest.mark.usefixtures("temporary")
+def test_every_step_pairs_a_text_with_what_the_teacher_says_of_it(bench: Bench) -> None:
+    """After a resume, too."""
+    cell = bench.cell("kd")
+    said = bench.teachers.load(cell, cell.teachers[0], bench.task).eval()
+    with torch.no_grad():
+        known = torch.cat([said(each.inputs).logits for each in bench.task.training_set(0, False).batches()])
+    seen: dict[int, list[Tensor]] = {}
+
+    @register("pairs_text", family="text")
+    class Pairs(Method):
+        reads_logits = False
+
+        def loss(self, batch: Batch, student: Output, teacher: Output) -> dict[str, Tensor]:
+            seen.setdefault(self.epoch, []).append(batch.indices)
+            torch.testing.assert_close(teacher.logits, known[batch.indices], rtol=1e-4, atol=1e-5)
+            return student.supervised(batch)
+
+    orders = []
+    for name, stop in (("whole", 0), ("stopped", 2)):
+        seen.clear()
+        (record,) = bench.run([bench.cell("pairs_text")], stop_after=stop, name=f"pairs {name}")
+        assert record["status"] == "done", record["reason"]
+        # the last of an epoch: a first step may be tried before it is taken
+        orders.append(torch.stack([torch.cat(seen[epoch])[-len(known) :] for epoch in sorted(seen)]))
+    assert torch.equal(*orders)
+    assert all(torch.equal(epoch.sort().values, torch.arange(len(known))) for epoch in orders[0])
+    assert not torch.equal(orders[0][0], orders[0][1])
 
 
 @pytest.mark.usefixtures("temporary")
@@ -172,6 +205,50 @@ def test_both_sets_of_mnli_are_scored_in_order_and_the_first_is_ranked() -> None
     assert task.keeps(right)["reliability"]["count"].__len__() == 15
 
 
+def test_the_best_epoch_is_that_of_the_ranked_set_and_both_sets_are_kept(bench: Bench) -> None:
+    task, epochs = Nli(), []
+    for matched, mismatched in ((8, 2), (6, 3)):  # right ones of 9 and of 4
+        answers = torch.nn.functional.one_hot(task.targets, 3) * 5.0
+        for wrong in (*range(matched, 9), *range(9 + mismatched, 13)):
+            answers[wrong] = answers[wrong].roll(1)
+        epochs.append(task.scores(answers))
+    assert [(each["score"], each["mismatched"]) for each in epochs] == [
+        (pytest.approx(100 * 8 / 9), 50), (pytest.approx(100 * 6 / 9), 75),
+    ]  # fmt: skip
+    learner = bench.learner(bench.cell("student"))
+    learner.curve, learner.kept = [{"epoch": n, **scores} for n, scores in enumerate(epochs, 1)], {}
+    result = learner.result()
+    assert (result["best_epoch"], result["best_score"]) == (1, pytest.approx(100 * 8 / 9))
+    assert result["mismatched"] == 75
+
+
+@pytest.mark.parametrize("undefined", [[2.5] * 4, [2.5, 2.5, 2.5, 2.5 + 1e-7]], ids=["constant", "all but constant"])
+def test_an_epoch_without_a_correlation_blocks_no_later_one(bench: Bench, undefined: list[float]) -> None:
+    from kdbench.tasks.text.scores import scores
+
+    targets, weak = torch.tensor([1.0, 2.0, 3.0, 4.0]), [2.0, 3.9, 1.0, 3.0]
+    learner = bench.learner(bench.cell("student"))
+    stopping = Stopping(dataclasses.replace(learner.recipe, patience=3), METRICS.primary)
+    found = [scores("correlation", torch.tensor(numbers)[:, None], targets) for numbers in (undefined, weak)]
+    learner.curve, learner.kept = [{"epoch": n, "mismatched": None, **each} for n, each in enumerate(found, 1)], {}
+    for epoch, each in enumerate(found, 1):
+        assert each["score"] is not None
+        stopping.look(each["score"], epoch, [], last=False)
+    assert 0 < stopping.best == found[1]["score"] < 20
+    assert learner.result()["best_epoch"] == stopping.epoch == 2
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_score_that_is_no_number_fails_its_learner(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    whole = type(bench.task).scores
+    monkeypatch.setattr(type(bench.task), "scores", lambda *given: {**whole(*given), "score": value})
+    (record,) = bench.run([bench.cell("student")], name=f"scores {value}")
+    assert record["status"] == "failed"
+    assert f"the score 'score' of what student deploys became {value} in epoch 1" in record["reason"]
+
+
 def test_a_student_answers_a_sentence() -> None:
     task = Nli()
     network = task.network("bert(heads=2, layers=1, width=8)").eval()
@@ -188,13 +265,26 @@ def test_content_tells_sets_apart(tmp_path: Path) -> None:
 
 def test_a_teacher_and_a_student_of_other_tokens_share_answers_alone(bench: Bench) -> None:
     task = Nli("wordpiece", "wordpiece(vocabulary=20)")
-    teacher = task.network("bert(heads=2, layers=1, width=12)")
-    student = task.network("bert(heads=2, layers=1, tokenizer='wordpiece(vocabulary=20)', width=12)")
+    teacher = task.network("roberta(heads=2, layers=2, width=12)")
+    student = task.network("bert(heads=2, layers=2, tokenizer='wordpiece(vocabulary=20)', width=12)")
     batch = next(iter(task.training_set(0, False).epoch(1)))
     for name in ("kd", "alp_kd"):
         method = registry.create(name)
         method.bind([student], [teacher])
         assert method.compute(batch, [student(batch.inputs)], [teacher(batch.inputs)])["kd"] > 0
-    for name in ("distilbert", "tinybert", "minilm", "mlkd_bert"):
+    for name in (
+        "distilbert",
+        "tinybert",
+        "minilm",
+        "mlkd_bert",
+        "fitnet",
+        "fitnet_mkd",
+        "sskd",
+        "kd+fitnet",
+        "sp+fitnet",
+    ):
         with pytest.raises(NotApplicable, match="read other tokens"):
-            registry.create(name).bind([student], [teacher])
+            registry.create(name).bind([student], [teacher, teacher])
+    for name in ("sp", "irg", "kd+sp"):  # relations between samples need no common places
+        registry.create(name).bind([student], [teacher])
+    registry.create("fitnet").bind([student], [task.network(student.name)])

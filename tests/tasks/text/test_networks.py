@@ -68,6 +68,25 @@ def test_taps_are_what_transformers_says_of_the_model(tokenizer: Tokenizer) -> N
     torch.testing.assert_close(output.words, words)
 
 
+def test_scores_are_those_before_the_softmax_whatever_computes_the_attention(tokenizer: Tokenizer) -> None:
+    net = network(tokenizer)
+    assert net.model.config._attn_implementation != "eager"  # a fused one, which keeps no map
+    output = net(planes(tokenizer))
+    for layer in (1, 2):
+        scores = output.scores(layer)
+        assert (scores.sum(3) - 1).abs().min() > 1e-3
+        masked = scores.masked_fill(~output.mask[:, None, None], -torch.inf)
+        torch.testing.assert_close(masked.softmax(3), output.probabilities(layer))
+
+
+@pytest.mark.parametrize("layer", [0, -1, 3])
+def test_a_layer_that_is_not_there_is_an_error(tokenizer: Tokenizer, layer: int) -> None:
+    output = network(tokenizer)(planes(tokenizer))
+    for ask in (output.scores, output.context, output.matrices):
+        with pytest.raises(IndexError, match=f"of layer {layer} are asked for, but layers are counted from 1 to 2"):
+            ask(layer)
+
+
 def test_features_are_hidden_states_without_padding_and_logits_are_of_the_embedding(tokenizer: Tokenizer) -> None:
     net = network(tokenizer)
     output = net(planes(tokenizer))

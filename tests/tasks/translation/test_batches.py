@@ -6,11 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from kdbench import registry
 from kdbench.hardware.numerics import Numerics
 from kdbench.losses import kl
 from kdbench.method import Batch, Output
 from kdbench.tasks.translation import toy
 from kdbench.tasks.translation.batches import collate, examples_of
+from kdbench.tasks.translation.data.pairs import Pair
 from kdbench.tasks.translation.vocabulary import END
 
 pytestmark = pytest.mark.xdist_group("text")
@@ -34,7 +36,7 @@ def test_gradients_of_parts_with_unlike_tokens_add_up_to_the_batchs_by_their_tok
     assert not torch.allclose(evenly, whole)
 
 
-def test_where_student_is_teacher_the_divergence_is_zero_and_an_empty_batch_has_none() -> None:
+def test_where_student_is_teacher_the_divergence_is_zero_and_ends_count_and_padding_does_not() -> None:
     task = toy.toy(Numerics(CPU))
     network = task.network(toy.TEACHER).eval()
     batch = next(iter(task.training_set(0, False).epoch(0)))
@@ -43,6 +45,19 @@ def test_where_student_is_teacher_the_divergence_is_zero_and_an_empty_batch_has_
     assert (batch.targets == END).sum() == len(batch)
     assert len(batch.targets) == batch.inputs[:, 3].sum() == len(output.logits)
     assert F.cross_entropy(output.logits, batch.targets) > 0
+
+
+def test_no_batch_is_without_tokens_since_each_sentence_has_its_end() -> None:
+    task = toy.toy(Numerics(CPU))
+    empty = examples_of([Pair("", "", "backwards")] * 2, task.data.vocabulary, 16)
+    batch = collate(empty, range(2), CPU)
+    assert batch.targets.tolist() == [END, END]
+    network = task.network(toy.TEACHER).eval()
+    method = registry.create("word_kd")
+    output = network(batch.inputs)
+    terms = method.loss(batch, output, output)
+    assert terms["kd"] == 0
+    assert terms["ce"].isfinite()
 
 
 def test_an_epochs_order_is_its_seeds_and_its_numbers_and_indices_are_places() -> None:

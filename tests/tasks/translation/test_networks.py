@@ -189,26 +189,31 @@ def test_half_the_width_is_another_network(vocabulary: Vocabulary) -> None:
 # ------------------------------------------------------------------------------------------------ checkpoints
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Marian model with a tokenizer of its own, as transformers saves it."""
+def saved(folder: Path, special: list[str], words: list[str], end: int, padding: int) -> Path:
+    """A Marian model with a tokenizer of its own, as transformers saves it; its decoder starts with the padding."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    folder = tmp_path_factory.mktemp("checkpoints") / "opus.mini"
-    words = ["<pad>", "</s>", "<unk>", *toy.WORDS, *(word[::-1] for word in toy.WORDS if len(word) > 1)]
-    tokenizer = Tokenizer(models.WordLevel({word: n for n, word in enumerate(dict.fromkeys(words))}, unk_token="<unk>"))
+    tokens = {word: n for n, word in enumerate(dict.fromkeys([*special, *words]))}
+    tokenizer = Tokenizer(models.WordLevel(tokens, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
     fast.save_pretrained(folder)
     torch.manual_seed(0)
     config = MarianConfig(
         vocab_size=len(fast), d_model=8, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
-        decoder_attention_heads=2, encoder_ffn_dim=8, decoder_ffn_dim=8, pad_token_id=0, eos_token_id=1,
-        decoder_start_token_id=0, max_position_embeddings=50,
+        decoder_attention_heads=2, encoder_ffn_dim=8, decoder_ffn_dim=8, pad_token_id=padding, eos_token_id=end,
+        decoder_start_token_id=padding, max_position_embeddings=50,
     )  # fmt: skip
     MarianMTModel(config).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    words = [*toy.WORDS, *(word[::-1] for word in toy.WORDS if len(word) > 1)]
+    folder = tmp_path_factory.mktemp("checkpoints") / "opus.mini"
+    return saved(folder, ["<pad>", "</s>", "<unk>"], words, end=1, padding=0)
 
 
 def test_a_checkpoint_writes_text_and_shows_no_logits(checkpoint: Path) -> None:
@@ -227,6 +232,29 @@ def test_a_checkpoint_writes_text_and_shows_no_logits(checkpoint: Path) -> None:
     with pytest.raises(NotApplicable, match="reads logits"):
         registry.create("word_kd").bind([task.network(toy.STUDENT)], [teacher])
     registry.create("mhd").bind([task.network(toy.STUDENT)], [teacher])
+
+
+def test_a_checkpoint_whose_end_is_token_0_begins_with_its_last_token_the_padding(tmp_path: Path) -> None:
+    words = [*toy.WORDS, *(word[::-1] for word in toy.WORDS)]
+    last = len({*words}) + 2
+    task = toy.toy(Numerics(CPU))
+    folder = saved(tmp_path / "opus.mini", ["</s>", "<unk>"], [*words, "<pad>"], end=0, padding=last)
+    teacher: Any = task.network(str(folder), pretrained=True).eval()
+    assert (teacher.end, teacher.padding) == (0, last)
+    seen: list[list[int]] = []
+    hook = teacher.model.get_decoder().register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["input_ids"].flatten().tolist()), with_kwargs=True
+    )
+    log_p = teacher.begin(teacher.padded([[2, 3, 4, 0], [5, 0]])).step(None)
+    hook.remove()
+    assert seen == [[last, last]]
+    assert log_p[:, last].tolist() == [-torch.inf] * 2
+    assert log_p[:, 0].isfinite().all()
+    together = task.write(Corpus("beam", 2), teacher, 0, 0, 4)
+    for place, row in enumerate(together):
+        ((alone),) = task.write(Corpus("beam", 2), teacher, 0, place, place + 1)
+        assert [text for text, _ in alone] == [text for text, _ in row]
+        assert [score for _, score in alone] == pytest.approx([score for _, score in row], abs=1e-4)
 
 
 def test_without_its_weights_a_checkpoint_is_an_architecture_in_the_datas_vocabulary(

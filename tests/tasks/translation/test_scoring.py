@@ -15,6 +15,7 @@ from kdbench.tasks.translation import scoring
 from kdbench.tasks.translation.data.pairs import Pair
 from kdbench.tasks.translation.metrics import from_statistics
 from kdbench.tasks.translation.scoring import distinct
+from kdbench.tasks.translation.vocabulary import train
 from kdbench.tasks.translation.written import best_first, sentence_bleu
 
 REFERENCES = [
@@ -78,6 +79,17 @@ def test_bleu_is_that_of_sacrebleus_command_on_the_plain_files(tmp_path: Path) -
     command = [sys.executable, "-m", "sacrebleu", str(tmp_path / "reference"), "-i", str(tmp_path / "mine")]
     told = subprocess.run([*command, "-m", "bleu", "-b", "-w", "4"], capture_output=True, text=True, check=True)
     assert recomputed(translations, REFERENCES)["bleu"] == pytest.approx(float(told.stdout), abs=1e-4)
+
+
+def test_text_from_ids_scores_as_the_plain_file_does(tmp_path: Path) -> None:
+    plain = [*REFERENCES, "Qu'est-ce que c'est\u202f? \u201cRien\u201d, dit-il\u00a0; ni plus ni moins."]
+    vocabulary = train(plain, 90)
+    texts = [vocabulary.text(vocabulary.target(line)) for line in plain]
+    assert scoring.corpus_scores(texts, plain, "fr") == pytest.approx({"chrf": 100.0, "bleu": 100.0})
+    worse = [texts[1], *texts[1:]]
+    from_ids, from_file = (scoring.corpus_scores(worse, lines, "fr") for lines in (plain, texts))
+    assert from_ids == pytest.approx(from_file)
+    assert from_ids["bleu"] < 90
 
 
 @pytest.mark.parametrize("marked", ["▁Il ▁a ▁pa yé", "Il a pa@@ yé", "Il a payé &amp; parti", "l&apos;homme"])

@@ -18,6 +18,7 @@ from kdbench.errors import AbsentData, KDBenchError
 from kdbench.tasks.detection.data.sets import IMAGENET, DetectionData, Files, Pictures, Split
 
 TRAIN, TEST = ("train", "train2017", "training"), ("val", "val2017", "valid", "validation", "test")
+THINNEST = 2**-20  # of a picture's longer side: of a thinner box float32 leaves no area once it is resized or flipped
 WHAT = (
     "annotations/instances_train2017.json and instances_val2017.json, and the pictures into its folders train2017 and "
     "val2017"
@@ -67,7 +68,8 @@ def categories_of(table: Mapping[str, Any], name: str) -> dict[str, int]:
 def split(table: Mapping[str, Any], categories: Mapping[str, int], name: str, pictures: Pictures) -> Split:
     """One part of a set, from its annotations; categories are matched by their names.
 
-    Boxes are cut at the picture's edges; those without area are left out and counted. Pictures without objects stay.
+    Boxes are cut at the picture's edges; those without area, or thinner than `THINNEST`, are left out and counted.
+    Pictures without objects stay.
 
     Raises:
         KDBenchError: for an object of an unknown class or picture, or a box that is no box.
@@ -95,7 +97,7 @@ def split(table: Mapping[str, Any], categories: Mapping[str, int], name: str, pi
         boxes = torch.cat([raw[:, :2], raw[:, :2] + raw[:, 2:]], 1)
         edge = torch.tensor([image["width"], image["height"]] * 2, dtype=torch.float64)
         boxes = torch.minimum(boxes.clamp(min=0), edge)
-        real = (boxes[:, 2:] > boxes[:, :2]).all(1)
+        real = (boxes[:, 2:] - boxes[:, :2] > THINNEST * max(image["width"], image["height"])).all(1)
         dropped += int((~real).sum())
         own = (boxes[:, 2:] - boxes[:, :2]).prod(1)
         areas = [entry.get("area") or float(area) for entry, area in zip(found, own.tolist(), strict=True)]

@@ -100,6 +100,11 @@ def made(
         named = {part: [str(value) for value in values] for part, values in labels.items()}
         known = tuple(map(str, options.get("classes") or classes or _in_order({x for v in named.values() for x in v})))
         targets = {part: _places(name, values, known) for part, values in named.items()}
+        if len(known) < 2:
+            raise KDBenchError(
+                f"dataset {name!r} has one class, {known[0]!r}, so that there is nothing to tell apart: give it two, "
+                f"or metric = {REGRESSION!r} where labels are numbers"
+            )
     texts = {part: _texts(table, columns) for part, table in parts.items()}
     scored = {part: (texts[part], targets[part]) for part in tests}
     return TextData(name, texts["train"], targets["train"], scored, known, metric)
