@@ -173,7 +173,7 @@ def test_each_seed_trains_its_own_teachers_and_seed_0_keeps_its_id() -> None:
 @pytest.mark.parametrize("name", names())
 def test_only_some_suites_have_a_teacher_for_each_seed(name: str) -> None:
     paired = parse.load(name).teacher_seeds == PAIRED
-    assert paired is (name.startswith("fashion") or name.endswith("_small"))
+    assert paired is (name.startswith(("fashion", "translation_")) or name.endswith("_small"))
 
 
 @pytest.mark.parametrize("name", [name for name in names() if name.startswith("fashion")])
