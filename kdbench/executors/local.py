@@ -16,6 +16,7 @@ from kdbench.hardware.numerics import Numerics
 from kdbench.records import Store
 from kdbench.records.files import set_aside
 from kdbench.suites.added import plain
+from kdbench.suites.dataset import DatasetSpec
 from kdbench.suites.fixed import refusal
 from kdbench.suites.grid import Cell, digest
 from kdbench.tasks import Task
@@ -244,19 +245,19 @@ class LocalExecutor:
         """The data that the cell trains on, and stops early by, where its recipe has that."""
         if not cell.recipe.patience:
             return None
-        data = without_held_out(cell.dataset, cell.recipe)
-        return tasks.create(data, cell.recipe, numerics, self.data_root)
+        return self._task(cell, numerics, without_held_out(cell.dataset, cell.recipe))
 
-    def _task(self, cell: Cell, numerics: Numerics) -> Task:
-        """The cell's data; the last one is kept, since neighbouring cohorts share it."""
+    def _task(self, cell: Cell, numerics: Numerics, beside: DatasetSpec | None = None) -> Task:
+        """The cell's data, or what stands `beside` it; the last are kept, since neighbouring cohorts share them."""
         recipe = cell.recipe
         of_data = [recipe.batch_size, recipe.augment, recipe.image_size, numerics.describe()]
-        data = cell.dataset
+        data = beside or cell.dataset
         key = digest(plain([data.task, data.name, data.protocol, data.options or {}, *of_data]))
         if key not in self._tasks:
-            self._tasks.clear()
+            if beside is None:
+                self._tasks.clear()
             numerics.apply()  # what is computed of the data is part of the result
-            self._tasks[key] = tasks.create(cell.dataset, recipe, numerics, self.data_root)
+            self._tasks[key] = tasks.create(data, recipe, numerics, self.data_root)
         return self._tasks[key]
 
 
