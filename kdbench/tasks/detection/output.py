@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from kdbench.method import Batch, Output
@@ -68,8 +67,3 @@ class DetectionOutput(Output):
             KDBenchError: for a label smoothing.
         """
         return self.head.supervised(self, batch, label_smoothing)
-
-
-def widened(x: Tensor) -> Tensor:
-    """Half precision to float32; float32 and float64 as they are."""
-    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from kdbench.errors import KDBenchError
-from kdbench.tasks.detection.output import DetectionBatch, DetectionOutput, Maps, widened
+from kdbench.losses import wide
+from kdbench.tasks.detection.output import DetectionBatch, DetectionOutput, Maps
 
 CANDIDATES = 1000  # boxes that a level gives for suppression, as in the literature
 
@@ -99,9 +100,9 @@ class Head(nn.Module):
             boxes.append(box)
             centerness += centre
         return {
-            "classes": tuple(map(widened, classes)),
-            "boxes": tuple(map(widened, boxes)),
-            "centerness": tuple(map(widened, centerness)),
+            "classes": tuple(map(wide, classes)),
+            "boxes": tuple(map(wide, boxes)),
+            "centerness": tuple(map(wide, centerness)),
             "class_holds": tuple(class_holds),
             "box_holds": tuple(box_holds),
         }
@@ -123,7 +124,7 @@ class Head(nn.Module):
         self.anchors_of.set_cell_anchors(torch.float32, like.device)
         sizes = [list(level.shape[-2:]) for level in maps]
         found = self.anchors_of.grid_anchors(sizes, [[stride, stride] for stride in self.strides])  # type: ignore[list-item]
-        return [level.to(widened(like[:0]).dtype) for level in found]
+        return [level.to(wide(like[:0]).dtype) for level in found]
 
     @abstractmethod
     def decode(self, coded: Tensor, anchors: Tensor) -> Tensor:
@@ -145,7 +146,7 @@ class Head(nn.Module):
         """
         if not self.masks_padding:
             return torch.ones_like(matches.objects, dtype=maps[0].dtype)
-        return (self.inside(batch, maps) & (matches.objects != -2)).to(widened(maps[0][:0]).dtype)
+        return (self.inside(batch, maps) & (matches.objects != -2)).to(wide(maps[0][:0]).dtype)
 
     # ------------------------------------------------------------------------------------------------ learning
 
