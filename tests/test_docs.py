@@ -53,6 +53,12 @@ def test_the_suites_that_the_readme_names_exist() -> None:
     assert set(named) - {"and", "others"} <= set(suites.names())
 
 
+def test_no_merge_is_left_unfinished() -> None:
+    written = [*PAGES, ROOT / "CHANGELOG.md", *(ROOT / "results").glob("*.md")]
+    marked = re.compile(r"^(<{7}|>{7}|={7}$)", re.MULTILINE)
+    assert [path.name for path in written if marked.search(path.read_text(encoding="utf-8"))] == []
+
+
 def test_the_map_has_every_room_and_no_other() -> None:
     assert sorted(re.findall(r"^  (\w+)/ ", DESIGN, re.MULTILINE)) == sorted(rooms())
     (line,) = re.findall(r"^  \*\.py (.*)$", DESIGN, re.MULTILINE)

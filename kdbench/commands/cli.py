@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import typer
 
-from kdbench.commands import maps, methods, publishing, reproduce, results, run, sweep, tune, use
+from kdbench.commands import agreement, maps, methods, publishing, reproduce, results, run, sweep, tune, use
 from kdbench.errors import KDBenchError
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -19,6 +19,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "report": results.report,
     "compare": results.compare,
     "map": maps.map_,
+    "agreement": agreement.agreement,
     "power": results.power,
     "list": methods.list_,
     "show": methods.show,

@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import itertools
-import statistics
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
-from kdbench import registry, tasks
+from kdbench import registry
 from kdbench.board.publishing.adopt import Arrivals
 from kdbench.board.runs import place_name, protocol_of
 from kdbench.board.select import Chosen, Stray, choose, point_of
 from kdbench.board.usable import sound_record, usable
 from kdbench.commands import taking
+from kdbench.commands.cost import likely, numerics
 from kdbench.commands.durations import told
 from kdbench.commands.options import remark
 from kdbench.commands.unusable import records_of, tell
 from kdbench.errors import AbsentData, KDBenchError, NotApplicable
-from kdbench.hardware.clock import seconds
-from kdbench.hardware.machine import hardware
-from kdbench.hardware.numerics import Numerics
-from kdbench.method import Batch
-from kdbench.records import CellConfig, Record, Store
+from kdbench.records import Record, Store
 from kdbench.records.lock import is_locked
 from kdbench.registry.applies import check
 from kdbench.suites.fixed import refusal
@@ -125,7 +117,7 @@ def print_plan(
             cells,
             store,
             Store(teachers),
-            lambda cell: _numerics(cell, device, compile, threads, graphs).describe(),
+            lambda cell: numerics(cell, device, compile, threads, graphs).describe(),
         )
         console.print(taking.told(sources, come), markup=False, highlight=False, soft_wrap=True)
     records = [*records_of(store), *(entry.record for entry in come.records.values())]
@@ -145,16 +137,11 @@ def print_plan(
     trainings = {t.id: t for cell in todo for t in Teachers(teachers).missing(cell) if t.id not in come.weights}
     for training in trainings.values():
         console.print(f"teacher to train: {training.pair} on {training.dataset.name}", markup=False, highlight=False)
-    total = 0.0
-    for group in _by_pair([*todo, *trainings.values()]):
-        known = _seconds_per_epoch(group, records)
-        try:
-            numerics = _numerics(group[0], device, compile, threads, graphs)
-            each = known if known is not None else measure(group[0], numerics, data_root)
-        except AbsentData as error:
-            console.print(f"cost unknown: {error}", markup=False, highlight=False, soft_wrap=True)
-            return
-        total += each * sum(cell.recipe.length for cell in group)
+    try:
+        total = likely([*todo, *trainings.values()], records, data_root, device, compile, threads, graphs)
+    except AbsentData as error:
+        console.print(f"cost unknown: {error}", markup=False, highlight=False, soft_wrap=True)
+        return
     kind = "from finished cells where there are any, else from a few timed steps of teacher and student"
     console.print(f"{len(todo)} of {len(states)} cells to run, about {told(total)} ({kind})", highlight=False)
 
@@ -172,77 +159,6 @@ def _refused(cell: Cell) -> str:
     except NotApplicable as verdict:
         return str(verdict)
     return cell.fault
-
-
-def _numerics(cell: Cell, device: str | None, compile: str, threads: int | None, graphs: int = 0) -> Numerics:
-    from kdbench.training.precision import numerics_of  # not at the top: it loads timm
-
-    return numerics_of(cell, device, compile, threads=threads, graphs=graphs)
-
-
-def measure(cell: Cell, numerics: Numerics, data_root: Path | None, steps: int = 5) -> float:
-    """Seconds an epoch (or a part of updates) of plain distillation would take, from a few steps on its data."""
-    task = tasks.create(cell.dataset, cell.recipe, numerics, data_root, download=False)
-    data = task.training_set(0, False)
-    student = task.network(cell.pair.student).train()
-    teacher = task.network(cell.pair.teacher.network).eval() if cell.role == "student" else None
-
-    def step(batch: Batch) -> None:
-        with numerics.autocast():
-            if teacher is not None:
-                with torch.no_grad():
-                    teacher(batch.inputs)
-            answer = student(batch.inputs).answer
-        answer.sum().backward()
-
-    batches = itertools.islice(data.epoch(0), steps)
-    with _threads(numerics):
-        spent = [seconds(partial(step, batch), numerics.device) for batch in batches]
-    return statistics.median(spent) * cell.recipe.steps(0, data.steps_per_epoch)
-
-
-@contextmanager
-def _threads(numerics: Numerics) -> Iterator[None]:
-    """As many threads as a run has, and then as many as before: a plan leaves the process as it is."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(numerics.threads or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def guess(
-    cell: Cell, records: Sequence[Record], data_root: Path | None, device: str | None, compile: str, threads: int | None
-) -> float:
-    """Seconds that an epoch of the cell is likely to take: from finished cells of this machine, else from a few steps.
-
-    0 where neither is to be had: the run itself then says what is wrong, or measures.
-    """
-    try:
-        numerics = _numerics(cell, device, compile, threads)
-        here = [record for record in records if record["provenance"]["hardware"] == hardware(numerics.device)]
-        known = _seconds_per_epoch([cell], here)
-        return measure(cell, numerics, data_root) if known is None else known
-    except (KDBenchError, RuntimeError):
-        return 0.0
-
-
-def _seconds_per_epoch(group: Sequence[Cell], records: Sequence[Record]) -> float | None:
-    if group[0].role != "student":
-        return None
-    wanted = _timed_like(group[0].config)
-    times = [
-        record["cost"]["seconds_per_epoch"]
-        for record in records
-        if record["status"] == "done" and _timed_like(record["cell"]) == wanted
-    ]
-    return statistics.fmean(times) if times else None
-
-
-def _timed_like(cell: CellConfig) -> tuple[object, ...]:
-    """What an epoch's length, or that of a part of updates, depends on."""
-    return cell["dataset"], cell["protocol"], cell["pair"], cell["recipe"].get("updates")
 
 
 def _print_counts(console: Console, states: dict[Cell, str]) -> None:

@@ -184,7 +184,7 @@ def _deadline(chosen: Selection, seconds: float | None, store: Store) -> Deadlin
     if seconds is None:
         return None
     from kdbench.board.usable import usable
-    from kdbench.commands.plan import guess
+    from kdbench.commands.cost import guess
     from kdbench.executors.deadline import Deadline
 
     records, _ = usable(store.paths())

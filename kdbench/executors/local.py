@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ from kdbench.records.files import set_aside
 from kdbench.suites.added import plain
 from kdbench.suites.dataset import DatasetSpec
 from kdbench.suites.fixed import refusal
-from kdbench.suites.grid import Cell, digest
+from kdbench.suites.grid import Cell, cohorts, digest
 from kdbench.tasks import Task
 from kdbench.training import machine_faults
 from kdbench.training.cohort import Cohort, leave_record
@@ -259,16 +259,6 @@ class LocalExecutor:
             numerics.apply()  # what is computed of the data is part of the result
             self._tasks[key] = tasks.create(data, recipe, numerics, self.data_root)
         return self._tasks[key]
-
-
-def cohorts(cells: Sequence[Cell], size: int = 0) -> Iterator[list[Cell]]:
-    """Cells that train side by side, at most `size` at once (0: no limit), in the order of the grid."""
-    groups: dict[tuple[str, str], list[Cell]] = {}
-    for cell in cells:
-        groups.setdefault((cell.suite, cell.cohort), []).append(cell)
-    for group in groups.values():
-        step = size or len(group)
-        yield from (group[start : start + step] for start in range(0, len(group), step))
 
 
 def _done(store: Store, cell: Cell, retry_failed: bool) -> bool:

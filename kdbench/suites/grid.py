@@ -286,6 +286,16 @@ class Suite:
         return tuple(self.teacher_recipe.changed(**change) for change in changes)
 
 
+def cohorts(cells: Sequence[Cell], size: int = 0) -> Iterator[list[Cell]]:
+    """Cells that train side by side, at most `size` at once (0: no limit), in the order of the grid."""
+    groups: dict[tuple[str, str], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault((cell.suite, cell.cohort), []).append(cell)
+    for group in groups.values():
+        step = size or len(group)
+        yield from (group[start : start + step] for start in range(0, len(group), step))
+
+
 def identity(config: Mapping[str, Any], engine: int = ENGINE) -> str:
     """A cell's id, from its record's `cell`: 16 hex digits over all that decides the result."""
     method = {key: value for key, value in config["method"].items() if key not in REMARKS}

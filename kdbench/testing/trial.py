@@ -14,13 +14,12 @@ import torch
 from torch import Tensor
 
 from kdbench.errors import KDBenchError, explained_absence
-from kdbench.executors.local import cohorts
 from kdbench.hardware.numerics import Numerics
 from kdbench.method import Batch, Network
 from kdbench.records import Record, Store
 from kdbench.registry.applies import check_task
 from kdbench.seeding import derive_seed, seed_all
-from kdbench.suites.grid import Cell, DatasetSpec, MethodSpec, Pair, Recipe, TeacherSpec
+from kdbench.suites.grid import Cell, DatasetSpec, MethodSpec, Pair, Recipe, TeacherSpec, cohorts
 from kdbench.tasks import Task
 from kdbench.tasks.classification import ClassificationTask
 from kdbench.tasks.image.metrics import METRICS

@@ -16,7 +16,7 @@ from support import toy_language
 from support.outcomes import without_times
 from support.toy_language import LENGTH, VOCABULARY, Continuation, LanguageModel, LanguageTask
 
-from kdbench.commands.plan import measure
+from kdbench.commands.cost import measure
 from kdbench.commands.progress import Display
 from kdbench.executors.local import LocalExecutor
 from kdbench.hardware import compiled
@@ -205,7 +205,7 @@ def only_fake(twin: Any) -> Any:
 
 
 def test_a_plan_times_it(learner: Learner) -> None:
-    assert measure(learner.cell, CPU, None) > 0
+    assert measure(learner.cell, CPU, None).alone > 0
 
 
 def test_tune_times_it(learner: Learner) -> None:

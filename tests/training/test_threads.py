@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from kdbench.commands import plan
+from kdbench.commands import cost
 from kdbench.executors.local import LocalExecutor
 from kdbench.records import Store
 from kdbench.suites import parse
@@ -99,6 +99,6 @@ def test_a_plan_is_timed_on_the_threads_of_a_run_and_leaves_the_process_as_it_wa
     cell: Cell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    monkeypatch.setattr(plan, "seconds", lambda step, device: seen.append(torch.get_num_threads()) or 1.0)
-    assert plan.measure(cell, numerics_of(cell, "cpu"), None, steps=2) > 0
-    assert (seen, torch.get_num_threads()) == ([1, 1], 2)
+    monkeypatch.setattr(cost, "seconds", lambda step, device: seen.append(torch.get_num_threads()) or 1.0)
+    assert cost.measure(cell, numerics_of(cell, "cpu"), None, steps=2).alone > 0
+    assert (seen, torch.get_num_threads()) == ([1] * 4, 2)  # two steps of the student, two of the teacher

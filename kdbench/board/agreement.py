@@ -1,0 +1,175 @@
+"""How the methods' order on a board agrees with that of the papers' tables: rank correlations over shared methods.
+
+A table is what one paper gives for one data set and one choice of the epoch (`kdbench.papers.reported`). A method's
+worth in it is its effect, fitted to the table's values beside one of each pair, so that a method without a value for an
+easy pair is not the worse for it. On the board it is its mean difference to the plain student.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from kdbench.board.grid import Grid
+from kdbench.board.runs import place_name
+from kdbench.papers.reported import IMAGE, TEACHER, Reported
+from kdbench.suites.grid import PLAIN
+
+FEWEST = 5  # shared methods that a rank correlation is taken of
+EVERY = "all tables"
+SHUFFLES = 9_999
+COLUMNS = (
+    *("place", "settings", "paper", "dataset", "selection", "methods", "pairs"),
+    *("rank_correlation", "p", "between_pairs", "shared"),
+)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Attributes:
+    place: of the board.
+    tuned: whether the board's rows are those that a sweep chose.
+    paper: whose table, or `EVERY` of the data set.
+    dataset, selection: of the table; the selection of `EVERY` is empty.
+    pairs: of networks that the table has shared methods for.
+    shared: the methods that both have, the board's best first.
+    rank: Spearman's rank correlation over them.
+    p: of a rank correlation as far from 0 if the orders had nothing to do with each other (permutations).
+    between_pairs: how the table's own pairs agree, the yardstick: the mean rank correlation of a pair's values with
+        the methods' effects in its other pairs; NaN where too few pairs have as many methods.
+    """
+
+    place: str
+    tuned: bool
+    paper: str
+    dataset: str
+    selection: str
+    pairs: int
+    shared: tuple[str, ...]
+    rank: float
+    p: float
+    between_pairs: float
+
+
+def agreements(grid: Grid, rows: Sequence[Reported]) -> list[Agreement]:
+    """Of each place of the board and each table with enough shared methods: all tables of a data set first, and then
+    those with the most methods.
+    """
+    made = []
+    for p, place in enumerate(grid.places):
+        for tuned in (False, True):
+            worth = gains(grid, p, tuned)
+            for (paper, dataset, selection), table in _tables(rows).items():
+                here = [row for row in table if row.method in worth]
+                shared = tuple(sorted({row.method for row in here}, key=lambda method: -worth[method]))
+                if len(shared) < FEWEST:
+                    continue
+                effect = effects(here)
+                rank, chance = _rank([worth[m] for m in shared], [effect[m] for m in shared])
+                pairs = len({row.pair for row in here})
+                head = (place_name(place), tuned, paper, dataset, selection, pairs, shared)
+                made.append(Agreement(*head, rank, chance, _between_pairs(here)))
+    return sorted(made, key=lambda a: (a.place, a.tuned, a.paper != EVERY, -len(a.shared), a.paper))
+
+
+def gains(grid: Grid, place: int, tuned: bool = False) -> dict[str, float]:
+    """What each method is worth at a place: its mean difference to the plain student over the seeds that both have.
+
+    A method stands under its registered name if it has one row, or under the label of its row without settings.
+    """
+    plain = grid.index(PLAIN) if not tuned else next((m for m in _rows(grid, tuned) if grid.names[m] == PLAIN), None)
+    plain = grid.index(PLAIN) if plain is None else plain  # a student whose recipe needed no tuning
+    if plain is None:
+        return {}
+    own = _rows(grid, tuned)
+    names = [grid.names[m] for m in own]
+    found: dict[str, float] = {}
+    for m, name in zip(own, names, strict=True):
+        alone = names.count(name) == 1
+        difference = grid.merits[m, :, place] - grid.merits[plain, :, place]
+        if name != PLAIN and (alone or grid.methods[m] == name) and np.isfinite(difference).any():
+            found[name] = float(np.nanmean(difference))
+    return found
+
+
+def _rows(grid: Grid, tuned: bool) -> list[int]:
+    return [m for m in range(len(grid.methods)) if (grid.trials[m] > 0) == tuned]
+
+
+def _tables(rows: Sequence[Reported]) -> dict[tuple[str, str, str], list[Reported]]:
+    """The papers' own tables of image classification, and all of a data set together.
+
+    Methods stand under their registered names; of one with several settings in a table the row without settings counts.
+    """
+    tables: dict[tuple[str, str, str], list[Reported]] = {}
+    for row in rows:
+        if row.task == IMAGE and row.method not in (TEACHER, PLAIN) and not row.aside:
+            tables.setdefault((row.paper, row.dataset, row.selection), []).append(row)
+    every: dict[tuple[str, str, str], list[Reported]] = {}
+    for key, table in tables.items():
+        settings = {name: {row.method for row in table if row.name == name} for name in {row.name for row in table}}
+        kept = [row for row in table if row.method == row.name or len(settings[row.name]) == 1]
+        tables[key] = [dataclasses.replace(row, method=row.name) for row in kept]
+        every.setdefault((EVERY, key[1], ""), []).extend(tables[key])
+    return {**every, **tables}
+
+
+def effects(rows: Sequence[Reported]) -> dict[str, float]:
+    """Each method's effect by least squares of value = method + column, where a column is one pair of one table."""
+    methods = sorted({row.method for row in rows})
+    columns = sorted({_column(row) for row in rows})
+    design = np.zeros((len(rows), len(methods) + len(columns)))
+    for number, row in enumerate(rows):
+        design[number, methods.index(row.method)] = 1
+        design[number, len(methods) + columns.index(_column(row))] = 1
+    fitted = np.linalg.lstsq(design, np.array([row.value for row in rows]), rcond=None)[0]
+    return dict(zip(methods, fitted[: len(methods)].tolist(), strict=True))
+
+
+def _column(row: Reported) -> tuple[str, str, str]:
+    return row.paper, row.selection, row.pair
+
+
+def _rank(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
+    """Spearman's rank correlation, and its two-sided p over permutations (all of them where they are few)."""
+    ranks = [stats.zscore(stats.rankdata(values)) for values in (a, b)]
+    if not all(np.isfinite(one).all() for one in ranks):
+        return math.nan, math.nan
+    test = stats.permutation_test(
+        (ranks[0],),
+        lambda x, axis: (x * ranks[1]).mean(axis),
+        permutation_type="pairings",
+        vectorized=True,
+        n_resamples=SHUFFLES,
+        rng=np.random.default_rng(0),
+    )
+    return float(test.statistic), float(test.pvalue)
+
+
+def _between_pairs(rows: Sequence[Reported]) -> float:
+    found = []
+    for column in sorted({_column(row) for row in rows}):
+        own: Mapping[str, float] = {row.method: row.value for row in rows if _column(row) == column}
+        rest = effects([row for row in rows if _column(row) != column]) if len(own) < len(rows) else {}
+        both = sorted(set(own) & set(rest))
+        if len(both) >= FEWEST:
+            found.append(float(stats.spearmanr([own[m] for m in both], [rest[m] for m in both]).statistic))
+    return float(np.nanmean(found)) if len(found) > 1 else math.nan
+
+
+def table(found: Sequence[Agreement]) -> pd.DataFrame:
+    """agreement.csv."""
+    rows = [
+        (
+            *(a.place, "tuned" if a.tuned else "default", a.paper, a.dataset, a.selection, len(a.shared), a.pairs),
+            *(a.rank, a.p, a.between_pairs, " > ".join(a.shared)),
+        )
+        for a in found
+    ]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
