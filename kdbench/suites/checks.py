@@ -30,7 +30,7 @@ def check(suite: Suite) -> None:
         twice = {entry for entry in entries if entries.count(entry) > 1}
         if twice:
             raise KDBenchError(f"{what} {min(twice)!r} stands twice in suite {suite.name!r}: take one out or name it")
-    _check_pairs_methods(suite)
+    _check_what_pairs_take(suite)
 
 
 def _check_name(suite: Suite) -> None:
@@ -66,12 +66,19 @@ def _check_teachers(suite: Suite) -> None:
             )
 
 
-def _check_pairs_methods(suite: Suite) -> None:
+def _check_what_pairs_take(suite: Suite) -> None:
     known = dict.fromkeys(name for spec in suite.methods for name in (spec.label, spec.name))
     for pair in suite.pairs:
         for name in pair.methods:
             if name not in known:
                 raise unknown("method", name, known, f"in methods of pair '{pair}', which takes those of the suite")
+        planned = suite.seeds_of(suite.methods_of(pair))
+        for seed in pair.seeds:
+            if seed not in planned:
+                raise KDBenchError(
+                    f"seed {seed} of pair '{pair}' is one of no method that runs on it, which have "
+                    f"{', '.join(map(str, planned))}: take it out, or give it to a method or the suite"
+                )
 
 
 def check_seeds(seeds: Sequence[Any], owner: str = "") -> None:

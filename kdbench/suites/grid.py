@@ -63,7 +63,8 @@ class Pair:
     """A student, its teacher, the pool that multi-teacher methods use, and the networks between teacher and student
     that methods with assistants train on the way, largest first.
 
-    `methods` are those of the suite, by label or name, that run on this pair; none: all.
+    `methods` are those of the suite, by label or name, that run on this pair, and `seeds` those of theirs that they run
+    with on it; none: all.
     """
 
     teacher: TeacherSpec
@@ -72,6 +73,7 @@ class Pair:
     assistants: tuple[str, ...] = ()
     name: str = ""
     methods: tuple[str, ...] = added(())
+    seeds: tuple[int, ...] = added(())
 
     def __str__(self) -> str:
         return self.name or f"{self.teacher.network} -> {self.student}"
@@ -250,6 +252,8 @@ class Suite:
             for pair in self.pairs:
                 methods = self.methods_of(pair)
                 for seed in self.seeds_of(methods):
+                    if pair.seeds and seed not in pair.seeds:
+                        continue
                     seen = self.seen(pair, seed)
                     yield from ((dataset, seen, each, seed) for each in methods if seed in (each.seeds or self.seeds))
 

@@ -137,7 +137,8 @@ def _with_seeds(suite: Suite, seeds: Sequence[int], new: Sequence[int]) -> Suite
         return tuple(seed for seed in seeds if seed in own or seed in new)
 
     kept = [dataclasses.replace(m, seeds=of(m.seeds)) if m.seeds else m for m in suite.methods if of(m.seeds or seeds)]
-    return dataclasses.replace(suite, seeds=of(suite.seeds), methods=tuple(kept))
+    pairs = [dataclasses.replace(p, seeds=of(p.seeds)) if p.seeds else p for p in suite.pairs if of(p.seeds or seeds)]
+    return dataclasses.replace(suite, seeds=of(suite.seeds), methods=tuple(kept), pairs=tuple(pairs))
 
 
 def _with_recipe(suite: Suite, epochs: int | None, precision: str) -> Suite:
@@ -226,6 +227,9 @@ def _pair(table: Any) -> Pair:
         parts["methods"] = tuple(_list(parts, "methods", "a pair"))
         for method in parts["methods"]:
             _typed(method, str, "pairs.methods")
+    if "seeds" in parts:
+        parts["seeds"] = tuple(_list(parts, "seeds", "a pair"))
+        check_seeds(parts["seeds"], "a pair")
     for key in ("student", "name"):
         _typed(parts.get(key, ""), str, f"pairs.{key}")
     if "student" in parts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,13 @@ import pytest
 from typer.testing import CliRunner
 
 from kdbench import Batch, Method, Output, register, registry
+from kdbench.board.results import suite_table
 from kdbench.commands.cli import app
 from kdbench.commands.cost import Pace
 from kdbench.errors import KDBenchError
 from kdbench.suites import names, parse
 from kdbench.suites.grid import Cell, Suite
+from kdbench.suites.tables import suite_of
 from kdbench.suites.teacher_seeds import PAIRED
 
 BASE: dict[str, Any] = {
@@ -52,6 +55,33 @@ def test_a_method_may_have_its_own_seeds_and_a_pair_its_own_methods() -> None:
         | product(SECOND, "student", range(2))
         | product(SECOND, "kd", range(4))
     )
+
+
+def few_seeds(seeds: list[Any]) -> dict[str, Any]:
+    return {"pairs": [BASE["pairs"][0], {**BASE["pairs"][1], "seeds": seeds}]}
+
+
+def test_a_pair_may_take_fewer_seeds_than_its_methods_have() -> None:
+    assert plan(suite(**few_seeds([1, 2]))) == (
+        product(FIRST, "student dkd at", range(2))
+        | product(FIRST, "kd", range(4))
+        | product(SECOND, "student", range(1, 2))
+        | product(SECOND, "kd", range(1, 3))
+    )
+    assert {cell.id for cell in suite(**few_seeds([1, 2])).cells()} < {cell.id for cell in suite().cells()}
+    narrowed = parse.narrow(suite(**few_seeds([1, 2])), seeds=[2, 3, 9], methods=["kd"])
+    assert plan(narrowed) == (
+        product(FIRST, "kd", range(2, 4))
+        | product(FIRST, "kd", range(9, 10))
+        | product(SECOND, "kd", range(2, 3))
+        | product(SECOND, "kd", range(9, 10))
+    )
+    assert plan(parse.narrow(suite(**few_seeds([1])), seeds=[3])) == product(FIRST, "kd", range(3, 4))
+
+
+def test_a_card_keeps_the_seeds_of_a_pair() -> None:
+    own = suite(**few_seeds([1, 2]))
+    assert plan(suite_of(json.loads(json.dumps(suite_table(own))))) == plan(own)
 
 
 def test_neither_changes_an_id() -> None:
@@ -108,6 +138,9 @@ def teaching(protocol: Any) -> dict[str, Any]:
         ({"methods": [{"name": "kd", "seeds": [0, 0]}]}, "seeds of method 'kd' are [0, 0]: give different whole"),
         ({"methods": [{"name": "kd", "seeds": []}]}, "seeds of method 'kd' is []: give a list with at least one"),
         ({"methods": [{"name": "kd", "seeds": 3}]}, "seeds of method 'kd' is 3: give a list"),
+        (few_seeds([1, 1]), "seeds of a pair are [1, 1]: give different whole"),
+        (few_seeds([]), "seeds of a pair is []: give a list with at least one"),
+        (few_seeds([1, 7]), f"seed 7 of pair '{SECOND}' is one of no method that runs on it, which have 0, 1, 2, 3"),
         (only(["kdd"]), f"unknown method 'kdd': did you mean 'kd'? (in methods of pair '{FIRST}'"),
         (only(["sp"]), "unknown method 'sp'"),
         (only([3]), "pairs.methods is 3, but it must be of type str"),
