@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import sparse, stats
 
 from kdbench.board.grid import Grid
 from kdbench.board.runs import place_name
@@ -66,7 +67,7 @@ def agreements(grid: Grid, rows: Sequence[Reported]) -> list[Agreement]:
         for tuned in (False, True):
             worth = gains(grid, p, tuned)
             for (paper, dataset, selection), table in _tables(rows).items():
-                here = [row for row in table if row.method in worth]
+                here = linked([row for row in table if row.method in worth])
                 shared = tuple(sorted({row.method for row in here}, key=lambda method: -worth[method]))
                 if len(shared) < FEWEST:
                     continue
@@ -120,6 +121,21 @@ def _tables(rows: Sequence[Reported]) -> dict[tuple[str, str, str], list[Reporte
     return {**every, **tables}
 
 
+def linked(rows: Sequence[Reported]) -> list[Reported]:
+    """The largest part of the rows in which any two methods are compared, if only by way of others: what stands in no
+    column with the rest has an effect of any size.
+    """
+    if not rows:
+        return []
+    nodes = {node: n for n, node in enumerate(dict.fromkeys(n for row in rows for n in (row.method, _column(row))))}
+    ends = [nodes[row.method] for row in rows], [nodes[_column(row)] for row in rows]
+    graph = sparse.coo_matrix((np.ones(len(rows)), ends), shape=(len(nodes), len(nodes)))
+    part = sparse.csgraph.connected_components(graph, directed=False)[1]
+    methods = {row.method for row in rows}
+    largest = Counter(part[nodes[method]] for method in sorted(methods)).most_common(1)[0][0]
+    return [row for row in rows if part[nodes[row.method]] == largest]
+
+
 def effects(rows: Sequence[Reported]) -> dict[str, float]:
     """Each method's effect by least squares of value = method + column, where a column is one pair of one table."""
     methods = sorted({row.method for row in rows})
@@ -156,7 +172,8 @@ def _between_pairs(rows: Sequence[Reported]) -> float:
     found = []
     for column in sorted({_column(row) for row in rows}):
         own: Mapping[str, float] = {row.method: row.value for row in rows if _column(row) == column}
-        rest = effects([row for row in rows if _column(row) != column]) if len(own) < len(rows) else {}
+        others = linked([row for row in rows if _column(row) != column])
+        rest = effects(others) if others else {}
         both = sorted(set(own) & set(rest))
         if len(both) >= FEWEST:
             found.append(float(stats.spearmanr([own[m] for m in both], [rest[m] for m in both]).statistic))

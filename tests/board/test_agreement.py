@@ -10,7 +10,7 @@ from support.board_records import printed, record, tables
 from typer.testing import CliRunner
 
 from kdbench.board import terminal_agreement
-from kdbench.board.agreement import EVERY, FEWEST, agreements, effects, gains, table
+from kdbench.board.agreement import EVERY, FEWEST, agreements, effects, gains, linked, table
 from kdbench.papers.reported import Reported
 
 METHODS = ("kd", "at", "fitnet", "pkt", "sp", "rkd")
@@ -47,6 +47,17 @@ def test_a_method_that_has_no_value_for_an_easy_pair_is_not_the_worse_for_it() -
     assert [a.rank for a in agreements(board(), rows)] == [1, 1]
     effect = effects(rows)
     assert effect["kd"] - effect["at"] == pytest.approx(1)
+
+
+def test_methods_that_no_table_compares_with_the_others_are_left_out() -> None:
+    alone = [row("nst", 99.0, 7, paper="NST (2017)"), row("cc", 1.0, 7, paper="NST (2017)")]
+    grid = board((*METHODS, "nst", "cc"))
+    assert {one.method for one in linked([*reported(), *alone])} == set(METHODS)
+    every = next(a for a in agreements(grid, [*reported(), *alone]) if a.paper == EVERY)
+    assert (every.shared, every.rank) == (METHODS, 1)
+    joined = [*reported(), *alone, row("rkd", 50.0, 7, paper="NST (2017)")]
+    assert {one.method for one in linked(joined)} == {*METHODS, "nst", "cc"}
+    assert linked([]) == []
 
 
 def test_the_pairs_of_a_table_are_held_against_each_other() -> None:
