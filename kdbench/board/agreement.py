@@ -19,7 +19,8 @@ from scipy import sparse, stats
 
 from kdbench.board.grid import Grid
 from kdbench.board.runs import place_name
-from kdbench.papers.reported import IMAGE, TEACHER, Reported
+from kdbench.board.tables import difference
+from kdbench.papers.reported import TEACHER, Reported
 from kdbench.suites.grid import PLAIN
 
 FEWEST = 5  # shared methods that a rank correlation is taken of
@@ -59,16 +60,18 @@ class Agreement:
 
 
 def agreements(grid: Grid, rows: Sequence[Reported]) -> list[Agreement]:
-    """Of each place of the board and each table with enough shared methods: all tables of a data set first, and then
-    those with the most methods.
+    """Of each place of the board and each table of its task and primary score with enough shared methods: all tables of
+    a data set first, and then those with the most methods.
     """
+    primary = grid.metrics.primary
+    tables = _tables([row for row in rows if (row.task, row.metric) == (grid.metrics.task, primary.name)])
     made = []
     for p, place in enumerate(grid.places):
         for tuned in (False, True):
-            worth = gains(grid, p, tuned)
-            for (paper, dataset, selection), table in _tables(rows).items():
+            worth = gains(grid.part(np.array([p])), tuned)
+            for (paper, dataset, selection), table in tables.items():
                 here = linked([row for row in table if row.method in worth])
-                shared = tuple(sorted({row.method for row in here}, key=lambda method: -worth[method]))
+                shared = tuple(sorted({row.method for row in here}, key=lambda method: -primary.sign * worth[method]))
                 if len(shared) < FEWEST:
                     continue
                 effect = effects(here)
@@ -79,38 +82,30 @@ def agreements(grid: Grid, rows: Sequence[Reported]) -> list[Agreement]:
     return sorted(made, key=lambda a: (a.place, a.tuned, a.paper != EVERY, -len(a.shared), a.paper))
 
 
-def gains(grid: Grid, place: int, tuned: bool = False) -> dict[str, float]:
-    """What each method is worth at a place: its mean difference to the plain student over the seeds that both have.
+def gains(grid: Grid, tuned: bool = False) -> dict[str, float]:
+    """What each method is worth at the place of a grid: its mean difference to the plain student, as measured; of a
+    tuned row to the tuned student.
 
     A method stands under its registered name if it has one row, or under the label of its row without settings.
     """
-    plain = grid.index(PLAIN) if not tuned else next((m for m in _rows(grid, tuned) if grid.names[m] == PLAIN), None)
-    plain = grid.index(PLAIN) if plain is None else plain  # a student whose recipe needed no tuning
-    if plain is None:
-        return {}
-    own = _rows(grid, tuned)
+    own = [m for m in range(len(grid.methods)) if (grid.trials[m] > 0) == tuned]
     names = [grid.names[m] for m in own]
     found: dict[str, float] = {}
     for m, name in zip(own, names, strict=True):
-        alone = names.count(name) == 1
-        difference = grid.merits[m, :, place] - grid.merits[plain, :, place]
-        if name != PLAIN and (alone or grid.methods[m] == name) and np.isfinite(difference).any():
-            found[name] = float(np.nanmean(difference))
+        paired = difference(grid, m, PLAIN, overall=False)
+        if paired and (names.count(name) == 1 or grid.methods[m] == name):
+            found[name] = paired.mean
     return found
 
 
-def _rows(grid: Grid, tuned: bool) -> list[int]:
-    return [m for m in range(len(grid.methods)) if (grid.trials[m] > 0) == tuned]
-
-
 def _tables(rows: Sequence[Reported]) -> dict[tuple[str, str, str], list[Reported]]:
-    """The papers' own tables of image classification, and all of a data set together.
+    """The papers' own tables, and all of a data set together.
 
     Methods stand under their registered names; of one with several settings in a table the row without settings counts.
     """
     tables: dict[tuple[str, str, str], list[Reported]] = {}
     for row in rows:
-        if row.task == IMAGE and row.method not in (TEACHER, PLAIN) and not row.aside:
+        if row.method not in (TEACHER, PLAIN) and not row.aside:
             tables.setdefault((row.paper, row.dataset, row.selection), []).append(row)
     every: dict[tuple[str, str, str], list[Reported]] = {}
     for key, table in tables.items():

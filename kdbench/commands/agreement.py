@@ -14,10 +14,10 @@ def agreement(chosen: Selection) -> None:
     from kdbench.board.agreement import agreements, table
     from kdbench.commands.results import write_tables
     from kdbench.commands.views import view_of
-    from kdbench.papers.reported import load
+    from kdbench.papers.reported import load_all
 
     view, store = view_of(chosen)
-    found = agreements(view.tables.grid, load())
+    found = agreements(view.tables.grid, load_all())
     screen = console()
     for part in terminal_agreement.tables(found):
         screen.print(part)

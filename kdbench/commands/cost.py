@@ -23,7 +23,7 @@ from kdbench.suites.grid import Cell, cohorts
 
 
 @dataclass(frozen=True)
-class Pace:
+class EpochCost:
     """Seconds of an epoch, or of a part of updates.
 
     Attributes:
@@ -54,19 +54,21 @@ def likely(
     Raises:
         AbsentData: if nothing like them is finished and their data are not there.
     """
-    known: dict[tuple[object, ...], Pace] = {}
+    known: dict[tuple[object, ...], EpochCost] = {}
+
+    def cost(cell: Cell) -> EpochCost:
+        what = _timed_like(cell.config) if cell.role == "student" else (cell.pair.student, cell.config["protocol"])
+        key = (cell.role, cell.dataset.name, repr(what))
+        if key not in known:
+            found = _finished(cell, records)
+            known[key] = found or measure(cell, numerics(cell, device, compile, threads, graphs), data_root)
+        return known[key]
+
     total = 0.0
     for cohort in cohorts(cells):
-        paces = []
-        for cell in cohort:
-            what = _timed_like(cell.config) if cell.role == "student" else (cell.pair.student, cell.config["protocol"])
-            key = (cell.role, cell.dataset.name, repr(what))
-            if key not in known:
-                found = _pace(cell, records)
-                known[key] = found or measure(cell, numerics(cell, device, compile, threads, graphs), data_root)
-            paces.append(known[key])
-        total += sum(pace.own * cell.recipe.length for pace, cell in zip(paces, cohort, strict=True))
-        total += max(pace.shared * cell.recipe.length for pace, cell in zip(paces, cohort, strict=True))
+        epochs = [(cost(cell), cell.recipe.length) for cell in cohort]
+        total += sum(each.own * length for each, length in epochs)
+        total += max(each.shared * length for each, length in epochs)
     return total
 
 
@@ -81,7 +83,7 @@ def guess(
     try:
         chosen = numerics(cell, device, compile, threads)
         here = [record for record in records if record["provenance"]["hardware"] == hardware(chosen.device)]
-        return (_pace(cell, here) or measure(cell, chosen, data_root)).alone
+        return (_finished(cell, here) or measure(cell, chosen, data_root)).alone
     except (KDBenchError, RuntimeError):
         return 0.0
 
@@ -93,7 +95,7 @@ def numerics(cell: Cell, device: str | None, compile: str, threads: int | None, 
     return numerics_of(cell, device, compile, threads=threads, graphs=graphs)
 
 
-def measure(cell: Cell, numerics: Numerics, data_root: Path | None, steps: int = 5) -> Pace:
+def measure(cell: Cell, numerics: Numerics, data_root: Path | None, steps: int = 5) -> EpochCost:
     """What plain distillation would take, or a teacher's training, from a few steps on its data."""
     task = tasks.create(cell.dataset, cell.recipe, numerics, data_root, download=False)
     data = task.training_set(0, False)
@@ -117,7 +119,7 @@ def measure(cell: Cell, numerics: Numerics, data_root: Path | None, steps: int =
             for step, there in ((learn, True), (teach, teacher is not None))
         )
     count = cell.recipe.steps(0, data.steps_per_epoch)
-    return Pace(own * count, shared * count)
+    return EpochCost(own * count, shared * count)
 
 
 @contextmanager
@@ -131,7 +133,7 @@ def _threads(numerics: Numerics) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _pace(cell: Cell, records: Sequence[Record]) -> Pace | None:
+def _finished(cell: Cell, records: Sequence[Record]) -> EpochCost | None:
     """The mean over the finished cells that take as long but for their methods; None if there is none, as of trainings
     of teachers there never is.
     """
@@ -142,7 +144,7 @@ def _pace(cell: Cell, records: Sequence[Record]) -> Pace | None:
     if not costs:
         return None
     own, alone = (statistics.fmean(c[key] for c in costs) for key in ("own_seconds_per_epoch", "seconds_per_epoch"))
-    return Pace(own, max(alone - own, 0.0))
+    return EpochCost(own, max(alone - own, 0.0))
 
 
 def _timed_like(cell: CellConfig) -> tuple[object, ...]:

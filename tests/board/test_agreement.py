@@ -68,11 +68,12 @@ def test_the_pairs_of_a_table_are_held_against_each_other() -> None:
     assert agreements(board(), turned)[0].between_pairs < 0
 
 
-def test_teachers_students_drafts_other_tasks_and_compositions_are_no_shared_methods() -> None:
+def test_teachers_students_drafts_other_tasks_other_scores_and_compositions_are_no_shared_methods() -> None:
     others = [row("teacher", 99), row("student", 1), row("kd+at", 99), row("nobody", 99)]
     aside = reported(METHODS[::-1], paper="CRD, a rerun (2021)")
     texts = reported(METHODS[::-1], task="text", metric="score")
-    found = agreements(board(), [*reported(), *others, *aside, *texts])
+    fifth = reported(METHODS[::-1], metric="top5")
+    found = agreements(board(), [*reported(), *others, *aside, *texts, *fifth])
     assert [(a.paper, a.rank) for a in found] == [(EVERY, 1), ("CRD (ICLR 2020)", 1)]
 
 
@@ -101,7 +102,7 @@ def test_tuned_rows_are_a_place_of_their_own() -> None:
     default = [record("student", 80.0), *(record(m, 86.0 - value) for m, value in worth.items())]
     tuned = [chosen("student", 80.0), *(chosen(m, 81.0 + value) for m, value in worth.items())]
     grid = tables([*default, *tuned]).grid
-    assert gains(grid, 0, tuned=True)["rkd"] == pytest.approx(6)
+    assert gains(grid, tuned=True)["rkd"] == pytest.approx(6)
     found = agreements(grid, reported())
     assert [(a.tuned, a.paper, a.rank) for a in found] == [
         *((False, EVERY, 1), (False, "CRD (ICLR 2020)", 1)),

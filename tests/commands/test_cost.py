@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from kdbench.commands import cost
-from kdbench.commands.cost import Pace, likely
+from kdbench.commands.cost import EpochCost, likely
 from kdbench.suites import parse
 from kdbench.suites.grid import Cell, Suite
 
@@ -38,7 +38,7 @@ def test_what_a_cohort_shares_counts_once_for_all_its_cells() -> None:
 
 def test_what_nobody_ran_is_measured_once_for_all_seeds_and_methods(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr(cost, "measure", lambda cell, *_: asked.append(cell.role) or Pace(2.0, 5.0))
+    monkeypatch.setattr(cost, "measure", lambda cell, *_: asked.append(cell.role) or EpochCost(2.0, 5.0))
     cells = suite().cells()
     trainings = list({c.training_of(t).id: c.training_of(t) for c in cells for t in c.teachers}.values())
     assert estimate(cells, []) == pytest.approx(2 * (6 * 2.0 + 2 * 5.0))

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from kdbench import Batch, Method, Output, register, registry
 from kdbench.board.results import suite_table
 from kdbench.commands.cli import app
-from kdbench.commands.cost import Pace
+from kdbench.commands.cost import EpochCost
 from kdbench.errors import KDBenchError
 from kdbench.suites import names, parse
 from kdbench.suites.grid import Cell, Suite
@@ -229,7 +229,7 @@ def test_all_of_fashion_is_every_method_on_all_images_with_three_paired_seeds() 
 
 
 def test_a_dry_run_of_all_of_fashion_says_what_a_gpu_would_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kdbench.commands.cost.measure", lambda *_: Pace(1.0, 1.0))  # it needs the data
+    monkeypatch.setattr("kdbench.commands.cost.measure", lambda *_: EpochCost(1.0, 1.0))  # it needs the data
     words = ["run", "fashion_full", "--dry-run", "--device", "cpu", "--out", str(tmp_path)]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
