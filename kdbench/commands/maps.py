@@ -11,7 +11,7 @@ def map_(chosen: Selection) -> None:
     and what decides; writes map.csv beside the records, unless the folder is published.
     """
     from kdbench.board.maps import terminal
-    from kdbench.board.maps.gains import map_of, table
+    from kdbench.board.maps.gains import FILE, map_of, table
     from kdbench.commands.results import write_tables
     from kdbench.commands.views import view_of
 
@@ -20,4 +20,4 @@ def map_(chosen: Selection) -> None:
     screen = console()
     for part in terminal.tables(found):
         screen.print(part)
-    write_tables({"map.csv": table(found)}, store, view.published)
+    write_tables({FILE: table(found)}, store, view.published)

@@ -170,7 +170,13 @@ def write_tables(files: Mapping[str, DataFrame], store: Store, published: bool) 
     from kdbench.board.tables import write_csv
 
     if published or store.beside(CARD).is_file():
-        print(f"{store.folder} is published, so that its tables are left as they are: `kdbench publish` renews them")
+        others = [name for name in files if not store.beside(name).is_file()]
+        if len(others) < len(files):
+            print(
+                f"{store.folder} is published, so that its tables are left as they are: `kdbench publish` renews them"
+            )
+        for name in others:
+            print(f"{store.folder} is published, so that {name} is not written there")
         return
     for name, table in files.items():
         write_csv(table, store.beside(name))

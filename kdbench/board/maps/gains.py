@@ -20,6 +20,8 @@ from kdbench.suites.grid import PLAIN
 from kdbench.tasks.metrics import Metric
 
 LEAD = "the teacher's lead"
+FILE = "map.csv"
+VALUES = ("student", "n", "difference", "low", "high")  # its columns behind the method and the place
 FEWEST = 4  # places that a rank correlation is taken of
 
 
@@ -101,6 +103,14 @@ def map_of(tables: Tables) -> Map:
         own = grid.scores[plain, :, where[y, x]] if where[y, x] >= 0 else np.array([])
         students[y, x] = np.nanmean(own) if np.isfinite(own).any() else math.nan
     return Map(grid.metrics.primary, axes, gains, _field(grid, sign * teachers - grid.merits[plain], where), students)
+
+
+def map_if_any(tables: Tables) -> Map | None:
+    """The map of a suite's tables, if they have one."""
+    try:
+        return map_of(tables)
+    except KDBenchError:
+        return None
 
 
 def _teachers(grid: Grid) -> np.ndarray:
@@ -197,6 +207,10 @@ def table(found: Map) -> pd.DataFrame:
         for y, x in np.ndindex(*field.mean.shape):
             where = {found.columns.title: found.columns.values[x]}
             where |= {found.rows.title: found.rows.values[y]} if found.rows else {}
-            cell = {"method": label, **where, "student": found.students[y, x], "n": int(field.n[y, x])}
-            rows.append({**cell, "difference": field.mean[y, x], "low": field.low[y, x], "high": field.high[y, x]})
+            values = (
+                found.students[y, x],
+                int(field.n[y, x]),
+                *(part[y, x] for part in (field.mean, field.low, field.high)),
+            )
+            rows.append({"method": label, **where, **dict(zip(VALUES, values, strict=True))})
     return pd.DataFrame(rows)

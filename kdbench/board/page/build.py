@@ -18,6 +18,7 @@ from plotly.offline import get_plotlyjs
 from kdbench import __version__
 from kdbench.board.captions import correction
 from kdbench.board.grid import STATES
+from kdbench.board.maps.gains import FILE as MAP
 from kdbench.board.maps.gains import table as map_table
 from kdbench.board.numbers import capital, decimals, fixed, in_unit, known, scaled, with_unit
 from kdbench.board.page import maps, plots, summary, trials
@@ -69,7 +70,7 @@ def build(
     for name, table in results.files.items():
         write_csv(table, site.place(f"data/{name}"))
     if results.map:
-        write_csv(map_table(results.map), site.place("data/map.csv"))
+        write_csv(map_table(results.map), site.place(f"data/{MAP}"))
     for board in results.boards:
         site.text(f"data/{board.place.key}.js", _plot_data(results, board))
     for record in results.shown_records:

@@ -15,7 +15,7 @@ import pandas as pd
 from kdbench.board.captions import notes
 from kdbench.board.columns import rows_of
 from kdbench.board.grid import STATES
-from kdbench.board.maps.gains import Map, map_of
+from kdbench.board.maps.gains import Map, map_if_any
 from kdbench.board.numbers import known
 from kdbench.board.page.cells import Cell, table
 from kdbench.board.page.series import Curve, Reliability, curve, reliability
@@ -133,10 +133,7 @@ class Results(Tables):
     @cached_property
     def map(self) -> Map | None:
         """Of what distillation gains, if the places differ in one number or two only."""
-        try:
-            return map_of(self)
-        except KDBenchError:
-            return None
+        return map_if_any(self)
 
     @cached_property
     def methods(self) -> list[str]:

@@ -17,6 +17,8 @@ import pandas as pd
 
 from kdbench.board.columns import as_meant, filed_as
 from kdbench.board.grid import STATES as GRID_STATES
+from kdbench.board.maps.gains import FILE as MAP
+from kdbench.board.maps.gains import VALUES as MAP_VALUES
 from kdbench.board.publishing.problem import Problem
 from kdbench.errors import KDBenchError
 from kdbench.tasks.metrics import Metric, Metrics
@@ -32,6 +34,9 @@ MADE = ("done", "failed", "not_applicable")  # the states of runs that are in th
 LATER = ("teachers", "older_source", "other_engine", "threads", "engine")
 ID = r"[0-9a-f]{16}"
 FILES = ("leaderboard.csv", "leaderboard_long.csv", "runs.csv", "curves.parquet")
+ALL_FILES = (*FILES, MAP)  # which is there where the places differ in one number or two
+
+MANY = {"place*": "(one per place)", "axis*": "(one or two)"}  # columns named by what the suite is
 
 Columns = dict[str, pa.Column]
 
@@ -295,10 +300,28 @@ def _curves(metrics: Metrics) -> Columns:
     }
 
 
+def _map(metrics: Metrics) -> Columns:
+    score = metrics.primary
+    difference = _titled(score, f"mean difference in {score.title} to the plain student, paired over seeds")
+    columns = (
+        _score(score, _titled(score, f"the plain student's mean {score.title} there")),
+        _count("seeds of the difference", empty=False),
+        _number(f"{difference}; above zero is better"),
+        _number("lower end of its 95 % interval; empty below three seeds"),
+        _number("upper end"),
+    )
+    return {
+        "method": _name("the method, or `the teacher's lead`: the teacher's score less the plain student's"),
+        "axis*": _number("what the places differ in, such as `images a class`", empty=False),
+        **dict(zip(MAP_VALUES, columns, strict=True)),
+    }
+
+
 @cache
 def tables(metrics: Metrics) -> dict[str, Columns]:
-    """The columns of each of `FILES`, for a task with these metrics."""
-    made = dict(zip(FILES, (_wide(metrics), _long(metrics), _runs(metrics), _curves(metrics)), strict=True))
+    """The columns of each of `ALL_FILES`, for a task with these metrics."""
+    columns = (_wide(metrics), _long(metrics), _runs(metrics), _curves(metrics), _map(metrics))
+    made = dict(zip(ALL_FILES, columns, strict=True))
     return {name: {filed_as(key, metrics): spec for key, spec in columns.items()} for name, columns in made.items()}
 
 
@@ -308,7 +331,7 @@ Rule = tuple[str, str, Callable[[pd.DataFrame], pd.Series]]
 
 @cache
 def _rules(metrics: Metrics) -> dict[str, tuple[Rule, ...]]:
-    """What the rows of each of `FILES` must hold besides."""
+    """What the rows of each of `ALL_FILES` must hold besides."""
     score, title = metrics.primary, metrics.primary.title
     ranked: Rule = (
         "a method that is ranked has a mean",
@@ -351,6 +374,13 @@ def _rules(metrics: Metrics) -> dict[str, tuple[Rule, ...]]:
             ),
         ),
         "curves.parquet": (("the same epoch stands there twice", "epoch", lambda f: ~f.duplicated(["id", "epoch"])),),
+        MAP: (
+            (
+                "the same method stands twice at a place",
+                "method",
+                lambda f: ~f.duplicated([column for column in f.columns if column not in MAP_VALUES]),
+            ),
+        ),
     }
 
 
@@ -393,7 +423,7 @@ def violations(name: str, frame: pd.DataFrame, metrics: Metrics, older: bool = F
     """Everything in a table that its columns do not allow. Rows are counted as in a spreadsheet: the header is row 1.
 
     Args:
-        name: of `FILES`.
+        name: of `ALL_FILES`.
         frame: as `read_csv` gives it, or a Parquet file's.
         metrics: of the suite's task.
         older: whether an older version wrote it: then it may lack the columns `LATER`.
@@ -435,13 +465,13 @@ def _cell(index: Any, column: object) -> str:
 
 
 def _resolved(columns: Columns, present: Sequence[str]) -> Columns:
-    """The columns with those that a table may have in any number: `extra.*`, and after the last one the places."""
+    """The columns with those that a table may have in any number: `extra.*`, and places or axes (`MANY`)."""
     found: Columns = {}
     known = set(columns)
     for name, column in columns.items():
         if name == "extra.*":
             found |= {extra: column for extra in present if extra.startswith("extra.")}
-        elif name == "place*":
+        elif name in MANY:
             found |= {place: column for place in present if place not in known}
         elif name in present or not column.metadata.get("optional"):
             found[name] = column
@@ -465,7 +495,7 @@ def markdown(name: str, metrics: Metrics) -> str:
     """The columns of a table as docs/results.md shows them."""
     lines = ["| column | holds | meaning |", "|---|---|---|"]
     for header, spec in tables(metrics)[name].items():
-        shown = "(one per place)" if header == "place*" else f"`{header}`"
+        shown = MANY.get(header, f"`{header}`")
         empty = "; may be empty" if spec.nullable else ""
         lines.append(f"| {shown} | {spec.metadata['values']}{empty} | {spec.description} |")
     return "\n".join(lines)

@@ -22,7 +22,7 @@ from kdbench.board.publishing.contents import changed, files, read_entries, teac
 from kdbench.board.publishing.merge import TEACHERS, Entry
 from kdbench.board.publishing.problem import Problem, shown
 from kdbench.board.publishing.publish import CURVES, folder_content, plots_in, trained
-from kdbench.board.publishing.schemas import FILES, parse_csv, read_csv, violations
+from kdbench.board.publishing.schemas import FILES, MAP, MAP_VALUES, parse_csv, read_csv, violations
 from kdbench.board.results import suite_table
 from kdbench.board.runs import GROUP, protocol_of
 from kdbench.board.sources import other_sources, source_of
@@ -36,7 +36,8 @@ from kdbench.suites.parse import load
 from kdbench.suites.trials import FOLDER
 from kdbench.tasks.metrics import Metrics, of_tasks
 
-KEYS = {"runs.csv": [*GROUP, "seed"], "leaderboard_long.csv": GROUP, "leaderboard.csv": ["method"]}
+# what a row is found by; of a map, the method and all that the places differ in
+KEYS = {"runs.csv": [*GROUP, "seed"], "leaderboard_long.csv": GROUP, "leaderboard.csv": ["method"], MAP: []}
 FIXED = (
     *("datasets", "pairs", "seeds", "teacher_seeds"),
     *("recipe", "teacher_recipe", "student_recipes", "teacher_recipes", "numerics"),
@@ -106,7 +107,8 @@ def check_folder(folder: Path) -> Report:
     outdated = _engine(counted, found)
     metrics = _metrics(card, counted, found)
     older = card is not None and card["card"] < VERSION
-    tables = {name: _table(folder, name, metrics, found, older) for name in FILES} if metrics else {}
+    names = [*FILES, *([MAP] if (folder / MAP).is_file() or (card and MAP in card["tables"]) else [])]
+    tables = {name: _table(folder, name, metrics, found, older) for name in names} if metrics else {}
     if card:
         if card["suite"]["name"] != folder.name:
             found.append(Problem("card.json", "its folder is named otherwise", "suite.name", card["suite"]["name"]))
@@ -231,10 +233,14 @@ def _made_anew(
     except KDBenchError as error:
         yield Problem("records", f"no tables can be made of them: {error}")
         return
+    if (MAP in content) != (MAP in tables) and not older:
+        rule = "the records give this table: publish again" if MAP in content else "the records give no such table"
+        yield Problem(MAP, rule)
     for name, keys in KEYS.items():
         frame = tables.get(name)
-        if frame is not None:
+        if frame is not None and name in content:
             wanted = parse_csv(content[name])
+            keys = keys or [column for column in wanted.columns if column not in MAP_VALUES]
             if older and name != "runs.csv":
                 wanted = wanted[[column for column in wanted.columns if _unchanged(column)]]
             yield from _unlike(name, frame, wanted, keys)
