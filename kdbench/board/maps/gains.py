@@ -23,6 +23,7 @@ LEAD = "the teacher's lead"
 FILE = "map.csv"
 VALUES = ("student", "n", "difference", "low", "high")  # its columns behind the method and the place
 FEWEST = 4  # places that a rank correlation is taken of
+FEWEST_SEEDS = 3  # that must agree before anything is said to decide
 
 
 @dataclass(frozen=True)
@@ -146,12 +147,14 @@ class Relation:
         factor: the teacher's lead, or an axis.
         rank: Spearman's rank correlation of the seeds' means.
         least, most: of the seeds' own rank correlations.
+        seeds: how many have one.
     """
 
     factor: str
     rank: float
     least: float
     most: float
+    seeds: int
 
 
 def relations(found: Map) -> list[Relation]:
@@ -169,11 +172,18 @@ def relations(found: Map) -> list[Relation]:
         factors[found.rows.title] = np.broadcast_to(grids["down"], gains.shape)
     made = []
     for name, values in factors.items():
-        whole = _rank(gains.mean(0), values.mean(0))
+        both = np.isfinite(gains) & np.isfinite(values)  # seeds that are not finished yet are in neither mean
+        whole = _rank(_mean(gains, both), _mean(values, both))
         own = [rank for g, v in zip(gains, values, strict=True) if math.isfinite(rank := _rank(g, v))]
         if math.isfinite(whole) and own:
-            made.append(Relation(name, whole, min(own), max(own)))
+            made.append(Relation(name, whole, min(own), max(own), len(own)))
     return sorted(made, key=lambda relation: -abs(relation.rank))
+
+
+def _mean(values: np.ndarray, of: np.ndarray) -> np.ndarray:
+    """Over those of the seeds, `[seeds, rows, columns]` to `[rows, columns]`; NaN where there are none."""
+    mean: np.ndarray = np.ma.array(values, mask=~of).mean(0).filled(math.nan)
+    return mean
 
 
 def _rank(a: np.ndarray, b: np.ndarray) -> float:
@@ -193,6 +203,8 @@ def sentence(found: Map) -> str:
     gain = "gain of one method" if len(found.gains) == 1 else f"mean gain of {len(found.gains)} methods"
     places = int(np.isfinite(found.lead.mean).sum())
     numbers = f"rank correlations with the {gain} over {places} places: {', '.join(told)}"
+    if first.seeds < FEWEST_SEEDS:
+        return f"Too few seeds are finished to say what decides ({numbers})."
     weakest = min(abs(first.least), abs(first.most)) if first.least * first.most > 0 else 0.0
     if any(max(abs(one.least), abs(one.most)) >= weakest for one in rest) or not weakest:
         return f"No single factor decides surely ({numbers})."

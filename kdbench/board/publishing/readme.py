@@ -12,6 +12,8 @@ from typing import Any
 from kdbench.board.captions import correction, notes
 from kdbench.board.columns import rows_of
 from kdbench.board.grid import STATES, Grid, Place
+from kdbench.board.maps.gains import Map, map_if_any, sentence
+from kdbench.board.maps.markdown import markdown as map_markdown
 from kdbench.board.numbers import capital, fixed, in_unit, interval, known, scaled
 from kdbench.board.publishing.card import Card
 from kdbench.board.results import Tables
@@ -41,13 +43,15 @@ def readme(card: Card, tables: Tables, plots: Sequence[str]) -> str:
     score = metrics.primary
     boards = _boards(tables, score)
     runs = rows_of(tables.runs, metrics)
+    found = map_if_any(tables)
     parts = [
         f"# {text(suite['name'])}",
         text(suite["description"]),
         "Made by `kdbench publish` from the files in `records/`, and never edited. kdbench's `docs/results.md` explains"
         " every file and column.",
         "## In short",
-        _summary(boards, card, runs, score, bool(tables.grid.elsewhere.any())),
+        _summary(boards, card, runs, score, bool(tables.grid.elsewhere.any()), found),
+        *(_map(found) if found else ()),
         "## Leaderboard",
         _caption(score),
         *(part for board in boards if board.begun for part in _shown(board, tables.grid, score)),
@@ -61,6 +65,12 @@ def readme(card: Card, tables: Tables, plots: Sequence[str]) -> str:
         _provenance(card),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _map(found: Map) -> tuple[str, str]:
+    """What methods gain over data and networks."""
+    labelled = {text(label): field for label, field in found.gains.items()}
+    return "## The map", map_markdown(dataclasses.replace(found, gains=labelled))
 
 
 def _shown(board: _Board, grid: Grid, score: Metric) -> list[str]:
@@ -123,11 +133,14 @@ def _boards(tables: Tables, score: Metric) -> list[_Board]:
 # ------------------------------------------------------------------------------------------ the summary
 
 
-def _summary(boards: Sequence[_Board], card: Card, runs: Sequence[Row], score: Metric, unlike: bool) -> str:
-    """The verdict over all pairs, or on each.
+def _summary(
+    boards: Sequence[_Board], card: Card, runs: Sequence[Row], score: Metric, unlike: bool, found: Map | None
+) -> str:
+    """The verdict over all pairs, or on each; of a map what decides, for its places are told of in its tables.
 
     Args:
         unlike: whether pairs have other methods, so that not all are compared over all pairs.
+        found: the suite's map, if it has one.
     """
     never = _never(runs)
     states = Counter(row["status"] for row in runs if row["method"] not in never)
@@ -136,7 +149,10 @@ def _summary(boards: Sequence[_Board], card: Card, runs: Sequence[Row], score: M
     lines = [f"Runs: {counts}{without}; seeds {_seeds(card['suite'])}."]
     tested = {board.where: _tested(board) for board in boards}
     most = max(tested.values())
-    if len(boards) > 1 and unlike:
+    if found:
+        lines.append(text(sentence(found)))
+        boards = [board for board in boards[:1] if tested[board.where]]
+    elif len(boards) > 1 and unlike:
         lines.append("Pairs have other methods, so each pair is told of by itself.")
         boards = boards[1:]
     elif most and not tested[boards[0].where]:

@@ -97,6 +97,16 @@ def test_missing_runs_are_gaps_and_few_places_say_nothing() -> None:
     assert "-" in shown_text(found)
 
 
+def test_seeds_that_are_not_finished_leave_the_others_their_say() -> None:
+    made = [record for record in records() if record["cell"]["seed"] == 0]
+    planned = [record["cell"] | {"suite": "x"} for record in records()]
+    expected = [{**cell, **{key: cell["method"][key] for key in ("label", "name", "family")}} for cell in planned]
+    found = map_of(Tables(made, [{**cell, "teachers": 1} for cell in expected]))
+    assert found.gains["kd"].seeds.shape == (3, 3, 3)
+    assert (relations(found)[0].factor, round(relations(found)[0].rank, 9), relations(found)[0].seeds) == (LEAD, 1, 1)
+    assert sentence(found).startswith("Too few seeds are finished to say what decides (rank correlations with")
+
+
 def shown_text(found: Any) -> str:
     console = Console(file=io.StringIO(), width=140)
     for part in terminal.tables(found):

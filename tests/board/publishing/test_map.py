@@ -73,6 +73,15 @@ def test_the_map_is_published_as_a_table(folder: Path) -> None:
     assert problems(folder) == []
 
 
+def test_the_readme_shows_the_map_in_place_of_a_verdict_on_each_place(folder: Path) -> None:
+    readme = (folder / "README.md").read_text(encoding="utf-8")
+    short, _, shown = readme.partition("## In short")[2].partition("## The map")
+    assert "Too few places are finished to say what decides." in short
+    assert "subset(per_class=" not in short  # over all places only
+    gains = pd.read_csv(folder / "map.csv").set_index("method").loc["kd", "difference"]
+    assert f"| kd | 4 | 8 |\n|---|---:|---:|\n|  | {gains.iloc[0]:+.2f} | {gains.iloc[1]:+.2f} |" in shown
+
+
 def test_a_map_that_the_records_do_not_give_is_found(folder: Path) -> None:
     text = (folder / "map.csv").read_text()
     number = str(pd.read_csv(folder / "map.csv", dtype=str).at[0, "difference"])
