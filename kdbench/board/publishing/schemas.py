@@ -303,12 +303,11 @@ def _curves(metrics: Metrics) -> Columns:
 def _map(metrics: Metrics) -> Columns:
     score = metrics.primary
     difference = _titled(score, f"mean difference in {score.title} to the plain student, paired over seeds")
+    ends = ("lower end of its 95 % interval; empty below three seeds", "upper end")
     columns = (
         _score(score, _titled(score, f"the plain student's mean {score.title} there")),
         _count("seeds of the difference", empty=False),
-        _number(f"{difference}; above zero is better"),
-        _number("lower end of its 95 % interval; empty below three seeds"),
-        _number("upper end"),
+        *map(_number, (f"{difference}; above zero is better", *ends)),
     )
     return {
         "method": _name("the method, or `the teacher's lead`: the teacher's score less the plain student's"),
