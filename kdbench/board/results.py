@@ -15,6 +15,7 @@ from kdbench import registry
 from kdbench.board.columns import metrics_of
 from kdbench.board.engines import mark
 from kdbench.board.grid import STATES, Grid, Place, left_out, make_grid
+from kdbench.board.maps.gains import Map, map_of
 from kdbench.board.runs import protocol_of, runs_table
 from kdbench.board.seen import CLASSES, planned_of, teachers_of
 from kdbench.board.select import Stray, choose
@@ -22,6 +23,7 @@ from kdbench.board.statistics.ranks import CriticalDifference
 from kdbench.board.tables import OVERALL, family, leaderboard_table, write_csv
 from kdbench.board.unranked import stopped_early, without_ranks
 from kdbench.board.wide import ranking, wide_table
+from kdbench.errors import KDBenchError
 from kdbench.records import Record
 from kdbench.suites.added import plain
 from kdbench.suites.grid import BASELINES, Cell, Suite
@@ -160,6 +162,14 @@ class Tables:
     def engine(self) -> str:
         """`engine 1` where records are of another engine than the present."""
         return mark(self.records)
+
+    @cached_property
+    def map(self) -> Map | None:
+        """Of what distillation gains, if the places differ in one number or two only."""
+        try:
+            return map_of(self)
+        except KDBenchError:
+            return None
 
     @property
     def states(self) -> dict[str, int]:

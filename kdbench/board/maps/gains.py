@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -13,17 +13,18 @@ from scipy import stats
 
 from kdbench.board.grid import Grid
 from kdbench.board.maps.axes import Axis, axes_of, places_of
-from kdbench.board.results import Tables
-from kdbench.board.statistics.intervals import paired
+from kdbench.board.statistics.intervals import LEAST_SEEDS, paired
 from kdbench.errors import KDBenchError
 from kdbench.suites.grid import PLAIN
 from kdbench.tasks.metrics import Metric
+
+if TYPE_CHECKING:
+    from kdbench.board.results import Tables
 
 LEAD = "the teacher's lead"
 FILE = "map.csv"
 VALUES = ("student", "n", "difference", "low", "high")  # its columns behind the method and the place
 FEWEST = 4  # places that a rank correlation is taken of
-FEWEST_SEEDS = 3  # that must agree before anything is said to decide
 
 
 @dataclass(frozen=True)
@@ -104,14 +105,6 @@ def map_of(tables: Tables) -> Map:
         own = grid.scores[plain, :, where[y, x]] if where[y, x] >= 0 else np.array([])
         students[y, x] = np.nanmean(own) if np.isfinite(own).any() else math.nan
     return Map(grid.metrics.primary, axes, gains, _field(grid, sign * teachers - grid.merits[plain], where), students)
-
-
-def map_if_any(tables: Tables) -> Map | None:
-    """The map of a suite's tables, if they have one."""
-    try:
-        return map_of(tables)
-    except KDBenchError:
-        return None
 
 
 def _teachers(grid: Grid) -> np.ndarray:
@@ -203,7 +196,7 @@ def sentence(found: Map) -> str:
     gain = "gain of one method" if len(found.gains) == 1 else f"mean gain of {len(found.gains)} methods"
     places = int(np.isfinite(found.lead.mean).sum())
     numbers = f"rank correlations with the {gain} over {places} places: {', '.join(told)}"
-    if first.seeds < FEWEST_SEEDS:
+    if first.seeds < LEAST_SEEDS:
         return f"Too few seeds are finished to say what decides ({numbers})."
     weakest = min(abs(first.least), abs(first.most)) if first.least * first.most > 0 else 0.0
     if any(max(abs(one.least), abs(one.most)) >= weakest for one in rest) or not weakest:

@@ -15,7 +15,6 @@ import pandas as pd
 from kdbench.board.captions import notes
 from kdbench.board.columns import rows_of
 from kdbench.board.grid import STATES
-from kdbench.board.maps.gains import Map, map_if_any
 from kdbench.board.numbers import known
 from kdbench.board.page.cells import Cell, table
 from kdbench.board.page.series import Curve, Reliability, curve, reliability
@@ -129,11 +128,6 @@ class Results(Tables):
         self.described = dict(described or {})
         score = (self.metrics.task, self.metrics.primary.name)
         self.reported = [row for row in reported if (row.task, row.metric) == score]
-
-    @cached_property
-    def map(self) -> Map | None:
-        """Of what distillation gains, if the places differ in one number or two only."""
-        return map_if_any(self)
 
     @cached_property
     def methods(self) -> list[str]:

@@ -11,7 +11,6 @@ from typing import Any
 
 from kdbench.board.curves import curves_table, need_pyarrow, parquet
 from kdbench.board.maps.gains import FILE as MAP
-from kdbench.board.maps.gains import map_if_any
 from kdbench.board.maps.gains import table as map_table
 from kdbench.board.publishing.audit import audit, shape
 from kdbench.board.publishing.card import Card, card_bytes, make_card, read_card, sha256
@@ -216,8 +215,8 @@ def folder_content(
     aside = [entry.record for identity, entry in sorted(kept.items()) if identity in left_out]
     tables = suite_tables(suite, records, aside, shown)
     files = {name: csv_bytes(table) for name, table in tables.files.items()}
-    if found := map_if_any(tables):
-        files[MAP] = csv_bytes(map_table(found))
+    if tables.map:
+        files[MAP] = csv_bytes(map_table(tables.map))
     files[CURVES] = parquet(curves_table(records))
     digests = {
         "tables": {name: sha256(data) for name, data in files.items()},

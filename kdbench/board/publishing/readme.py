@@ -12,7 +12,7 @@ from typing import Any
 from kdbench.board.captions import correction, notes
 from kdbench.board.columns import rows_of
 from kdbench.board.grid import STATES, Grid, Place
-from kdbench.board.maps.gains import Map, map_if_any, sentence
+from kdbench.board.maps.gains import Map, sentence
 from kdbench.board.maps.markdown import markdown as map_markdown
 from kdbench.board.numbers import capital, fixed, in_unit, interval, known, scaled
 from kdbench.board.publishing.card import Card
@@ -43,15 +43,14 @@ def readme(card: Card, tables: Tables, plots: Sequence[str]) -> str:
     score = metrics.primary
     boards = _boards(tables, score)
     runs = rows_of(tables.runs, metrics)
-    found = map_if_any(tables)
     parts = [
         f"# {text(suite['name'])}",
         text(suite["description"]),
         "Made by `kdbench publish` from the files in `records/`, and never edited. kdbench's `docs/results.md` explains"
         " every file and column.",
         "## In short",
-        _summary(boards, card, runs, score, bool(tables.grid.elsewhere.any()), found),
-        *(_map(found) if found else ()),
+        _summary(boards, card, runs, score, bool(tables.grid.elsewhere.any()), tables.map),
+        *(_map(tables.map) if tables.map else ()),
         "## Leaderboard",
         _caption(score),
         *(part for board in boards if board.begun for part in _shown(board, tables.grid, score)),
