@@ -19,7 +19,7 @@ from kdbench.board.publishing.card import Card
 from kdbench.board.results import Tables
 from kdbench.board.runs import place_name, protocol_of
 from kdbench.board.seen import CLASSES, class_of
-from kdbench.board.statistics.intervals import SURE
+from kdbench.board.statistics.intervals import LEAST_SEEDS, SURE
 from kdbench.board.tables import OVERALL
 from kdbench.suites.grid import BASELINES
 from kdbench.suites.teacher_seeds import ONE, SAID
@@ -184,15 +184,17 @@ def _families(board: _Board) -> Iterator[_Board]:
 
 
 def _best(board: _Board, score: Metric) -> list[str]:
-    """The highest mean among the methods that see one teacher, several, and none."""
+    """The best mean among the methods that see one teacher, several, and none; of few seeds only where all have few."""
     lines = []
     for name, rows in board.classes.items():
-        best = next((row for row in rows if known(row["score_mean"])), None)
-        if best is not None:
+        scored = [row for row in rows if known(row["score_mean"])]
+        enough = [row for row in scored if row["n"] >= LEAST_SEEDS]
+        for best in (enough or scored)[:1]:
+            rest = "" if scored[0] is best else f"; methods with fewer than {LEAST_SEEDS} seeds do not count"
             gains = (f"{_difference(best, base, score)} to {base}" for base in BASELINES if known(best[f"vs_{base}"]))
             beside = f" ({', '.join(gains)})" if known(best["vs_student"]) or known(best["vs_kd"]) else ""
             mean = fixed(best["score_mean"], score.decimals)
-            lines.append(f"**Best with {CLASSES[name]}** {board.where}: {text(best['method'])} {mean}{beside}.")
+            lines.append(f"**Best with {CLASSES[name]}** {board.where}: {text(best['method'])} {mean}{beside}{rest}.")
     return lines
 
 

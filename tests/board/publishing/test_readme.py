@@ -47,6 +47,26 @@ def test_where_a_pair_has_methods_of_its_own_each_pair_is_told_of_by_itself() ->
         assert f"**Best with one teacher** on cifar10, {pair}" in told
 
 
+def test_a_single_seed_is_never_the_best_beside_methods_of_three() -> None:
+    records = synthetic(["student", "kd", "dkd"], gaps=False)
+    here = [record for record in records if record["cell"]["pair"] == PAIRS[0]]
+    best, few = f"**Best with one teacher** on cifar10, {PAIRS[0]}: ", "fewer than 3 seeds do not count"
+    told = summary(here)
+    first = told.partition(best)[2].split()[0]
+    assert first in ("kd", "dkd")
+    assert few not in told
+    own = [record for record in here if record["cell"]["method"]["label"] == first]
+    highest = max(own, key=lambda record: record["result"]["top1"])
+    alone = [record for record in here if record not in own or record is highest]
+    told = summary(alone)
+    line = told.partition(best)[2].partition("\n")[0]
+    assert few in line
+    assert line.split()[0] != first
+    single = [record for record in here if record["cell"]["seed"] == 0]
+    assert best in summary(single)
+    assert few not in summary(single)
+
+
 def test_where_kd_failed_on_a_pair_each_pair_is_told_of_by_itself() -> None:
     records = synthetic(["student", "kd", "dkd"], gaps=False)
     told = summary([r for r in records if r["cell"]["method"]["label"] != "kd" or r["cell"]["pair"] == PAIRS[0]])
