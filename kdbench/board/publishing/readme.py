@@ -189,7 +189,8 @@ def _best(board: _Board, score: Metric) -> list[str]:
     for name, rows in board.classes.items():
         scored = [row for row in rows if known(row["score_mean"])]
         enough = [row for row in scored if row["n"] >= LEAST_SEEDS]
-        for best in (enough or scored)[:1]:
+        best = next(iter(enough or scored), None)
+        if best is not None:
             rest = "" if scored[0] is best else f"; methods with fewer than {LEAST_SEEDS} seeds do not count"
             gains = (f"{_difference(best, base, score)} to {base}" for base in BASELINES if known(best[f"vs_{base}"]))
             beside = f" ({', '.join(gains)})" if known(best["vs_student"]) or known(best["vs_kd"]) else ""
