@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from kdbench.errors import KDBenchError, unknown
 from kdbench.hardware import determinism
 from kdbench.hardware.machine import multiplies_bf16, multiplies_tf32
+from kdbench.hardware.narrow import widen_narrow_maps
 from kdbench.hardware.strided import leave_strides_out
 from kdbench.records.types import NumericsConfig
 
@@ -95,12 +96,17 @@ class Numerics:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=on)
 
     def place(self, module: nn.Module) -> nn.Module:
-        """Move a module to the device, convolution weights channels-last where that is on (but see `strided`)."""
+        """Move a module to the device, convolution weights channels-last where that is on (but see `strided`).
+
+        In bf16 on a CPU its strided convolutions also widen maps narrower than their stride (`narrow`).
+        """
         module = module.to(self.device)
         if self.channels_last:
             module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             if self.device.type == "cpu":
                 leave_strides_out(module)
+        if self.device.type == "cpu" and self.precision == "bf16":
+            widen_narrow_maps(module)
         return module
 
     def place_inputs(self, inputs: Tensor) -> Tensor:
