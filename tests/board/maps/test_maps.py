@@ -108,7 +108,7 @@ def test_seeds_that_are_not_finished_leave_the_others_their_say() -> None:
 
 
 def shown_text(found: Any) -> str:
-    console = Console(file=io.StringIO(), width=140)
+    console = Console(file=io.StringIO(), width=80)
     for part in terminal.tables(found):
         console.print(part)
     return console.file.getvalue()  # type: ignore[attr-defined]
@@ -118,7 +118,10 @@ def test_a_terminal_shows_each_method_with_its_intervals() -> None:
     text = shown_text(map_of(Tables(records())))
     assert "the teacher's lead over the plain student in points" in text
     assert "kd - student in points" in text
-    assert "+1.44 [+1.14, +1.74]*" in text
+    assert text.startswith("down: the student's width, across: images a class\n")
+    assert "+1.44*" in text
+    assert "[+1.14, +1.74]" in text
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text
     assert "What decides most" in text
 
 
