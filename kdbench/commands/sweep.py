@@ -53,7 +53,8 @@ def sweep(
     bring_trials(chosen)
     save(how, folder)
     for cells_of in (Sweeping.recipe_cells, Sweeping.method_cells):  # the methods' wait for the recipe's choice
-        if late := train(chosen, cells_of(Sweeping(suite, how, reader(store, suite))), store):
+        cells = cells_of(Sweeping(suite, how, reader(store, suite)))
+        if cells and (late := train(chosen, cells, store)):  # of the plain student alone the recipe is all
             print(late)
             return
     print_choices(console(), Sweeping(suite, how, reader(store, suite)))

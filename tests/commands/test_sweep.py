@@ -217,6 +217,16 @@ def test_a_published_sweep_is_a_starting_point(swept: Path, published: Path, tmp
     assert {path: path.read_bytes() for path in published.rglob("*") if path.is_file()} == before
 
 
+def test_the_recipe_alone_is_swept_from_a_published_folder(swept: Path, published: Path, tmp_path: Path) -> None:
+    """The plain student has no trials but the recipe's: the second half of the sweep has nothing to do."""
+    words = ["sweep", swept / "tiny.toml", "--methods", "student", "--out", tmp_path, "--device", "cpu"]
+    said = invoke(*words, "--trials", 3, "--epochs-share", "1/2", "--from", published)
+    assert "next: kdbench run" in said
+    folders = tmp_path / "tiny", published
+    made, there = ({path.name for path in (folder / "sweep" / "records").glob("*.json")} for folder in folders)
+    assert made == there
+
+
 def test_trials_of_two_ways_do_not_mix(
     swept: Path, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
