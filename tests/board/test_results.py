@@ -14,7 +14,8 @@ SUITES = sorted(path.parent for path in RESULTS.rglob("leaderboard.csv"))
 
 
 def test_there_are_published_suites() -> None:
-    assert {"fashion", "fashion_few", "fashion_imbalance", "fashion_map", "fashion_noise"} <= {folder.name for folder in SUITES}
+    boards = {"fashion", "fashion_few", "fashion_imbalance", "fashion_map", "fashion_noise"}
+    assert boards <= {folder.name for folder in SUITES}
 
 
 @pytest.mark.parametrize("folder", SUITES, ids=lambda folder: folder.name)
