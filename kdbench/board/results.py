@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -212,7 +213,7 @@ def suite_table(suite: Suite) -> dict[str, Any]:
     """A suite with every default filled in, as plain values; `numerics` has what the suite fixes, and is there if it
     fixes something.
     """
-    table = plain(suite)
+    table = plain(dataclasses.replace(suite, tuner=None))
     del table["numerics"]
     if suite.numerics.table:
         table["numerics"] = suite.numerics.table

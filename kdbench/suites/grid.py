@@ -222,6 +222,9 @@ class Cell:
 class Suite:
     """The grid, its recipe, the numerics that it fixes, whether a seed has teachers of its own
     (`kdbench.suites.teacher_seeds`), how a sweep tunes it, and whether tuned rows belong to it.
+
+    `tuner` is the plain student that a sweep tunes the recipe by, where `methods` are chosen from those of a suite and
+    it is not among them.
     """
 
     name: str
@@ -238,6 +241,7 @@ class Suite:
     teacher_seeds: str = added(ONE)
     sweep: Sweep = added(DEFAULT)
     tuned: bool = added(False)
+    tuner: MethodSpec | None = added(None)
 
     def cells(self) -> list[Cell]:
         """Every point of the grid, cohorts together, in the suite's order."""

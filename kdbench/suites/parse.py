@@ -94,7 +94,7 @@ def narrow(
         KDBenchError: for anything unknown.
     """
     check_seeds(seeds)
-    planned = suite.seeds_of(suite.methods)
+    planned, whole = suite.seeds_of(suite.methods), suite
     if methods:
         suite = _with_methods(suite, methods, seeds)
     if pairs:
@@ -103,7 +103,7 @@ def narrow(
         suite = _with_seeds(suite, seeds, [seed for seed in seeds if seed not in planned])
     if not any(suite.points()):
         raise KDBenchError(f"suite {suite.name!r} has none of these methods on these pairs with these seeds")
-    suite = _with_recipe(suite, epochs, precision)
+    suite = _with_recipe(_with_tuner(suite, whole), epochs, precision)
     for setting in settings:
         suite = _set(suite, setting)
     return suite
@@ -120,6 +120,14 @@ def _with_methods(suite: Suite, wanted: Sequence[str], seeds: Sequence[int]) -> 
     specs = [spec for name in names for spec in given.get(name) or [MethodSpec(name, seeds=tuple(seeds))]]
     pairs = [dataclasses.replace(pair, methods=(*pair.methods, *new)) if pair.methods else pair for pair in suite.pairs]
     return dataclasses.replace(suite, methods=_distinct(specs), pairs=tuple(pairs))
+
+
+def _with_tuner(suite: Suite, whole: Suite) -> Suite:
+    """What of a suite's plain student its sweep needs, where the student is not among the chosen methods."""
+    if any(spec.name == PLAIN for spec in suite.methods):
+        return suite
+    plain = (spec for spec in whole.methods if spec.name == PLAIN)
+    return dataclasses.replace(suite, tuner=min(plain, key=lambda spec: spec.label != PLAIN, default=None))
 
 
 def _with_pairs(suite: Suite, wanted: Sequence[str]) -> Suite:

@@ -13,7 +13,7 @@ from typing import Any
 from kdbench import registry
 from kdbench.registry.spaces import at_values, space_of
 from kdbench.space import Around, Dimension
-from kdbench.suites.grid import PLAIN, Cell, DatasetSpec, MethodSpec, Suite, plain
+from kdbench.suites.grid import PLAIN, Cell, DatasetSpec, MethodSpec, Pair, Suite, plain
 from kdbench.suites.recipe import Recipe
 from kdbench.suites.sweep import VALIDATION, Sweep
 
@@ -67,25 +67,36 @@ class Trials:
 
 
 def places(suite: Suite, sweep: Sweep) -> Iterator[Place]:
-    """Where the suite's methods are tuned, in its order."""
+    """Where the suite's methods are tuned, in its order. Trials are the same whatever is chosen of a suite: seeds of
+    single methods and pairs are of its results, and its plain student tunes the recipe though it has no row there.
+    """
     methods = suite.methods
     if not any(spec.name == PLAIN for spec in methods):
-        methods = (MethodSpec(PLAIN), *methods)
+        methods = (suite.tuner or MethodSpec(PLAIN), *methods)
+    methods = tuple(dataclasses.replace(spec, seeds=()) for spec in methods)
+    suite = dataclasses.replace(suite, methods=methods)
+    pairs = tuple(_with_plain(suite, dataclasses.replace(pair, seeds=())) for pair in suite.pairs)
     for dataset in suite.datasets:
         split = {**dataset.protocol, VALIDATION: {"fraction": sweep.fraction}}
         narrowed = dataclasses.replace(
             suite,
             name=f"{suite.name}/{FOLDER}",
             datasets=(dataclasses.replace(dataset, protocol=split),),
-            methods=methods,
+            pairs=pairs,
             seeds=(sweep.seed,),
         )
         found: dict[str, dict[str, Cell]] = {}
         for cell in narrowed.cells():
-            cell = dataclasses.replace(cell, seed=sweep.seed, recipe=shortened(cell.recipe, sweep.share))
+            cell = dataclasses.replace(cell, recipe=shortened(cell.recipe, sweep.share))
             found.setdefault(str(cell.pair), {}).setdefault(cell.method.label, cell)
         for pair, cells in found.items():
             yield Place(dataset, pair, cells)
+
+
+def _with_plain(suite: Suite, pair: Pair) -> Pair:
+    """A pair that has the plain student among its methods."""
+    there = any(spec.name == PLAIN for spec in suite.methods_of(pair))
+    return pair if there else dataclasses.replace(pair, methods=(*pair.methods, PLAIN))
 
 
 def key_of(dataset: DatasetSpec, pair: object) -> tuple[str, str, str]:

@@ -10,6 +10,7 @@ import pytest
 
 from kdbench import suites
 from kdbench.board.results import suite_table
+from kdbench.board.sweeps.state import Sweeping
 from kdbench.errors import KDBenchError
 from kdbench.space import Choice, Dimension, Integer, LogUniform, Uniform
 from kdbench.suites import parse
@@ -107,6 +108,50 @@ def test_a_short_trial_keeps_at_least_one_epoch_and_its_share_of_the_warm_up() -
 def test_a_suite_without_the_plain_student_is_tuned_by_it_all_the_same() -> None:
     (place,) = places(parse.parse({**BASE, "methods": ["kd"]}), Sweep())
     assert plain_label(place) == "student"
+
+
+def test_seeds_of_methods_and_pairs_are_of_results_so_that_trials_are_the_same_whatever_is_chosen() -> None:
+    """With teachers of each seed's own, a seed that leaked into a trial was another teacher, a pair had no trials."""
+    student, kd = {"name": "student", "seeds": [0, 1, 2]}, {"name": "kd", "seeds": [2]}
+    table = {**BASE, "teacher_seeds": "paired", "pairs": [{**BASE["pairs"][0], "seeds": [1]}]}
+    sweep = Sweep(trials=2, seed=77)
+    found = set()
+    for methods in (["kd"], [kd], [student, kd], [student, kd, "at"]):
+        (place,) = places(parse.parse({**table, "methods": methods}), sweep)
+        cells = [*recipe_trials(place, sweep).cells, *method_trials(place, "kd", {}, sweep).cells]
+        assert {cell.pair.teacher.seed for cell in cells} == {77}
+        found.add(tuple(cell.id for cell in cells))
+    assert len(found) == 1
+
+
+def test_a_suite_s_own_plain_student_tunes_the_recipe_though_it_is_not_chosen() -> None:
+    """Of `student(label_smoothing=0.1)` and of `student` the trials are others, and so are the methods' after them."""
+    whole = parse.parse({**BASE, "methods": [{"name": "student", "label_smoothing": 0.1}, "kd", "at"]})
+    found = set()
+    for methods in ([], ["student", "kd"], ["kd"], ["at"]):
+        suite = parse.narrow(whole, methods=methods)
+        assert "tuner" not in suite_table(suite)
+        (place,) = places(suite, Sweep(trials=3))
+        found.add(tuple(cell.id for cell in recipe_trials(place, Sweep(trials=3)).cells))
+    assert len(found) == 1
+
+
+def test_a_pair_that_names_its_methods_is_tuned_by_the_plain_student_and_for_these_alone() -> None:
+    pairs = [{**BASE["pairs"][0], "methods": ["kd"]}, {"teacher": "cifar_resnet14", "student": "cifar_vgg8"}]
+    suite, sweep = parse.parse({**BASE, "pairs": pairs}), Sweep(trials=2)
+    assert [sorted(place.cells) for place in places(suite, sweep)] == [
+        ["kd", "student"],
+        ["at(weight=62.5)", "kd", "student"],
+    ]
+    result = {"status": "done", "result": {"top1": 50.0}, "cost": {"seconds_per_epoch": 1.0}}
+    records: dict[str, Any] = {}
+    for cells in (Sweeping.recipe_cells, Sweeping.method_cells):
+        tried = cells(Sweeping(suite, sweep, records.get))
+        records |= {cell.id: {**result, "id": cell.id, "cell": cell.config} for cell in tried}
+    state = Sweeping(suite, sweep, records.get)
+    assert state.missing()[0] == 0
+    assert [label for label, _ in state.searches()] == ["student", "kd", "student", "kd", "at(weight=62.5)"]
+    assert {cell.method.name for cell in state.cells() if cell.pair.student == "cifar_resnet8"} == {"kd"}
 
 
 def test_what_a_sweep_says_of_a_cell_is_in_no_id_but_a_tuned_cell_is_one_of_its_own() -> None:
