@@ -233,19 +233,22 @@ def grid_rows(suite: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The cells of a `suite_table` as the tables want them, tuned rows among them."""
     methods = {entry["label"]: entry for entry in suite["methods"]}
     pairs = {entry["name"]: entry for entry in suite["pairs"]}
-    rows, seeds = [], dict[tuple[Any, ...], list[int]]()
-    for dataset, pair, method, seed in suite_of(suite).points():
+    grid = suite_of(suite)
+    rows, seeds = [], dict[tuple[Any, ...], dict[int, None]]()
+    for dataset, pair, method, seed in grid.points():
         data = plain(dataset)
         cell = {"dataset": data.pop("name"), **data, "pair": str(pair), "student": pair.student, "seed": seed}
         entry = methods[method.label]
         sees = {"teachers": planned_of(entry, pairs[str(pair)])}
         rows.append(_grid_row(suite["name"], {**cell, "method": {**entry, **sees}}))
-        seeds.setdefault((cell["dataset"], protocol_of(cell), cell["pair"], method.name), []).append(seed)
+        seeds.setdefault((cell["dataset"], protocol_of(cell), cell["pair"], method.name), {})[seed] = None
     tuned = [
         {key: row[key] for key in (*WHERE, *LATER_WHERE, "label", "name", "family", "trials") if key in row}
         | {"suite": suite["name"], "seed": seed, "teachers": planned_of(row, pairs[row["pair"]])}
         for row in suite.get("tuned", ())
-        for seed in dict.fromkeys(seeds.get((row["dataset"], protocol_of(row), row["pair"], row["name"]), ()))
+        if (planned := seeds.get((row["dataset"], protocol_of(row), row["pair"], row["name"])))
+        for seed in planned
+        if seed in grid.tuned_seeds(planned)
     ]
     return tuned + rows
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -274,6 +274,13 @@ class Suite:
     def seeds_of(self, methods: Sequence[MethodSpec]) -> list[int]:
         """All seeds that some of these methods run with, the suite's own first."""
         return list(dict.fromkeys(seed for seeds in (self.seeds, *(m.seeds for m in methods)) for seed in seeds))
+
+    def tuned_seeds(self, planned: Iterable[int]) -> set[int]:
+        """Of the seeds that a method runs with at a place, those of its tuned row: the suite's own, or all where it has
+        none of these.
+        """
+        every = set(planned)
+        return every & set(self.seeds) or every
 
     def hidden_source(self) -> list[str]:
         """Methods with code whose edits their cells do not notice, as sentences."""

@@ -29,19 +29,23 @@ def suite_of(table: Mapping[str, Any]) -> Suite:
 
 def cells_of(table: Mapping[str, Any]) -> list[Cell]:
     """The cells of a `suite_table`, those of its tuned rows among them."""
-    cells = suite_of(table).cells()
-    return [*cells, *(cell for row in table.get("tuned", ()) for cell in _tuned(row, cells))]
+    suite = suite_of(table)
+    cells = suite.cells()
+    return [*cells, *(cell for row in table.get("tuned", ()) for cell in _tuned(suite, row, cells))]
 
 
-def _tuned(row: Mapping[str, Any], cells: Sequence[Cell]) -> Iterator[Cell]:
-    """The cells of a tuned row: one for each that its method has at its place."""
+def _tuned(suite: Suite, row: Mapping[str, Any], cells: Sequence[Cell]) -> Iterator[Cell]:
+    """The cells of a tuned row, of those that its method has at its place."""
     place = row["dataset"], row["protocol"], row.get("teacher_protocol"), row["pair"]
-    spec, seen = MethodSpec(row["name"], row["hyperparameters"], title=row["label"]), set()
+    spec, mine = MethodSpec(row["name"], row["hyperparameters"], title=row["label"]), dict[int, Cell]()
     for cell in cells:
         config = cell.config
-        mine = config["dataset"], config["protocol"], config.get("teacher_protocol"), config["pair"]
-        if mine == place and cell.method.name == row["name"] and cell.seed not in seen:
-            seen.add(cell.seed)
+        there = config["dataset"], config["protocol"], config.get("teacher_protocol"), config["pair"]
+        if there == place and cell.method.name == row["name"]:
+            mine.setdefault(cell.seed, cell)
+    wanted = suite.tuned_seeds(mine)
+    for seed, cell in mine.items():
+        if seed in wanted:
             recipe = dataclasses.replace(cell.recipe, **row["recipe"])
             yield dataclasses.replace(cell, method=spec, recipe=recipe, tuning={})
 

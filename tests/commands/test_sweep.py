@@ -250,6 +250,26 @@ def test_a_merge_carries_the_sweep(swept: Path, tmp_path: Path) -> None:
     assert problems(tmp_path / "results" / "tiny") == []
 
 
+def test_methods_that_were_swept_in_two_folders_stand_on_one_board(tmp_path: Path) -> None:
+    """Both try the recipe, with the same results and in their own times; `student(...)` tunes it in neither by name."""
+    suite = tmp_path / "tiny.toml"
+    smooth = '{ name = "student", label_smoothing = 0.1 }'
+    suite.write_text(
+        TINY.replace('"student"', smooth, 1).replace("seeds = [0, 1]", 'seeds = [0]\nteacher_seeds = "paired"')
+    )
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder, method in zip(folders, ("kd", "simkd"), strict=True):
+        chosen = [suite, "--methods", method, "--out", folder, "--device", "cpu"]
+        invoke("sweep", *chosen, "--trials", 2, "--epochs-share", "1/2")
+        invoke("run", *chosen, "--tuned")
+    invoke("merge", *folders, "--to", tmp_path / "merged")
+    invoke("publish", suite, "--out", tmp_path / "merged", "--to", tmp_path / "results")
+    found = records(tmp_path / "results" / "tiny").values()
+    tuned = {record["cell"]["method"]["label"] for record in found if record["cell"]["method"].get("tuned")}
+    assert tuned == {"kd (tuned)", "simkd (tuned)"}
+    assert problems(tmp_path / "results" / "tiny") == []
+
+
 Edit = Callable[[dict[str, Any]], object]
 
 
@@ -269,6 +289,10 @@ def tuning(record: dict[str, Any]) -> dict[str, Any]:
         (lambda r: tuning(r)["trials"][0].update(score=99.5), "its own record has"),
         (lambda r: tuning(r)["trials"][0].update(values={"kd_weight": 5.0, "temperature": 4.0}), "its own record has"),
         (lambda r: tuning(r)["recipe"]["values"].update(learning_rate=9.0), "the trial that is chosen has"),
+        (
+            lambda r: tuning(r)["recipe"]["trials"][1].update(score=0.5),
+            "the recipe is one for all tuned rows of a place",
+        ),
         (lambda r: r["cell"]["method"]["hyperparameters"].update(temperature=99.0), "the sweep chose"),
         (lambda r: r["cell"]["method"].pop("tuning"), "cell.method.tuning: it is missing"),
         (lambda r: tuning(r).pop("trials"), "cell.method.tuning.trials: it is missing"),

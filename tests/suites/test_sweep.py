@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 
 from kdbench import suites
-from kdbench.board.results import suite_table
+from kdbench.board.results import grid_rows, suite_table
 from kdbench.board.sweeps.state import Sweeping
 from kdbench.errors import KDBenchError
 from kdbench.space import Choice, Dimension, Integer, LogUniform, Uniform
 from kdbench.suites import parse
-from kdbench.suites.grid import Cell, identity
+from kdbench.suites.grid import Cell, Suite, identity
 from kdbench.suites.recipe import Recipe
 from kdbench.suites.sweep import Sweep
+from kdbench.suites.tables import cells_of
 from kdbench.suites.trials import (
     draw,
     method_trials,
@@ -143,15 +144,41 @@ def test_a_pair_that_names_its_methods_is_tuned_by_the_plain_student_and_for_the
         ["kd", "student"],
         ["at(weight=62.5)", "kd", "student"],
     ]
+    state = _swept(suite, sweep)
+    assert state.missing()[0] == 0
+    assert [label for label, _ in state.searches()] == ["student", "kd", "student", "kd", "at(weight=62.5)"]
+    assert {cell.method.name for cell in state.cells() if cell.pair.student == "cifar_resnet8"} == {"kd"}
+
+
+def _swept(suite: Suite, sweep: Sweep) -> Sweeping:
+    """With every trial done, all of them alike."""
     result = {"status": "done", "result": {"top1": 50.0}, "cost": {"seconds_per_epoch": 1.0}}
     records: dict[str, Any] = {}
     for cells in (Sweeping.recipe_cells, Sweeping.method_cells):
         tried = cells(Sweeping(suite, sweep, records.get))
         records |= {cell.id: {**result, "id": cell.id, "cell": cell.config} for cell in tried}
-    state = Sweeping(suite, sweep, records.get)
-    assert state.missing()[0] == 0
-    assert [label for label, _ in state.searches()] == ["student", "kd", "student", "kd", "at(weight=62.5)"]
-    assert {cell.method.name for cell in state.cells() if cell.pair.student == "cifar_resnet8"} == {"kd"}
+    return Sweeping(suite, sweep, records.get)
+
+
+@pytest.mark.parametrize(
+    ("own", "pair", "tuned"),
+    [([], [], [0, 1]), ([0, 1, 2, 3], [], [0, 1]), ([1, 2], [], [1]), ([2, 3], [], [2, 3]), ([0, 1, 2], [2], [2])],
+)
+def test_a_tuned_row_has_the_suite_s_seeds_though_its_method_has_more(
+    own: list[int], pair: list[int], tuned: list[int]
+) -> None:
+    """As its cells have them, and as the card's table alone gives them to cells and to the tables."""
+    kd = {"name": "kd", **({"seeds": own} if own else {})}
+    pairs = [{**BASE["pairs"][0], **({"seeds": pair} if pair else {})}]
+    suite = parse.parse({**BASE, "methods": ["student", kd], "pairs": pairs})
+    cells = [cell for cell in _swept(suite, Sweep(trials=2)).cells() if cell.method.name == "kd"]
+    assert [cell.seed for cell in cells] == tuned
+    row = {key: cells[0].config[key] for key in ("dataset", "task", "protocol", "pair", "student")}
+    method = cells[0].config["method"]
+    row |= {key: method[key] for key in ("label", "name", "family", "hyperparameters")} | {"recipe": {}, "trials": 2}
+    table = {**suite_table(suite), "tuned": [row]}
+    assert [cell.seed for cell in cells_of(table) if cell.method.label == "kd (tuned)"] == tuned
+    assert [line["seed"] for line in grid_rows(table) if line["label"] == "kd (tuned)"] == tuned
 
 
 def test_what_a_sweep_says_of_a_cell_is_in_no_id_but_a_tuned_cell_is_one_of_its_own() -> None:

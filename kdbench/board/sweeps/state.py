@@ -148,16 +148,20 @@ class Sweeping:
                     yield spec.label, search
 
     def cells(self) -> list[Cell]:
-        """The cells that train the choices, with the suite's seeds, in its order. A method of which no trial finished
-        at a place has none there.
+        """The cells that train the choices, with the suite's seeds (`Suite.tuned_seeds`), in its order. A method of
+        which no trial finished at a place has none there.
         """
         tuned = {(search.place.key, label): search for label, search in self.searches() if search.choice is not None}
         by_key = {place.key: place for place in self.places}
+        planned: dict[tuple[tuple[str, str, str], str], list[Cell]] = {}
+        for cell in self.suite.cells():
+            planned.setdefault((key_of(cell.dataset, cell.pair), cell.method.label), []).append(cell)
+        wanted = {key: self.suite.tuned_seeds(cell.seed for cell in cells) for key, cells in planned.items()}
         made = []
         for cell in self.suite.cells():
-            key = key_of(cell.dataset, cell.pair)
-            if search := tuned.get((key, cell.method.label)):
-                made.append(self._tuned(cell, search, self.recipe(by_key[key])))
+            key = key_of(cell.dataset, cell.pair), cell.method.label
+            if (search := tuned.get(key)) and cell.seed in wanted[key]:
+                made.append(self._tuned(cell, search, self.recipe(by_key[key[0]])))
         return made
 
     def _tuned(self, cell: Cell, search: Search, recipe: Search) -> Cell:
