@@ -234,21 +234,19 @@ def grid_rows(suite: Mapping[str, Any]) -> list[dict[str, Any]]:
     methods = {entry["label"]: entry for entry in suite["methods"]}
     pairs = {entry["name"]: entry for entry in suite["pairs"]}
     grid = suite_of(suite)
-    rows, seeds = [], dict[tuple[Any, ...], dict[int, None]]()
+    rows, seeds = [], dict[tuple[Any, ...], list[int]]()
     for dataset, pair, method, seed in grid.points():
         data = plain(dataset)
         cell = {"dataset": data.pop("name"), **data, "pair": str(pair), "student": pair.student, "seed": seed}
         entry = methods[method.label]
         sees = {"teachers": planned_of(entry, pairs[str(pair)])}
         rows.append(_grid_row(suite["name"], {**cell, "method": {**entry, **sees}}))
-        seeds.setdefault((cell["dataset"], protocol_of(cell), cell["pair"], method.name), {})[seed] = None
+        seeds.setdefault((cell["dataset"], protocol_of(cell), cell["pair"], method.name), []).append(seed)
     tuned = [
         {key: row[key] for key in (*WHERE, *LATER_WHERE, "label", "name", "family", "trials") if key in row}
         | {"suite": suite["name"], "seed": seed, "teachers": planned_of(row, pairs[row["pair"]])}
         for row in suite.get("tuned", ())
-        if (planned := seeds.get((row["dataset"], protocol_of(row), row["pair"], row["name"])))
-        for seed in planned
-        if seed in grid.tuned_seeds(planned)
+        for seed in grid.tuned_seeds(seeds.get((row["dataset"], protocol_of(row), row["pair"], row["name"]), ()))
     ]
     return tuned + rows
 

@@ -275,12 +275,12 @@ class Suite:
         """All seeds that some of these methods run with, the suite's own first."""
         return list(dict.fromkeys(seed for seeds in (self.seeds, *(m.seeds for m in methods)) for seed in seeds))
 
-    def tuned_seeds(self, planned: Iterable[int]) -> set[int]:
-        """Of the seeds that a method runs with at a place, those of its tuned row: the suite's own, or all where it has
-        none of these.
+    def tuned_seeds(self, planned: Iterable[int]) -> list[int]:
+        """Of the seeds that a method runs with at a place, those of its tuned row, each once: the suite's own, or all
+        where it has none of these.
         """
-        every = set(planned)
-        return every & set(self.seeds) or every
+        every = list(dict.fromkeys(planned))
+        return [seed for seed in every if seed in self.seeds] or every
 
     def hidden_source(self) -> list[str]:
         """Methods with code whose edits their cells do not notice, as sentences."""

@@ -43,11 +43,9 @@ def _tuned(suite: Suite, row: Mapping[str, Any], cells: Sequence[Cell]) -> Itera
         there = config["dataset"], config["protocol"], config.get("teacher_protocol"), config["pair"]
         if there == place and cell.method.name == row["name"]:
             mine.setdefault(cell.seed, cell)
-    wanted = suite.tuned_seeds(mine)
-    for seed, cell in mine.items():
-        if seed in wanted:
-            recipe = dataclasses.replace(cell.recipe, **row["recipe"])
-            yield dataclasses.replace(cell, method=spec, recipe=recipe, tuning={})
+    for seed in suite.tuned_seeds(mine):
+        recipe = dataclasses.replace(mine[seed].recipe, **row["recipe"])
+        yield dataclasses.replace(mine[seed], method=spec, recipe=recipe, tuning={})
 
 
 def _pair(entry: Mapping[str, Any]) -> Pair:

@@ -142,10 +142,10 @@ class Sweeping:
     def searches(self) -> Iterator[tuple[str, Search]]:
         """Every finished search of a method of the suite, by label, place after place."""
         for place in self.places:
-            for spec in self.suite.methods:  # a pair may have fewer
-                search = self.method(place, spec.label) if spec.label in place.cells else None
+            for label in (spec.label for spec in self.suite.methods if spec.label in place.cells):
+                search = self.method(place, label)
                 if search and search.found is not None:
-                    yield spec.label, search
+                    yield label, search
 
     def cells(self) -> list[Cell]:
         """The cells that train the choices, with the suite's seeds (`Suite.tuned_seeds`), in its order. A method of
@@ -153,16 +153,16 @@ class Sweeping:
         """
         tuned = {(search.place.key, label): search for label, search in self.searches() if search.choice is not None}
         by_key = {place.key: place for place in self.places}
-        planned: dict[tuple[tuple[str, str, str], str], list[Cell]] = {}
-        for cell in self.suite.cells():
-            planned.setdefault((key_of(cell.dataset, cell.pair), cell.method.label), []).append(cell)
-        wanted = {key: self.suite.tuned_seeds(cell.seed for cell in cells) for key, cells in planned.items()}
-        made = []
-        for cell in self.suite.cells():
-            key = key_of(cell.dataset, cell.pair), cell.method.label
-            if (search := tuned.get(key)) and cell.seed in wanted[key]:
-                made.append(self._tuned(cell, search, self.recipe(by_key[key[0]])))
-        return made
+        planned = [((key_of(cell.dataset, cell.pair), cell.method.label), cell) for cell in self.suite.cells()]
+        seeds: dict[tuple[tuple[str, str, str], str], list[int]] = {}
+        for key, cell in planned:
+            seeds.setdefault(key, []).append(cell.seed)
+        wanted = {key: self.suite.tuned_seeds(own) for key, own in seeds.items()}
+        return [
+            self._tuned(cell, tuned[key], self.recipe(by_key[key[0]]))
+            for key, cell in planned
+            if key in tuned and cell.seed in wanted[key]
+        ]
 
     def _tuned(self, cell: Cell, search: Search, recipe: Search) -> Cell:
         values, _ = split(recipe.values)
