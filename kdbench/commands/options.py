@@ -24,6 +24,7 @@ from kdbench.records.plain import plain
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from kdbench.board.sweeps.taken import TrialsToCome
     from kdbench.records import Store
     from kdbench.suites.grid import Cell, Suite
 
@@ -119,7 +120,7 @@ class Selection:
         if self.tuned or self.suite.tuned:
             from kdbench.board.sweeps.rows import tuned_cells
 
-            cells += tuned_cells(self.suite, self.store, self.grid_typed)
+            cells += tuned_cells(self.suite, self.trials_to_come, self.grid_typed)
         return cells
 
     @cached_property
@@ -133,6 +134,13 @@ class Selection:
             except KDBenchError as error:
                 remark([str(error)])
         return self.suite.cells() + rows_there(self.suite, self.store)
+
+    @cached_property
+    def trials_to_come(self) -> TrialsToCome:
+        """The trials of `--from`'s folders, which say with those that are here which cells `--tuned` has."""
+        from kdbench.board.sweeps.taken import look
+
+        return look(self.sources or (), self.store.folder)
 
     @cached_property
     def store(self) -> Store:

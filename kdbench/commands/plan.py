@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from rich.console import Console
 from rich.table import Table
 
 from kdbench import registry
 from kdbench.board.publishing.adopt import Arrivals
+from kdbench.board.publishing.merge import Entry
 from kdbench.board.runs import place_name, protocol_of
 from kdbench.board.select import Chosen, Stray, choose, point_of
 from kdbench.board.usable import sound_record, usable
@@ -104,11 +106,13 @@ def print_plan(
     threads: int | None,
     graphs: int = 0,
     sources: Sequence[Path] = (),
+    beside: Mapping[str, Entry] = MappingProxyType({}),
 ) -> None:
     """The cells by pair and state, the methods, the teachers still to train, and an estimate of the time left.
 
     Args:
         sources: folders of `--from`; what they would bring counts as there.
+        beside: records by id that count as there as well.
     """
     come = Arrivals()
     if sources:
@@ -120,6 +124,7 @@ def print_plan(
             lambda cell: numerics(cell, device, compile, threads, graphs).describe(),
         )
         console.print(taking.told(sources, come), markup=False, highlight=False, soft_wrap=True)
+    come.records |= beside
     records = [*records_of(store), *(entry.record for entry in come.records.values())]
     older = outdated(choose(records, cells))
     states = {cell: _state(cell, store, come, older) for cell in _distinct(cells)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +15,7 @@ from kdbench.commands.results import failures, print_leaderboard
 from kdbench.errors import KDBenchError
 
 if TYPE_CHECKING:
+    from kdbench.board.publishing.merge import Entry
     from kdbench.executors.deadline import Deadline, Late
     from kdbench.records import Store
     from kdbench.records.types import NumericsConfig
@@ -33,6 +34,8 @@ def run(
 ) -> None:
     """Run a suite: train what has no record yet, then print the leaderboard and the path of its CSV."""
     if dry_run:
+        if chosen.tuned:
+            tell_trials(chosen)
         plan(chosen, chosen.cells, chosen.store)
         return
     from kdbench.commands.unusable import undone
@@ -74,8 +77,12 @@ def status(chosen: Selection) -> None:
     print_status(console(), chosen.shown, chosen.store, chosen.out)
 
 
-def plan(chosen: Selection, cells: Sequence[Cell], store: Store) -> None:
-    """Print what training these cells would do."""
+def plan(chosen: Selection, cells: Sequence[Cell], store: Store, beside: Mapping[str, Entry] | None = None) -> None:
+    """Print what training these cells would do.
+
+    Args:
+        beside: records by id that count as if they were in the store, as those of `--from`'s folders do.
+    """
     from kdbench.commands.plan import print_plan
 
     print_plan(
@@ -89,6 +96,7 @@ def plan(chosen: Selection, cells: Sequence[Cell], store: Store) -> None:
         graphs=chosen.graphs,
         teachers=chosen.out / "teachers",
         sources=chosen.sources or (),
+        beside=beside or {},
     )
 
 
@@ -139,17 +147,21 @@ def train(chosen: Selection, cells: Sequence[Cell], store: Store, keep_students:
 
 
 def bring_trials(chosen: Selection) -> None:
-    """Take the trials of `--from`'s folders, which say which cells `--tuned` has."""
+    """Take the trials of `--from`'s folders."""
     if not chosen.sources:
         return
-    from kdbench.board.sweeps.taken import take_trials
     from kdbench.records.lock import locked
 
     refuse_published(chosen.store)
     with locked(chosen.out):
-        for source in chosen.sources:
-            if came := take_trials(source, chosen.store.folder):
-                print(f"from {source}: {came} trials")
+        chosen.trials_to_come.bring()
+    tell_trials(chosen)
+
+
+def tell_trials(chosen: Selection) -> None:
+    """Say which trials come of `--from`'s folders."""
+    for sentence in chosen.trials_to_come.sentences:
+        print(sentence)
 
 
 def refuse_published(store: Store) -> None:

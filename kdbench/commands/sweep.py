@@ -39,7 +39,7 @@ def sweep(
     """Tune a suite with equal budgets: first the recipe, by the plain student, then every method's own settings."""
     from kdbench.board.sweeps.kept import reader, save, trials_of
     from kdbench.board.sweeps.state import Sweeping
-    from kdbench.commands.run import bring_trials, plan, refuse_published, train
+    from kdbench.commands.run import bring_trials, plan, refuse_published, tell_trials, train
     from kdbench.commands.trials import print_choices
 
     suite, folder = chosen.suite, chosen.store.folder
@@ -47,7 +47,9 @@ def sweep(
     how.allow(suite, (cell.seed for cell in suite.cells()))
     store = trials_of(folder)
     if dry_run:
-        plan(chosen, Sweeping(suite, how, reader(store, suite)).all_cells(), store)
+        tell_trials(chosen)
+        come = chosen.trials_to_come
+        plan(chosen, Sweeping(suite, how, come.reader(suite)).all_cells(), store, come.records)
         return
     refuse_published(chosen.store)
     bring_trials(chosen)

@@ -217,7 +217,7 @@ def test_a_published_sweep_is_a_starting_point(swept: Path, published: Path, tmp
     assert {path: path.read_bytes() for path in published.rglob("*") if path.is_file()} == before
 
 
-def test_the_recipe_alone_is_swept_from_a_published_folder(swept: Path, published: Path, tmp_path: Path) -> None:
+def test_the_recipe_alone_is_sweepfrom_a_published_folder(swept: Path, published: Path, tmp_path: Path) -> None:
     """The plain student has no trials but the recipe's: the second half of the sweep has nothing to do."""
     words = ["sweep", swept / "tiny.toml", "--methods", "student", "--out", tmp_path, "--device", "cpu"]
     said = invoke(*words, "--trials", 3, "--epochs-share", "1/2", "--from", published)
@@ -237,6 +237,34 @@ def test_trials_of_two_ways_do_not_mix(
     assert "made in another way than those of" in sentence(monkeypatch, capsys, *words)
 
 
+def test_sources_of_two_ways_do_not_mix(
+    swept: Path, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(swept / "tiny", other / "tiny")
+    file = other / "tiny" / "sweep" / "sweep.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "seed": 1234}))
+    words = ["run", swept / "tiny.toml", "--out", tmp_path / "here", "--tuned", "--from", published, "--from", other]
+    said = sentence(monkeypatch, capsys, *words)
+    assert f"the trials in '{published}' were made in another way than those of '{other}'" in said
+    assert "leave --from of one of them out" in said
+    assert not (tmp_path / "here" / "tiny").exists()
+
+
+def test_a_dry_run_counts_trials_that_would_come(swept: Path, published: Path, tmp_path: Path) -> None:
+    """It plans what the run itself would do, and writes nothing."""
+    chosen = [swept / "tiny.toml", "--out", tmp_path / "here", "--device", "cpu", "--from", published, "--dry-run"]
+    trials = f"from {published}: 9 trials"
+    run = invoke("run", *chosen, "--seeds", "0,1", "--tuned")
+    assert trials in run
+    assert "6 of 12 cells to run" in run
+    assert "kd (tuned)" in run
+    sweep = invoke("sweep", *chosen, "--trials", 3, "--epochs-share", "1/2")
+    assert trials in sweep
+    assert "0 of 9 cells to run" in sweep
+    assert not (tmp_path / "here").exists()
+
+
 def test_a_published_folder_is_no_place_for_a_sweep(
     swept: Path, published: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -250,7 +278,7 @@ def test_a_merge_carries_the_sweep(swept: Path, tmp_path: Path) -> None:
     assert problems(tmp_path / "results" / "tiny") == []
 
 
-def test_methods_that_were_swept_in_two_folders_stand_on_one_board(tmp_path: Path) -> None:
+def test_methods_that_were_sweepin_two_folders_stand_on_one_board(tmp_path: Path) -> None:
     """Both try the recipe, with the same results and in their own times; `student(...)` tunes it in neither by name."""
     suite = tmp_path / "tiny.toml"
     smooth = '{ name = "student", label_smoothing = 0.1 }'

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from kdbench.board.sweeps.choice import Read
 from kdbench.board.sweeps.state import Sweeping
@@ -49,12 +51,19 @@ def sweeping(suite: Suite, folder: Path) -> Sweeping | None:
     return Sweeping(suite, sweep, reader(trials_of(folder), suite)) if sweep else None
 
 
-def reader(store: Store, suite: Suite) -> Read:
-    """Gives a trial's record; one that cannot be read, or of other numerics than the suite fixes, is missing."""
+def reader(store: Store, suite: Suite, come: Mapping[str, Record] = MappingProxyType({})) -> Read:
+    """Gives a trial's record; one that cannot be read, or of other numerics than the suite fixes, is missing.
+
+    Args:
+        come: records by id that count as if they were in the store.
+    """
     known: dict[str, Record] = {}
 
     def read(identity: str) -> Record | None:
-        if identity not in known and (record := _read(store, identity)) and not suite.numerics.refused(record):
+        if identity in known:
+            return known[identity]
+        record = _read(store, identity) or come.get(identity)
+        if record and not suite.numerics.refused(record):
             known[identity] = record
         return known.get(identity)
 
