@@ -217,7 +217,7 @@ def test_a_published_sweep_is_a_starting_point(swept: Path, published: Path, tmp
     assert {path: path.read_bytes() for path in published.rglob("*") if path.is_file()} == before
 
 
-def test_the_recipe_alone_is_sweepfrom_a_published_folder(swept: Path, published: Path, tmp_path: Path) -> None:
+def test_the_recipe_alone_is_swept_from_a_published_folder(swept: Path, published: Path, tmp_path: Path) -> None:
     """The plain student has no trials but the recipe's: the second half of the sweep has nothing to do."""
     words = ["sweep", swept / "tiny.toml", "--methods", "student", "--out", tmp_path, "--device", "cpu"]
     said = invoke(*words, "--trials", 3, "--epochs-share", "1/2", "--from", published)
@@ -278,7 +278,7 @@ def test_a_merge_carries_the_sweep(swept: Path, tmp_path: Path) -> None:
     assert problems(tmp_path / "results" / "tiny") == []
 
 
-def test_methods_that_were_sweepin_two_folders_stand_on_one_board(tmp_path: Path) -> None:
+def test_methods_that_were_swept_in_two_folders_stand_on_one_board(tmp_path: Path) -> None:
     """Both try the recipe, with the same results and in their own times; `student(...)` tunes it in neither by name."""
     suite = tmp_path / "tiny.toml"
     smooth = '{ name = "student", label_smoothing = 0.1 }'
